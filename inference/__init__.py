@@ -1,0 +1,13 @@
+"""Guides q(z|x), objectives, training, and estimates of log p(x), for any Pyro program."""
+
+from pyro_vae.inference import diagnostics as diagnostics
+from pyro_vae.inference import guides as guides
+from pyro_vae.inference import objectives as objectives
+from pyro_vae.inference.evidence import Evidence as Evidence
+from pyro_vae.inference.evidence import evidence as evidence
+from pyro_vae.inference.guides import AmortizedGuide as AmortizedGuide
+from pyro_vae.inference.training import FitResult as FitResult
+from pyro_vae.inference.training import fit as fit
+from pyro_vae.inference.weights import WeightTerms as WeightTerms
+from pyro_vae.inference.weights import log_weights as log_weights
+from pyro_vae.inference.weights import weight_terms as weight_terms

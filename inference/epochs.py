@@ -1,0 +1,133 @@
+"""Epochs: passes over the data with schedule, history, validation, and the state to resume from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from tqdm.auto import tqdm
+
+from pyro_vae.inference.checkpoints import State, load_program_state, program_state
+from pyro_vae.inference.context import fork_rng, training_mode
+from pyro_vae.inference.steps import Batch, Stepper
+from pyro_vae.inference.weights import KLWeight
+
+Row = dict[str, float]
+
+
+class Epochs:
+    """The epochs: schedule, history, validation, early stopping, and the state to resume from."""
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        scheduler: LRScheduler | None,
+        batch_size: int,
+        num_data: int,
+        device: torch.device,
+    ) -> None:
+        self.stepper, self.scheduler, self.batch_size, self.device = stepper, scheduler, batch_size, device
+        self.steps = -(-num_data // batch_size)
+        self.settings = {
+            "batch_size": batch_size, "num_data": num_data, "objective": type(stepper.objective).__name__,
+        }  # fmt: skip
+        self.kl = KLWeight()
+        self.epoch = 0
+        self.history: list[Row] = []
+        self.best: State | None = None
+        self.best_epoch = 0
+
+    def train_epoch(self, batches: Iterator[Batch], kl_warmup: int, bar: tqdm) -> None:
+        """Pass over the data once and append a row to the history."""
+        started, total, count = (
+            time.perf_counter(),
+            torch.zeros((), device=self.device, dtype=torch.float64),
+            0,
+        )
+        for step, batch in enumerate(batches, self.epoch * self.steps + 1):
+            self.kl.beta = min(1.0, step / (kl_warmup * self.steps)) if kl_warmup else 1.0
+            with self.kl:
+                total += self.stepper.step(batch) * len(batch[0])
+            count += len(batch[0])
+            bar.update()
+        loss = total.item() / count
+        self._check_finite(loss)
+        lr = self.stepper.optimizer.param_groups[0]["lr"]
+        seconds = time.perf_counter() - started
+        row = {
+            "epoch": self.epoch + 1,
+            "loss": loss,
+            "kl_weight": self.kl.beta,
+            "lr": float(lr),
+            "seconds": seconds,
+        }
+        self.history.append(row)
+
+    def _check_finite(self, loss: float) -> None:
+        """Refuse to go on from NaN; an infinite loss alone is how TraceTailAdaptive_ELBO says that it has none."""
+        if math.isnan(loss) or not all(p.isfinite().all() for p in self.stepper.parameters):
+            raise FloatingPointError(
+                f"Training diverged in epoch {self.epoch + 1}: the loss is {loss} or a parameter is not finite. Lower "
+                "the learning rate, clip the gradient (clip_norm=10), or check the scale of the data."
+            )
+
+    def close_epoch(self, valid: Batch | None, seed: int) -> None:
+        """Validate on the same noise each time, remember the best epoch, and step the scheduler."""
+        row = self.history[-1]
+        if valid is not None:
+            with fork_rng(self.device, seed), training_mode(self.stepper.model, self.stepper.guide, False):
+                losses = [self.stepper.loss(b) * len(b[0]) for b in _split(valid, self.batch_size)]
+            row["valid_bound"] = -sum(losses) / len(valid[0])
+            bounds = [r["valid_bound"] for r in self.history]
+            if row["valid_bound"] >= max(bounds):
+                self.best = program_state(self.stepper.model, self.stepper.guide, self.stepper.loose)
+                self.best_epoch = self.epoch + 1
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(-row.get("valid_bound", -row["loss"]))
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        self.epoch += 1
+
+    def out_of_patience(self, patience: int | None) -> bool:
+        """Say whether the bound has not improved for so many epochs."""
+        return patience is not None and self.epoch - self.best_epoch >= patience
+
+    def state(self) -> State:
+        """Return all that resuming needs."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {
+            "settings": self.settings,
+            "epoch": self.epoch,
+            "history": self.history,
+            "programs": program_state(self.stepper.model, self.stepper.guide, self.stepper.loose),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "scheduler": self.scheduler and self.scheduler.state_dict(),
+            "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        }
+
+    def load(self, state: State) -> None:
+        """Take up a state, refusing one that was written under other settings."""
+        for name, value in self.settings.items():
+            if state["settings"][name] != value:
+                raise ValueError(
+                    f"Expected {name}={state['settings'][name]!r}, as in the checkpoint; got {value!r}. "
+                    "Resume with the settings it was written with, or start anew."
+                )
+        load_program_state(state["programs"], self.stepper.model, self.stepper.guide, self.stepper.loose)
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None and state["scheduler"] is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.epoch, self.history = state["epoch"], state["history"]
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        torch.set_rng_state(state["rng"]["cpu"])
+        if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+
+
+def _split(args: Batch, batch_size: int) -> Iterator[Batch]:
+    return zip(*(arg.split(batch_size) for arg in args), strict=True)

@@ -1,0 +1,110 @@
+"""Guides q(z|x): families whose ``forward(h)`` returns a distribution, and the program that samples from one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_vae._checks import check_positive_int
+from pyro_vae._parts import Network, Shape, as_shape, build_network, expose_parameters
+
+
+class GuideFamily(nn.Module):
+    """Base class of the families shipped here; any module with ``num_features`` and ``forward(h)`` will do."""
+
+    num_features: int
+    """Width of the encoder's output."""
+
+    @abstractmethod
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return q(z|x) for h of shape (..., num_features): batch shape (...), event shape (D,)."""
+
+
+class DiagonalNormal(GuideFamily):
+    """Diagonal normal family, q(z|x) = N(z; mu, diag(sigma^2)), h = (mu, log sigma).
+
+    Args:
+        dim: latent dimension D.
+
+    Source: Kingma and Welling (2014), section 3, equation 9.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        check_positive_int(dim, "dim")
+        self.num_features = 2 * dim
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return q(z|x) for h of shape (..., 2 D)."""
+        loc, log_scale = h.chunk(2, -1)
+        return dist.Normal(loc, log_scale.exp()).to_event(1)
+
+
+class AmortizedGuide(nn.Module):
+    """Guide z ~ q(z|x) with an encoder shared by all data; ``forward`` is the Pyro program.
+
+    Args:
+        in_shape: event shape of x.
+        family: module with ``num_features`` whose ``forward(h)`` returns q(z|x).
+        encoder: network factory called with (in_shape, family.num_features), or a ready module.
+        loc: subtracted from x before the encoder, a number or a tensor that broadcasts with x.
+        scale: x - loc is divided by it; the likelihood still scores x itself.
+
+    Raises:
+        ValueError: if ``scale`` is not positive.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        family: GuideFamily,
+        encoder: Network,
+        *,
+        loc: float | Tensor = 0.0,
+        scale: float | Tensor = 1.0,
+    ) -> None:
+        super().__init__()
+        self.in_shape = as_shape(in_shape)
+        self.family = family
+        self.encoder = build_network(encoder, self.in_shape, family.num_features)
+        self.standardize = Standardize(loc, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the guide on x of shape (N, *in_shape); returns z, shape (N, D)."""
+        expose_parameters(self)
+        with pyro.plate("data", x.shape[0]):
+            return pyro.sample("z", self.posterior(x))
+
+    def posterior(self, x: Tensor) -> Distribution:
+        """Return q(z|x), batch shape (N,), for x of shape (N, *in_shape).
+
+        Raises:
+            ValueError: if x has another event shape.
+        """
+        if x.shape[x.ndim - len(self.in_shape) :] != self.in_shape:
+            raise ValueError(f"Expected x of shape (N, {', '.join(map(str, self.in_shape))}); got {tuple(x.shape)}.")
+        return self.family(self.encoder(self.standardize(x)))
+
+
+class Standardize(nn.Module):
+    """The affine map x -> (x - loc) / scale with fixed loc and scale."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: float | Tensor, scale: float | Tensor) -> None:
+        super().__init__()
+        loc, scale = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (loc, scale))
+        if not (scale > 0).all():
+            raise ValueError("Expected scale > 0 for the encoder's input; got a value <= 0.")
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x of any shape that broadcasts with loc and scale."""
+        return (x - self.loc) / self.scale

@@ -1,0 +1,115 @@
+"""One gradient step of stochastic variational inference, for any objective and any Pyro programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyro.infer
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.weights import Program
+
+Batch = tuple[Tensor, ...]
+
+
+class Stepper:
+    """One gradient step: the loss in nats per datum, whatever the objective, and one optimizer for all."""
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        objective: pyro.infer.ELBO,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        clip_norm: float | None,
+        first: Batch,
+    ) -> None:
+        self.model, self.guide, self.objective, self.clip_norm = model, guide, objective, clip_norm
+        sites, self.full_size = _find_parameters(model, guide, first)
+        modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
+        owned = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+        self.loose = {name: p for name, p in sites.items() if id(p) not in owned}
+        self.parameters = [*owned.values(), *{id(p): p for p in self.loose.values()}.values()]
+        if not self.parameters:
+            raise ValueError("Found no parameters to train. Announce them with pyro.param or pyro.module.")
+        self.optimizer = optimizer(self.parameters)
+
+    def step(self, batch: Batch) -> Tensor | float:
+        """Take one step and return the loss before it, in nats per datum."""
+        self.optimizer.zero_grad()
+        with poutine.trace(param_only=True) as capture:
+            loss = self._loss_and_grads(batch)
+        self._adopt(capture.trace)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        self.optimizer.step()
+        return loss
+
+    @torch.no_grad()
+    def loss(self, batch: Batch) -> float:
+        """Return the loss in nats per datum."""
+        try:
+            loss = self.objective.loss(self.model, self.guide, *batch)
+        except NotImplementedError as error:
+            name = type(self.objective).__name__
+            raise ValueError(f"{name} has a gradient but no value to validate with. Fit without valid=...") from error
+        return float(_first(loss)) / self._size(batch)
+
+    def _loss_and_grads(self, batch: Batch) -> Tensor | float:
+        size = self._size(batch)
+        if hasattr(self.objective, "differentiable_loss"):
+            loss = self.objective.differentiable_loss(self.model, self.guide, *batch) / size
+            if not loss.requires_grad:
+                raise ValueError("The loss depends on no parameter: announce those of model and guide with pyro.module.")
+            loss.backward()
+            return loss.detach()
+        loss = self.objective.loss_and_grads(self.model, self.guide, *batch)
+        for param in self.parameters:
+            if param.grad is not None:
+                param.grad /= size
+        return _first(loss) / size
+
+    def _size(self, batch: Batch) -> int:
+        """Return what the loss is a sum over: 1 for ours, which is a mean already."""
+        return 1 if isinstance(self.objective, Objective) else self.full_size or len(batch[0])
+
+    def _adopt(self, trace: Any) -> None:
+        """Hand parameters that turned up after the first minibatch to the optimizer."""
+        known = {id(p) for p in self.parameters}
+        new = {name: p for name, p in _param_sites(trace).items() if id(p) not in known}
+        if new:
+            self.loose.update(new)
+            self.parameters += new.values()
+            self.optimizer.add_param_group({"params": list(new.values())})
+
+
+def _find_parameters(model: Program, guide: Program, batch: Batch) -> tuple[dict[str, Tensor], int | None]:
+    """Run both programs once; return their param sites and the full size of a subsampled data plate."""
+    with torch.no_grad(), poutine.trace(param_only=True) as capture:
+        guide_trace = poutine.trace(guide).get_trace(*batch)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+    frames = [
+        frame
+        for site in model_trace.nodes.values()
+        if site["type"] == "sample"
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized
+    ]
+    outermost = min(frames, key=lambda frame: frame.dim, default=None)
+    full_size = None if outermost is None or outermost.full_size == outermost.size else outermost.full_size
+    return _param_sites(capture.trace), full_size
+
+
+def _param_sites(trace: Any) -> dict[str, Tensor]:
+    sites = trace.nodes.items()
+    return {name: site["value"].unconstrained() for name, site in sites if site["type"] == "param"}
+
+
+def _first(loss: Any) -> Any:
+    """Return the loss, or of several, as ReweightedWakeSleep has, the model's."""
+    return loss[0] if isinstance(loss, tuple) else loss

@@ -1,0 +1,169 @@
+"""Training by stochastic variational inference: a short loop over minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pyro.infer
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm.auto import tqdm
+
+from pyro_vae._checks import check_positive_int
+from pyro_vae.inference.checkpoints import load_program_state, read_checkpoint, save_checkpoint
+from pyro_vae.inference.context import check_data, fork_rng, place, training_mode
+from pyro_vae.inference.epochs import Epochs, Row
+from pyro_vae.inference.steps import Batch, Stepper
+from pyro_vae.inference.weights import Data, Program, as_args
+
+adam = partial(torch.optim.Adam, lr=1e-3)
+
+
+@dataclass
+class FitResult:
+    """What training came to.
+
+    Attributes:
+        history: one row an epoch: epoch, loss and valid_bound (nats per datum; the loss with the KL weight of
+            that epoch, the bound always with weight 1), kl_weight, lr, seconds.
+        best_epoch: the epoch whose parameters were kept, where ``patience`` was given.
+        checkpoint: the checkpoint's path, where one was asked for.
+    """
+
+    history: list[Row] = field(default_factory=list)
+    best_epoch: int | None = None
+    checkpoint: Path | None = None
+
+
+def fit(
+    model: Program,
+    guide: Program,
+    data: Data,
+    *,
+    objective: pyro.infer.ELBO | None = None,
+    epochs: int = 100,
+    batch_size: int = 100,
+    valid: Data | None = None,
+    optimizer: Callable[[Iterable[Tensor]], Optimizer] = adam,
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    kl_warmup: int = 0,
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    compile: bool | str = "auto",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> FitResult:
+    """Fit model and guide by stochastic gradient ascent on a bound, in place.
+
+    Args:
+        model: Pyro program for p(x, z): a module or a plain function.
+        guide: Pyro program for q(z | x), called with the same arguments.
+        data: training data, shape (N, *event), or a tuple of tensors with the data first.
+        objective: any ``pyro.infer.ELBO``; ``Trace_ELBO()`` with one particle if absent. Pyro's own objectives
+            are sums over data; they are divided by the size of the minibatch, or of the data plate they are
+            scaled to, so that the learning rate does not depend on either.
+        epochs: number of passes over the data.
+        batch_size: data in a minibatch; the last one of an epoch may be smaller.
+        valid: validation data; the objective's bound on them is recorded each epoch, on the same noise.
+        optimizer: called with the parameters, e.g. ``functools.partial(torch.optim.Adam, lr=1e-3)``.
+        scheduler: called with the optimizer, stepped each epoch; a ``ReduceLROnPlateau`` sees -valid_bound.
+        kl_warmup: epochs over which the weight of log p(z) - log q(z|x) rises linearly to 1, step by step.
+        clip_norm: largest norm of the gradient.
+        patience: stop after so many epochs without a better valid_bound, and keep the best epoch's parameters.
+        transform: applied to the first tensor of each training minibatch on its device, such as
+            ``Splits.transform``, dynamic binarisation.
+        seed: seed of everything random in training; the global generator is left as it was.
+        device: "auto" (a GPU where there is one), or a torch device.
+        compile: "auto" or False: run eagerly. Compiled programs are not available in this version.
+        checkpoint: file written before the first epoch and after each; an interruption keeps it.
+        resume: go on from the checkpoint exactly where it stopped.
+        progress: show a progress bar.
+
+    Returns:
+        the history, best epoch and checkpoint's path.
+
+    Raises:
+        ValueError: for data that the model cannot have produced, fewer data than a batch, settings that
+            contradict each other, an unreadable checkpoint, or an objective that the programs cannot have.
+        FloatingPointError: if the loss stops being finite.
+        KeyboardInterrupt: on Ctrl-C, saying where the last checkpoint is.
+    """
+    _check_settings(data, epochs, batch_size, valid, patience, compile, checkpoint, resume)
+    with fork_rng(torch.device("cpu"), seed):
+        check_data(model, _transformed(transform, as_args(data)), "data")
+    if valid is not None:
+        check_data(model, valid, "valid")
+    train_args, device = place(model, guide, as_args(data), device)
+    valid_args = None if valid is None else place(model, guide, as_args(valid), device)[0]
+    path = None if checkpoint is None else Path(checkpoint)
+
+    with fork_rng(device, seed), training_mode(model, guide, True):
+        first = _transformed(transform, tuple(arg[:batch_size] for arg in train_args))
+        stepper = Stepper(model, guide, objective or pyro.infer.Trace_ELBO(), optimizer, clip_norm, first)
+        run = Epochs(stepper, scheduler and scheduler(stepper.optimizer), batch_size, len(train_args[0]), device)
+        torch.manual_seed(seed)  # whatever the programs drew while their parameters were found
+        if resume and path is not None:
+            run.load(read_checkpoint(path))
+        elif path is not None:
+            save_checkpoint(path, run.state())
+        with tqdm(total=epochs * run.steps, initial=run.epoch * run.steps, unit="step", disable=not progress) as bar:
+            try:
+                while run.epoch < epochs and not run.out_of_patience(patience):
+                    run.train_epoch(_minibatches(train_args, batch_size, transform), kl_warmup, bar)
+                    run.close_epoch(valid_args, seed)
+                    if path is not None:
+                        save_checkpoint(path, run.state())
+                    bar.set_description_str(_describe(run.history[-1], epochs))
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(_interrupted(run.epoch, path)) from None
+        if patience is not None and run.best is not None:
+            load_program_state(run.best, model, guide, stepper.loose)
+    return FitResult(run.history, run.best_epoch if patience is not None else None, path)
+
+
+def _transformed(transform: Callable[[Tensor], Tensor] | None, batch: Batch) -> Batch:
+    return batch if transform is None else (transform(batch[0]), *batch[1:])
+
+
+def _minibatches(args: Batch, batch_size: int, transform: Callable[[Tensor], Tensor] | None) -> Iterator[Batch]:
+    order = torch.randperm(len(args[0]))
+    for index in order.to(args[0].device).split(batch_size):
+        yield _transformed(transform, tuple(arg[index] for arg in args))
+
+
+def _describe(row: Row, epochs: int) -> str:
+    valid = f" valid bound {row['valid_bound']:.2f}" if "valid_bound" in row else ""
+    return f"epoch {row['epoch']}/{epochs} bound {-row['loss']:.2f}{valid}"
+
+
+def _interrupted(epoch: int, path: Path | None) -> str:
+    kept = f"The checkpoint {path} holds {epoch} epochs; resume from it." if path else "There is no checkpoint."
+    return f"Interrupted in epoch {epoch + 1}. {kept}"
+
+
+def _check_settings(
+    data: Data, epochs: int, batch_size: int, valid: Data | None, patience: int | None, compile: bool | str,
+    checkpoint: str | Path | None, resume: bool,
+) -> None:  # fmt: skip
+    check_positive_int(epochs, "epochs")
+    check_positive_int(batch_size, "batch_size")
+    num_data = len(as_args(data)[0])
+    if 0 < num_data < batch_size:
+        raise ValueError(
+            f"Expected at least batch_size={batch_size} data; got {num_data}. Pass batch_size={num_data} or smaller."
+        )
+    if patience is not None and valid is None:
+        raise ValueError("Expected valid=... with patience; early stopping watches the bound on validation data.")
+    if compile not in ("auto", False):
+        raise ValueError(f'Expected compile="auto" or False; got {compile!r}. This version runs eagerly.')
+    if resume and checkpoint is None:
+        raise ValueError("Expected checkpoint=PATH with resume=True; got no path to resume from.")

@@ -1,0 +1,42 @@
+"""Priors p(z): modules whose ``forward()`` returns a distribution of batch shape () and event shape (D,)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._checks import check_positive_int
+
+
+class Prior(nn.Module):
+    """Base class of the priors shipped here; any module whose ``forward()`` returns a distribution will do."""
+
+    @abstractmethod
+    def forward(self) -> dist.TorchDistribution:
+        """Return p(z), batch shape (), event shape (D,)."""
+
+
+class StandardNormal(Prior):
+    """Standard normal prior, p(z) = N(z; 0, I).
+
+    Args:
+        dim: latent dimension D.
+
+    Source: Kingma and Welling (2014), Auto-Encoding Variational Bayes, section 3.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        check_positive_int(dim, "dim")
+        self.register_buffer("loc", torch.zeros(dim), persistent=False)
+        self.register_buffer("scale", torch.ones(dim), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """Return N(0, I), batch shape (), event shape (D,)."""
+        return dist.Normal(self.loc, self.scale).to_event(1)

@@ -1,0 +1,85 @@
+"""The generative model p(z) p(x|z) as a Pyro program."""
+
+from __future__ import annotations
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_vae._checks import check_event, check_positive_int, check_tensor
+from pyro_vae._parts import Network, build_network, expose_parameters
+from pyro_vae.models.likelihoods import Likelihood
+from pyro_vae.models.networks import mlp
+from pyro_vae.models.priors import Prior
+
+
+class VAE(nn.Module):
+    """Generative model z ~ p(z), x ~ p(x|z); ``forward`` is the Pyro program.
+
+    Args:
+        prior: module whose ``forward()`` returns p(z), event shape (D,).
+        likelihood: module whose ``forward(h)`` returns p(x|z), with ``num_features`` and ``support``.
+        decoder: network factory called with ((D,), likelihood.num_features), or a ready module.
+
+    Raises:
+        ValueError: if the prior is not a distribution of batch shape ().
+    """
+
+    def __init__(self, prior: Prior, likelihood: Likelihood, decoder: Network | None = None) -> None:
+        super().__init__()
+        p_z = prior()
+        if not isinstance(p_z, Distribution) or p_z.batch_shape:
+            raise ValueError(
+                "Expected prior() to return a distribution with batch shape () and event shape (D,); got "
+                f"{p_z}. Declare independent dimensions as an event: dist.Normal(loc, scale).to_event(1)."
+            )
+        self.prior = prior
+        self.likelihood = likelihood
+        self.decoder = build_network(decoder or mlp(), p_z.event_shape, likelihood.num_features)
+
+    def forward(self, x: Tensor | None = None, num_data: int = 1) -> Tensor:
+        """Run the generative program.
+
+        Args:
+            x: data to condition on, shape (N, *event); drawn if absent.
+            num_data: N where no data are given.
+
+        Returns:
+            x, shape (N, *event).
+        """
+        expose_parameters(self)
+        with pyro.plate("data", num_data if x is None else x.shape[0]):
+            z = pyro.sample("z", self.prior())
+            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+
+    def decode(self, z: Tensor) -> Distribution:
+        """Return p(x|z), batch shape (...), for z of shape (..., D)."""
+        return self.likelihood(self.decoder(z))
+
+    @torch.no_grad()
+    def sample(self, num_data: int = 1) -> Tensor:
+        """Draw from p(x).
+
+        Args:
+            num_data: number of draws N.
+
+        Returns:
+            x, shape (N, *event).
+        """
+        check_positive_int(num_data, "num_data")
+        return self(num_data=num_data)
+
+    def check_data(self, x: Tensor, name: str = "x") -> None:
+        """Refuse data that p(x) cannot have produced.
+
+        Args:
+            x: data, shape (N, *event).
+            name: what the message calls them.
+
+        Raises:
+            ValueError: for a wrong shape or dtype, NaN, infinities, or values outside the likelihood's support.
+        """
+        check_tensor(x, name)
+        check_event(x, self.likelihood.event_shape, name)
+        self.likelihood.check(x, name)

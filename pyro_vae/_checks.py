@@ -1,0 +1,101 @@
+"""Checks of users' input, made once at the boundary, each with a message that says what to do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+_IN_WORDS = (
+    (constraints.boolean, "{0, 1}"),
+    (constraints.nonnegative_integer, "{0, 1, 2, ...}"),
+    (constraints.real, "the real numbers"),
+    (constraints.positive, "(0, inf)"),
+    (constraints.nonnegative, "[0, inf)"),
+    (constraints.unit_interval, "[0, 1]"),
+)
+
+
+def describe_support(support: constraints.Constraint) -> str:
+    """Name a support as a set: "{0, 1}", "{0, ..., 16}", "(0, inf)"."""
+    base = support
+    while isinstance(base, constraints.independent):
+        base = base.base_constraint
+    for known, words in _IN_WORDS:
+        if base is known:
+            return words
+    if isinstance(base, type(constraints.integer_interval(0, 1))):
+        return f"{{{int(base.lower_bound)}, ..., {int(base.upper_bound)}}}"
+    if isinstance(base, type(constraints.interval(0, 1))):
+        return f"[{float(base.lower_bound):g}, {float(base.upper_bound):g}]"
+    return str(base)
+
+
+def _first(bad: Tensor) -> tuple[int, ...]:
+    return tuple(bad.nonzero()[0].tolist())
+
+
+def check_tensor(x: Tensor, name: str = "x") -> None:
+    """Refuse what is no finite floating-point tensor with at least one datum.
+
+    Args:
+        x: data, shape (N, *event).
+        name: what the message calls it.
+
+    Raises:
+        ValueError: if x is not such a tensor; the message names the first bad entry.
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"Expected {name} to be a torch.Tensor; got {type(x).__name__}. "
+            f"Convert it: torch.as_tensor({name}, dtype=torch.float32)."
+        )
+    if x.ndim == 0 or x.shape[0] == 0:
+        raise ValueError(f"Expected {name} with at least one datum; got shape {tuple(x.shape)}.")
+    if not x.is_floating_point():
+        raise ValueError(f"Expected {name} of a floating-point dtype; got {x.dtype}. Convert it: {name}.float().")
+    finite = torch.isfinite(x)
+    if not finite.all():
+        index = _first(~finite)
+        raise ValueError(
+            f"Expected {name} without NaN or infinities; got {x[index].item()} at index {index} "
+            f"({int((~finite).sum())} such entries). Remove or impute those data first."
+        )
+
+
+def check_event(x: Tensor, event_shape: torch.Size, name: str = "x") -> None:
+    """Refuse x whose shape is not (N, *event_shape), with a ``ValueError``."""
+    if x.shape[1:] != event_shape:
+        expected = ", ".join(["N", *map(str, event_shape)])
+        same_size = x[0].numel() == event_shape.numel()
+        hint = f" Reshape it: {name}.reshape(-1, {', '.join(map(str, event_shape))})." if same_size else ""
+        raise ValueError(f"Expected {name} of shape ({expected}); got {tuple(x.shape)}.{hint}")
+
+
+def check_support(x: Tensor, support: constraints.Constraint, owner: str, name: str = "x", hint: str = "") -> None:
+    """Refuse x outside a likelihood's support.
+
+    Args:
+        x: data, shape (N, *event).
+        support: the elementwise or event-wise constraint.
+        owner: the likelihood's name, for the message.
+        name: what the message calls x.
+        hint: what the user can do about it.
+
+    Raises:
+        ValueError: naming the first value outside the support and its index.
+    """
+    inside = support.check(x)
+    if not inside.all():
+        index = _first(~inside)
+        value = x[index]
+        got = f"{value.item():g}" if value.ndim == 0 else f"a value of shape {tuple(value.shape)}"
+        raise ValueError(
+            f"Expected {name} in {describe_support(support)} for {owner}; got {got} at index {index}. {hint}".rstrip()
+        )
+
+
+def check_positive_int(value: int, name: str) -> None:
+    """Refuse anything but an integer of at least 1, with a ``ValueError``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}.")

@@ -1,0 +1,41 @@
+"""Guards that hold for every test: random state seeded, global switches untouched, Pyro's store empty."""
+
+from __future__ import annotations
+
+import logging
+
+import pyro
+import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="device that the device-aware tests run on")
+
+
+@pytest.fixture
+def device(request) -> torch.device:
+    return torch.device(request.config.getoption("--device"))
+
+
+def _switches() -> dict[str, object]:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "grad enabled": torch.is_grad_enabled(),
+        "torch validation": torch.distributions.Distribution._validate_args,
+        "pyro validation": pyro.infer.util.is_validation_enabled(),
+        "module local params": pyro.settings.get("module_local_params"),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "pyro logging": logging.getLogger("pyro").level,
+        "threads": torch.get_num_threads(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _no_global_effects():
+    before = _switches()
+    pyro.clear_param_store()
+    torch.manual_seed(20260101)
+    yield
+    assert _switches() == before, "a test, or what it called, changed a global switch"
+    pyro.clear_param_store()
