@@ -65,7 +65,7 @@ class Stepper:
         if hasattr(self.objective, "differentiable_loss"):
             loss = self.objective.differentiable_loss(self.model, self.guide, *batch) / size
             if not loss.requires_grad:
-                raise ValueError("The loss depends on no parameter: announce those of model and guide with pyro.module.")
+                raise ValueError("The loss depends on no parameter: announce them with pyro.module or pyro.param.")
             loss.backward()
             return loss.detach()
         loss = self.objective.loss_and_grads(self.model, self.guide, *batch)

@@ -1,0 +1,135 @@
+"""What can be plugged in, by name or as ``package.module.Class``, and how it is built from a config."""
+
+from __future__ import annotations
+
+import inspect
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import pyro.infer
+
+from pyro_vae.inference import guides, objectives
+from pyro_vae.models import likelihoods, priors
+
+Spec = dict[str, Any]
+"""A part in a config file: {"class_path": ..., "init_args": {...}}."""
+
+ROOMS: dict[str, tuple[Any, type]] = {
+    "prior": (priors, priors.Prior),
+    "likelihood": (likelihoods, likelihoods.Likelihood),
+    "guide": (guides, guides.GuideFamily),
+    "objective": (objectives, objectives.Objective),
+}
+STOCK_OBJECTIVES = (
+    "Trace_ELBO", "TraceMeanField_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "RenyiELBO", "ReweightedWakeSleep",
+)  # fmt: skip
+
+
+def known_parts(kind: str) -> dict[str, type]:
+    """Return {name: class} of the parts of one kind: "prior", "likelihood", "guide" or "objective"."""
+    room, base = ROOMS[kind]
+    ours = {
+        name: part
+        for name, part in vars(room).items()
+        if inspect.isclass(part) and issubclass(part, base) and part is not base
+    }
+    stock = {name: getattr(pyro.infer, name) for name in STOCK_OBJECTIVES} if kind == "objective" else {}
+    return ours | stock
+
+
+def find_part(kind: str, name: str) -> type:
+    """Return the class of a part given by name or as ``package.module.Class``.
+
+    Raises:
+        ValueError: if there is none, naming the nearest known one.
+    """
+    known = known_parts(kind)
+    if name in known:
+        return known[name]
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        near = get_close_matches(name, known, n=1, cutoff=0.4)
+        guess = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"Unknown {kind} {name!r}.{guess} Known: {', '.join(known)}; or give package.module.Class.")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Cannot import {kind} {name!r}: {error}. Is it in the working directory?") from error
+    if not inspect.isclass(found):
+        raise ValueError(f"Expected {kind} {name!r} to be a class; got {type(found).__name__}.")
+    return found
+
+
+def class_path(part: type) -> str:
+    """Return the dotted path under which a config file names a class."""
+    public = getattr(pyro.infer, part.__name__, None) is part
+    return f"{'pyro.infer' if public else part.__module__}.{part.__qualname__}"
+
+
+def build_part(kind: str, spec: Spec, **known: Any) -> Any:
+    """Build a part, filling in what the rest of the model already determines, such as ``dim``.
+
+    Args:
+        kind: as in ``known_parts``.
+        spec: class_path and init_args.
+        known: values for parameters that the class may have; arguments in the spec win.
+
+    Raises:
+        ValueError: if the class does not take the arguments.
+    """
+    part = find_part(kind, spec["class_path"])
+    accepted = inspect.signature(part).parameters
+    filled = {name: value for name, value in known.items() if name in accepted and value is not None}
+    try:
+        return part(**(filled | spec.get("init_args", {})))
+    except TypeError as error:
+        raise ValueError(f"Cannot build {kind} {part.__name__}: {error}") from error
+
+
+def describe_spec(spec: Spec) -> str:
+    """Return a part as it would be written in Python, leaving out arguments at their defaults."""
+    module, _, name = spec["class_path"].rpartition(".")
+    defaults = inspect.signature(getattr(import_module(module), name)).parameters
+    given = {k: v for k, v in spec.get("init_args", {}).items() if v is not None}
+    shown = [f"{k}={v}" for k, v in given.items() if k == "lr" or v != _plain(defaults[k].default)]
+    return f"{name}({', '.join(shown)})"
+
+
+def _plain(value: Any) -> Any:
+    """Return a default as a config file spells it: tuples are lists there."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def list_parts() -> str:
+    """Return everything that can be plugged in, one line each."""
+    lines = []
+    for kind in ROOMS:
+        lines.append(f"{kind}s")
+        lines += [f"  {name:<22} {_summary(part)}" for name, part in known_parts(kind).items()]
+    return "\n".join(lines)
+
+
+def describe_part(name: str) -> str:
+    """Return a part's signature and docstring: formula, arguments and source.
+
+    Raises:
+        ValueError: if no part of any kind has that name.
+    """
+    every = {name: (kind, part) for kind in ROOMS for name, part in known_parts(kind).items()}
+    if name not in every:
+        near = get_close_matches(name, every, n=1, cutoff=0.4)
+        guess = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"Unknown part {name!r}.{guess} `pyro-vae parts` lists all.")
+    kind, part = every[name]
+    return f"{name}{_signature(part)}, a {kind}: --{kind} {name}\n\n{inspect.getdoc(part)}"
+
+
+def _signature(part: type) -> str:
+    parameters = [p.replace(annotation=p.empty) for p in inspect.signature(part).parameters.values()]
+    return str(inspect.Signature(parameters))
+
+
+def _summary(part: type) -> str:
+    first = (inspect.getdoc(part) or "").split("\n\n")[0]
+    return " ".join(first.split()).split(". ")[0][:120]

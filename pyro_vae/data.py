@@ -1,0 +1,281 @@
+"""Data sets by name, from files and from arrays, each with the protocol that belongs to its results."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.datafiles import cache_dir, read_amat, read_arrays, read_idx, to_tensor
+
+_IDX_KINDS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+NAMES = ("digits", *_IDX_KINDS, "binarized_mnist")
+BINARISATIONS = ("static", "dynamic", "threshold")
+PARTS = ("train", "valid", "test")
+
+_IDX_VALID = 10_000
+_AMAT_ROWS = {"train": 50_000, "valid": 10_000, "test": 10_000}
+
+Binarisation = Literal["static", "dynamic", "threshold"]
+Source = str | os.PathLike[str] | np.ndarray | Tensor | Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Splits:
+    """Train, validation and test data, float32 tensors of shape (N, *event).
+
+    Attributes:
+        train: data to train on.
+        valid: data to choose with.
+        test: data to report on.
+        labels: class labels by "train", "valid" and "test", where there are any.
+        name: the data set's name.
+        protocol: one line to record with every result: data, binarisation, sizes, how split, the seed.
+        image_shape: (C, H, W) where the flat events are pictures.
+        max_count: a Binomial's total, where the data are counts up to a known one.
+        transform: apply it to each training minibatch, on its device; it draws from torch's global generator.
+    """
+
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    labels: dict[str, Tensor] | None = None
+    name: str = ""
+    protocol: str = ""
+    image_shape: tuple[int, int, int] | None = None
+    max_count: int | None = None
+    transform: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one datum."""
+        return self.train.shape[1:]
+
+    def __repr__(self) -> str:
+        return f"Splits({self.protocol}; events of shape {tuple(self.event_shape)})"
+
+
+def load_data(
+    source: Source,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    binarize: Binarisation | None = None,
+    seed: int = 0,
+) -> Splits:
+    """Load a data set, split it, and make it binary if asked to.
+
+    Args:
+        source: "digits" (scikit-learn's, counts 0 to 16), "mnist", "fashion_mnist", "kmnist" (grey levels in
+            [0, 1]) or "binarized_mnist" (static, Larochelle and Murray 2011); a .npy, .npz or .csv file; an
+            array or tensor (N, *event), split 80/10/10 at random; or a mapping, as in .npz, of one such array,
+            of train, valid and test, or of train and test, where a random tenth of train becomes valid.
+            Events are flattened; those of shape (H, W) or (C, H, W), channels first, count as pictures.
+        root: folder of the named data sets; None is the user's cache directory.
+        binarize: for grey levels in [0, 1] (digits are divided by 16): "static" draws each datum once;
+            "dynamic" leaves train grey, to be drawn at every use by `Splits.transform`, and draws valid and
+            test once, the same as static does; "threshold" is x >= 0.5.
+        seed: of the random split and the draws; torch's and numpy's global generators are not touched.
+
+    Raises:
+        ValueError: if the source is unknown, absent, damaged or no finite numbers, or cannot be made binary.
+    """
+    _check_options(source, binarize, seed)
+    generator = torch.Generator().manual_seed(int(seed))
+    splits, values = _read(source, root, generator)
+    if binarize is not None:
+        splits, values = _binarize(splits, binarize, generator)
+    # until here `protocol` says only how the data were split
+    return replace(splits, protocol=f"{splits.name}, {values}, {splits.protocol}")
+
+
+def draw_binary(grey: Tensor) -> Tensor:
+    """Draw each entry from the Bernoulli law of its grey level, with torch's global generator."""
+    return torch.bernoulli(grey)
+
+
+def _check_options(source: Source, binarize: str | None, seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise ValueError(f"Expected seed to be an integer in [0, 2**63); got {seed!r}.")
+    if binarize is None:
+        return
+    if binarize not in BINARISATIONS:
+        raise ValueError(
+            f"Expected binarize to be None or one of {', '.join(BINARISATIONS)}; got {binarize!r}."
+            f"{_did_you_mean(binarize, BINARISATIONS)}"
+        )
+    if isinstance(source, str) and source == "binarized_mnist":
+        raise ValueError(
+            f"Expected binarize=None for binarized_mnist, which is binary already; got {binarize!r}. "
+            "Leave it out, or load mnist."
+        )
+
+
+def _did_you_mean(word: object, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(word).lower(), known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _read(source: Source, root: str | os.PathLike[str] | None, generator: torch.Generator) -> tuple[Splits, str]:
+    """Read the splits, and say what their values are."""
+    if not isinstance(source, str | os.PathLike):
+        return _from_arrays(source, "array", "source", generator), "values as given"
+    if source == "digits":
+        return _digits(generator), "counts 0 to 16"
+    folder = cache_dir() if root is None else Path(os.path.expanduser(root))
+    if source == "binarized_mnist":
+        return _binarized_mnist(folder), "static binarisation of Larochelle and Murray (2011)"
+    if source in _IDX_KINDS:
+        return _idx(str(source), folder), "grey levels in [0, 1]"
+    path = Path(os.path.expanduser(source))
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"Expected a data set ({', '.join(NAMES)}) or a .npy, .npz or .csv file; got {str(source)!r}, "
+            f"which is neither. Check the spelling and the folder.{_did_you_mean(source, NAMES)}"
+        )
+    return _from_arrays(read_arrays(path), path.name, str(path), generator), "values as given"
+
+
+def _sizes(parts: Sequence[Tensor]) -> str:
+    return " / ".join(f"{len(x):,}" for x in parts)
+
+
+def _digits(generator: torch.Generator) -> Splits:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = torch.randperm(len(digits.data), generator=generator)
+    sizes = [len(order) - 600, 300, 300]
+    train, valid, test = torch.as_tensor(digits.data, dtype=torch.float32)[order].split(sizes)
+    labels = torch.as_tensor(digits.target, dtype=torch.int64)[order].split(sizes)
+    return Splits(
+        train,
+        valid,
+        test,
+        labels=dict(zip(PARTS, labels, strict=True)),
+        name="digits",
+        protocol=f"random split {_sizes([train, valid, test])} (seed {generator.initial_seed()})",
+        image_shape=(1, 8, 8),
+        max_count=16,
+    )
+
+
+def _idx(name: str, root: Path) -> Splits:
+    (images, labels), (test, test_labels) = read_idx(_IDX_KINDS[name], root)
+    cut = len(images) - _IDX_VALID
+    if cut < 1:
+        raise ValueError(
+            f"Expected more than {_IDX_VALID:,} images in the train file of {name}; got {len(images):,}. Get it again."
+        )
+    x = images.flatten(1).to(torch.float32).div_(255)
+    return Splits(
+        x[:cut],
+        x[cut:],
+        test.flatten(1).to(torch.float32).div_(255),
+        labels={"train": labels[:cut], "valid": labels[cut:], "test": test_labels},
+        name=name,
+        protocol=f"first {cut:,} / last {_IDX_VALID:,} of train / test of {len(test):,}",
+        image_shape=(1, *images.shape[1:]),
+    )
+
+
+def _binarized_mnist(root: Path) -> Splits:
+    files = {part: f"binarized_mnist_{part}.amat" for part in PARTS}
+    folder = root / "binarized_mnist" if (root / "binarized_mnist").is_dir() else root
+    missing = [name for name in files.values() if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"Expected {', '.join(files.values())} (Larochelle and Murray 2011, static binarisation) in "
+            f"{root / 'binarized_mnist'} or {root}; got no {', '.join(missing)}. They are not downloaded: "
+            "put them there, or pass root=, the folder that holds them."
+        )
+    train, valid, test = (
+        torch.from_numpy(read_amat(folder / files[part], _AMAT_ROWS[part])).to(torch.float32) for part in PARTS
+    )
+    protocol = _sizes([train, valid, test])
+    return Splits(train, valid, test, name="binarized_mnist", protocol=protocol, image_shape=(1, 28, 28))
+
+
+def _from_arrays(source: Any, name: str, called: str, generator: torch.Generator) -> Splits:
+    """Split one array, or take the splits of a mapping; `called` is what messages call the source."""
+    if isinstance(source, Mapping):
+        arrays = {key: to_tensor(value, f"{called}[{key!r}]") for key, value in source.items()}
+    else:
+        arrays = {name: to_tensor(source, called)}
+    parts, protocol = _three_parts(arrays, called, generator)
+    event = _common_event(parts, called)
+    image = {2: (1, *event), 3: event}.get(len(event))
+    train, valid, test = (x.reshape(len(x), -1) for x in parts)
+    return Splits(train, valid, test, name=name, protocol=protocol, image_shape=image)
+
+
+def _three_parts(arrays: dict[str, Tensor], called: str, generator: torch.Generator) -> tuple[list[Tensor], str]:
+    seed = f"seed {generator.initial_seed()}"
+    if len(arrays) == 1:
+        parts = _hold_out(next(iter(arrays.values())), 2, called, generator)
+        return parts, f"random split {_sizes(parts)} ({seed})"
+    if set(arrays) == {"train", "test"}:
+        parts = [*_hold_out(arrays["train"], 1, f"{called}['train']", generator), arrays["test"]]
+        return parts, f"{_sizes(parts)}, valid held out of train at random ({seed})"
+    if set(arrays) != set(PARTS):
+        raise ValueError(
+            f"Expected {called} to hold one array, or train, valid and test, or train and test; got "
+            f"{', '.join(map(str, arrays)) or 'no arrays'}. Rename them or leave some out."
+        )
+    parts = [arrays[part] for part in PARTS]
+    return parts, f"{_sizes(parts)}, split as given"
+
+
+def _hold_out(x: Tensor, tenths: int, called: str, generator: torch.Generator) -> list[Tensor]:
+    """Split x at random into a rest and `tenths` tenths, each of at least one datum."""
+    if len(x) <= tenths:
+        raise ValueError(f"Expected at least {tenths + 1} data in {called} to split; got {len(x)}. Add data.")
+    tenth = max(1, len(x) // 10)
+    order = torch.randperm(len(x), generator=generator)
+    return list(x[order].split([len(x) - tenths * tenth] + [tenth] * tenths))
+
+
+def _common_event(parts: list[Tensor], called: str) -> Any:
+    shapes = [tuple(x.shape[1:]) for x in parts]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"Expected one event shape in all splits of {called}; got {', '.join(map(str, shapes))} in "
+            f"{', '.join(PARTS)}. Reshape or crop them alike."
+        )
+    return shapes[0]
+
+
+def _binarize(splits: Splits, how: Binarisation, generator: torch.Generator) -> tuple[Splits, str]:
+    """Make grey levels binary, and say how."""
+    train, valid, test = (_grey(splits, part) for part in PARTS)
+    splits = replace(splits, max_count=None)
+    if how == "threshold":
+        train, valid, test = ((x >= 0.5).to(x.dtype) for x in (train, valid, test))
+        return replace(splits, train=train, valid=valid, test=test), "grey levels thresholded at 0.5"
+    # train comes last, so that valid and test are the same data under static and dynamic
+    valid, test = (torch.bernoulli(x, generator=generator) for x in (valid, test))
+    splits = replace(splits, valid=valid, test=test)
+    seed = f"seed {generator.initial_seed()}"
+    if how == "static":
+        train = torch.bernoulli(train, generator=generator)
+        return replace(splits, train=train), f"static binarisation (all drawn once, {seed})"
+    words = f"dynamic binarisation (train redrawn at every use, valid and test drawn once, {seed})"
+    return replace(splits, train=train, transform=draw_binary), words
+
+
+def _grey(splits: Splits, part: str) -> Tensor:
+    """Grey levels of one split; counts become fractions of the largest possible one."""
+    x: Tensor = getattr(splits, part) / (splits.max_count or 1)
+    low, high = (bound.item() for bound in x.aminmax())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"Expected grey levels in [0, 1] to make binary; got values from {low:g} to {high:g} in {part}. "
+            "Rescale all splits alike first: x / 255 for bytes."
+        )
+    return x

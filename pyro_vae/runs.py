@@ -1,0 +1,214 @@
+"""A run directory: config, checkpoint, metrics, evidence, result and report, each whole or not there."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor, nn
+
+from pyro_vae._files import atomic_path, make_folder
+from pyro_vae.catalogue import build_part, describe_spec
+from pyro_vae.data import Splits, load_data
+from pyro_vae.inference import AmortizedGuide, Evidence
+from pyro_vae.inference.checkpoints import load_checkpoint
+from pyro_vae.models import VAE, likelihoods, mlp
+from pyro_vae.models.networks import Factory
+
+Config = dict[str, Any]
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "softplus": nn.Softplus, "silu": nn.SiLU, "gelu": nn.GELU}
+
+
+class Run:
+    """A directory that holds one training run and its evaluations.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __getattr__(self, name: str) -> Path:
+        """Return the path of one of the run's files."""
+        try:
+            return self.path / _FILES[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def create(self, config: Config, overwrite: bool = False) -> None:
+        """Make the directory and write the config.
+
+        Raises:
+            ValueError: if it cannot be written, or holds a run and ``overwrite`` is not set.
+        """
+        if self.config_file.exists() and not overwrite:
+            raise ValueError(
+                f"{self.path} holds a run already. Continue it with `pyro-vae train --resume {self.path}`, "
+                "replace it with --overwrite, or choose another --out."
+            )
+        make_folder(self.path)
+        for name in _FILES.values():
+            (self.path / name).unlink(missing_ok=True)
+        self.write_config(config)
+
+    def write_config(self, config: Config) -> None:
+        """Write the settings, in the form that ``pyro-vae train --config`` takes."""
+        write_text(self.config_file, yaml.safe_dump(config, sort_keys=False))
+
+    def config(self) -> Config:
+        """Read the config.
+
+        Raises:
+            ValueError: if the directory holds no run.
+        """
+        try:
+            config = yaml.safe_load(self.config_file.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"{self.path} holds no run: cannot read {self.config_file}.") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.config_file} is no config of pyro-vae.")
+        return config
+
+    def load(self, data_root: str | None = None) -> tuple[Config, Splits, VAE, AmortizedGuide, list[dict[str, float]]]:
+        """Load what was trained: config, data, model, guide and history.
+
+        Raises:
+            ValueError: if the run, its data or its checkpoint cannot be read.
+        """
+        config = self.config()
+        splits = load_splits(config | ({"data_root": data_root} if data_root else {}))
+        model, guide = build(config, splits)
+        state = load_checkpoint(self.checkpoint, model, guide)
+        return config, splits, model, guide, state["history"]
+
+    def write_metrics(self, history: list[dict[str, float]]) -> None:
+        """Write the history, one row an epoch."""
+        write_text(self.metrics, pd.DataFrame(history).to_csv(index=False))
+
+    def write_result(self, evidence: Evidence, facts: dict[str, str]) -> None:
+        """Write the estimates for each datum, and the result with all that citing it needs."""
+        evidence.save(self.evidence)
+        numbers = {
+            "log_px": evidence.mean,
+            "stderr": evidence.stderr,
+            "mc_stderr": evidence.mc_stderr,
+            "bias": evidence.bias,
+            "elbo": evidence.elbo.mean().item(),
+            "num_particles": evidence.num_particles,
+            "num_data": len(evidence.log_px),
+            "num_khat_above_0.7": evidence.num_unreliable,
+            "unit": "nats per datum",
+        }
+        write_text(self.result, json.dumps(numbers | facts, indent=2) + "\n")
+
+
+_FILES = {
+    "config_file": "config.yaml",
+    "checkpoint": "checkpoint.pt",
+    "metrics": "metrics.csv",
+    "evidence": "evidence.npz",
+    "result": "result.json",
+    "report": "report.html",
+}
+
+
+def next_path(data: str, root: Path = Path("runs")) -> Path:
+    """Return the first free runs/DATA-NNN."""
+    stem = Path(data).stem
+    return next(path for i in range(1, 10**6) if not (path := root / f"{stem}-{i:03d}").exists())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
+
+
+def load_splits(config: Config) -> Splits:
+    """Load the data set that a config names."""
+    return load_data(
+        config["data"], root=config.get("data_root"), binarize=config.get("binarize"), seed=config["data_seed"]
+    )
+
+
+def choose_likelihood(splits: Splits) -> Config:
+    """Return the likelihood that the data's values call for.
+
+    Raises:
+        ValueError: for grey levels, where the choice is the user's.
+    """
+    if splits.max_count is not None:
+        name, init_args = "Binomial", {"total_count": splits.max_count}
+    elif splits.transform is not None or ((splits.train == 0) | (splits.train == 1)).all():
+        name, init_args = "Bernoulli", {}
+    elif splits.image_shape is not None:
+        raise ValueError(
+            f"{splits.name} has grey levels. Choose how to binarise them, --binarize dynamic (or static, threshold), "
+            "or a likelihood for continuous data, --likelihood Normal."
+        )
+    else:
+        name, init_args = "Normal", {"scale": "dimension"}
+    return {"class_path": f"{likelihoods.__name__}.{name}", "init_args": init_args}
+
+
+def build(config: Config, splits: Splits) -> tuple[VAE, AmortizedGuide]:
+    """Build model and guide from a config, with every width taken from the data and the latent dimension.
+
+    Parameters are initialised with the config's seed; the global generator is left as it was.
+
+    Raises:
+        ValueError: for a part that cannot be found or built.
+    """
+    dim, shape = config["latent_dim"], splits.event_shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        model = VAE(
+            build_part("prior", config["prior"], dim=dim),
+            build_part("likelihood", config["likelihood"], event_shape=shape, total_count=splits.max_count),
+            network(config),
+        )
+        family = build_part("guide", config["guide"], dim=dim)
+        loc, scale = standardization(splits)
+        return model, AmortizedGuide(shape, family, network(config), loc=loc, scale=scale)
+
+
+def network(config: Config) -> Factory:
+    """Return the network factory that a config names."""
+    return mlp(tuple(config["hidden"]), ACTIVATIONS[config["activation"]])
+
+
+def standardization(splits: Splits) -> tuple[Tensor, Tensor]:
+    """Return what the encoder subtracts and divides by.
+
+    The mean of each entry over the training data; for pictures one standard deviation for all entries, since
+    a border pixel's own is close to 0, and for tables that of each column.
+    """
+    residual = splits.train - splits.train.mean(0)
+    scale = residual.std() if splits.image_shape else residual.std(0)
+    return splits.train.mean(0), torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def facts(config: Config, splits: Splits, evidence: Evidence, split: str, device: str) -> dict[str, str]:
+    """Return all that somebody needs to cite or repeat the result."""
+    widths = "-".join(map(str, config["hidden"]))
+    packages = {name: version(name) for name in ("pyro-vae", "pyro-ppl", "torch", "arviz")}
+    return {
+        "data": splits.protocol,
+        "scored": f"{split} split, N = {len(evidence.log_px)}",
+        "estimator": f"importance weighting, K = {evidence.num_particles}, seed {evidence.seed}",
+        "prior": describe_spec(config["prior"]),
+        "likelihood": describe_spec(config["likelihood"]),
+        "guide": describe_spec(config["guide"]),
+        "networks": f"mlp {widths} {config['activation']}, latent dimension {config['latent_dim']}",
+        "objective": describe_spec(config["objective"]),
+        "training": f"batch {config['batch_size']}, {describe_spec(config['optimizer'])}, seed {config['seed']}",
+        "device": device,
+        "versions": ", ".join(f"{name} {v}" for name, v in packages.items()) + f", Python {platform.python_version()}",
+    }
