@@ -97,7 +97,11 @@ def fit(
         FloatingPointError: if the loss stops being finite.
         KeyboardInterrupt: on Ctrl-C, saying where the last checkpoint is.
     """
-    _check_settings(data, epochs, batch_size, valid, patience, compile, checkpoint, resume)
+    check_settings(data, epochs, batch_size, valid, patience)
+    if compile not in ("auto", False):
+        raise ValueError(f'Expected compile="auto" or False; got {compile!r}. This version runs eagerly.')
+    if resume and checkpoint is None:
+        raise ValueError("Expected checkpoint=PATH with resume=True; got no path to resume from.")
     with fork_rng(torch.device("cpu"), seed):
         check_data(model, _transformed(transform, as_args(data)), "data")
     if valid is not None:
@@ -150,10 +154,8 @@ def _interrupted(epoch: int, path: Path | None) -> str:
     return f"Interrupted in epoch {epoch + 1}. {kept}"
 
 
-def _check_settings(
-    data: Data, epochs: int, batch_size: int, valid: Data | None, patience: int | None, compile: bool | str,
-    checkpoint: str | Path | None, resume: bool,
-) -> None:  # fmt: skip
+def check_settings(data: Data, epochs: int, batch_size: int, valid: Data | None, patience: int | None) -> None:
+    """Refuse settings of ``fit`` that contradict each other or the data, with a ``ValueError``."""
     check_positive_int(epochs, "epochs")
     check_positive_int(batch_size, "batch_size")
     num_data = len(as_args(data)[0])
@@ -163,7 +165,3 @@ def _check_settings(
         )
     if patience is not None and valid is None:
         raise ValueError("Expected valid=... with patience; early stopping watches the bound on validation data.")
-    if compile not in ("auto", False):
-        raise ValueError(f'Expected compile="auto" or False; got {compile!r}. This version runs eagerly.')
-    if resume and checkpoint is None:
-        raise ValueError("Expected checkpoint=PATH with resume=True; got no path to resume from.")

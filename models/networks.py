@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from pyro_vae._checks import check_positive_int
+
 Factory = Callable[[torch.Size, int], nn.Module]
 
 
@@ -47,7 +49,12 @@ def mlp(hidden: Sequence[int] = (200, 200), activation: Callable[[], nn.Module] 
     Args:
         hidden: widths of the hidden layers; an empty sequence gives an affine map.
         activation: class of the nonlinearity.
+
+    Raises:
+        ValueError: if a width is not a positive integer.
     """
+    for width in hidden:
+        check_positive_int(width, "hidden widths")
 
     def factory(in_shape: torch.Size, out_features: int) -> nn.Module:
         return MLP(in_shape, out_features, hidden, activation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -49,9 +50,7 @@ def find_part(kind: str, name: str) -> type:
         return known[name]
     module, _, attribute = name.rpartition(".")
     if not module:
-        near = get_close_matches(name, known, n=1, cutoff=0.4)
-        guess = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"Unknown {kind} {name!r}.{guess} Known: {', '.join(known)}; or give package.module.Class.")
+        raise ValueError(f"Unknown {kind} {name!r}.{_guess(name, known)} Known: {', '.join(known)}; or give package.module.Class.")
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -118,11 +117,16 @@ def describe_part(name: str) -> str:
     """
     every = {name: (kind, part) for kind in ROOMS for name, part in known_parts(kind).items()}
     if name not in every:
-        near = get_close_matches(name, every, n=1, cutoff=0.4)
-        guess = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"Unknown part {name!r}.{guess} `pyro-vae parts` lists all.")
+        raise ValueError(f"Unknown part {name!r}.{_guess(name, every)} `pyro-vae parts` lists all.")
     kind, part = every[name]
-    return f"{name}{_signature(part)}, a {kind}: --{kind} {name}\n\n{inspect.getdoc(part)}"
+    return f"{name}{_signature(part)}: --{kind} {name}\n\n{inspect.getdoc(part)}"
+
+
+def _guess(name: str, known: Iterable[str]) -> str:
+    """Return the nearest known name as a question, whatever its case."""
+    folded = {k.lower(): k for k in known}
+    near = get_close_matches(name.lower(), folded, n=1, cutoff=0.4)
+    return f" Did you mean {folded[near[0]]}?" if near else ""
 
 
 def _signature(part: type) -> str:

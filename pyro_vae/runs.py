@@ -147,7 +147,7 @@ def choose_likelihood(splits: Splits) -> Config:
     if splits.max_count is not None:
         name, init_args = "Binomial", {"total_count": splits.max_count}
     elif splits.transform is not None or ((splits.train == 0) | (splits.train == 1)).all():
-        name, init_args = "Bernoulli", {}
+        return {"class_path": f"{likelihoods.__name__}.Bernoulli"}
     elif splits.image_shape is not None:
         raise ValueError(
             f"{splits.name} has grey levels. Choose how to binarise them, --binarize dynamic (or static, threshold), "

@@ -1,0 +1,184 @@
+"""The options of every command, and the parts that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import pyro.infer
+import yaml
+from jsonargparse import ArgumentParser
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from pyro_vae import __version__
+from pyro_vae.catalogue import ROOMS, class_path, find_part
+from pyro_vae.runs import ACTIVATIONS, Run
+
+DEFAULTS = {"prior": "StandardNormal", "guide": "DiagonalNormal", "objective": "Trace_ELBO", "likelihood": None}
+FILLED_IN = {"dim", "event_shape"}
+"""Arguments of parts that the latent dimension and the data determine."""
+
+
+def resolve_parts(argv: list[str]) -> tuple[list[str], dict[str, type]]:
+    """Replace names of parts by class paths, and --resume DIR by that run's config; also return the classes.
+
+    Raises:
+        ValueError: for a part that there is not, naming the nearest, or a directory without a run.
+    """
+    argv = [piece for token in argv for piece in (token.split("=", 1) if token.startswith("--") else [token])]
+    classes: dict[str, type] = {}
+    for option, value in pairwise(argv):
+        if option == "--config":
+            classes |= _parts_of_config(Path(value))
+        elif option == "--resume":
+            classes |= _parts_of_config(Run(value).config_file)
+    for i, (option, value) in list(enumerate(pairwise(argv))):
+        kind = option.removeprefix("--")
+        if kind in ROOMS and not value.startswith("-"):
+            classes[kind] = find_part(kind, value)
+            argv[i + 1] = class_path(classes[kind])
+    if "--resume" in argv[:-1]:
+        run = Run(argv[argv.index("--resume") + 1])
+        run.config()
+        argv[1:1] = ["--config", str(run.config_file)]
+    return argv, classes
+
+
+def _parts_of_config(path: Path) -> dict[str, type]:
+    """Return the classes of the parts in a config file, so that those of the user's own are known."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"Cannot read the config {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is no config of pyro-vae.")
+    parts = {kind: config[kind] for kind in ROOMS if config.get(kind)}
+    names = {kind: part["class_path"] if isinstance(part, dict) else part for kind, part in parts.items()}
+    return {kind: find_part(kind, name) for kind, name in names.items()}
+
+
+def _parser(description: str, **settings: Any) -> ArgumentParser:
+    return ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, **settings)
+
+
+def build_parsers(classes: dict[str, type]) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    parser = _parser(
+        "Variational autoencoders as Pyro programs: train one, estimate log p(x) with its uncertainty.",
+        prog="pyro-vae",
+        version=__version__,
+    )
+    commands = {
+        "train": _train_parser(classes),
+        "evaluate": _evaluate_parser(),
+        "sample": _sample_parser(),
+        "parts": _parts_parser(),
+    }
+    subcommands = parser.add_subcommands(title="commands", description="pyro-vae COMMAND --help says more.")
+    for name, command in commands.items():
+        subcommands.add_subcommand(name, command, help=(command.description or "").split(".")[0])
+    return parser, commands
+
+
+def _train_parser(classes: dict[str, type]) -> ArgumentParser:
+    parser = _parser(
+        "Train on a data set, estimate log p(x) of its test split, and write a run directory.",
+    )
+    parser.add_argument("--config", action="config", help="a config.yaml, such as one from a run directory")
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", default="digits", help="a name (digits, mnist, ...) or a .npy, .npz or .csv file")
+    data.add_argument("--data-root", type=str | None, default=None, help="folder of downloaded data sets")
+    data.add_argument(
+        "--binarize",
+        type=Literal["static", "dynamic", "threshold"] | None,
+        default=None,
+        help="how grey levels become binary: drawn once, drawn anew at each use, or cut at 1/2",
+    )
+    data.add_argument("--data-seed", type=int, default=0, help="seed of splits and binarisation")
+
+    parts = parser.add_argument_group("model and guide (pyro-vae parts lists the names)")
+    for kind, (_, base) in ROOMS.items():
+        base = pyro.infer.ELBO if kind == "objective" else base
+        given = classes.get(kind, base)
+        _add_part(parser, kind, (base,) if issubclass(given, base) else (base, given))
+    parts.add_argument("--latent-dim", type=int, default=10, help="latent dimension D")
+    parts.add_argument("--hidden", type=int, nargs="*", default=[200, 200], help="widths of both networks' layers")
+    parts.add_argument(
+        "--activation", type=Literal[tuple(ACTIVATIONS)], default="tanh", help="nonlinearity of both networks"
+    )
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=int, default=200, help="passes over the data")
+    training.add_argument("--batch-size", type=int, default=100, help="data in a minibatch")
+    training.add_argument(
+        "--optimizer",
+        type=Callable[[Iterable], Optimizer],
+        default={"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+        help="a torch optimizer: --optimizer Adam --optimizer.lr 1e-3",
+    )
+    training.add_argument(
+        "--scheduler",
+        type=Callable[[Optimizer], LRScheduler] | None,
+        default=None,
+        help="a torch learning-rate schedule, stepped each epoch: --scheduler ExponentialLR --scheduler.gamma 0.99",
+    )
+    training.add_argument("--kl-warmup", type=int, default=0, help="epochs over which the KL term's weight rises to 1")
+    training.add_argument("--clip-norm", type=float | None, default=None, help="largest norm of the gradient")
+    training.add_argument("--patience", type=int | None, default=None, help="stop after so many epochs without a gain")
+    training.add_argument("--seed", type=int, default=0, help="seed of initial values and training")
+    training.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+
+    run = parser.add_argument_group("evaluation and run directory")
+    run.add_argument("--num-particles", type=int, default=5000, help="importance samples per datum K, for log p(x)")
+    run.add_argument("--out", type=str | None, default=None, help="run directory; runs/DATA-NNN if absent")
+    run.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
+    run.add_argument("--resume", type=str | None, default=None, help="go on with the run in this directory")
+    return parser
+
+
+def _add_part(parser: ArgumentParser, kind: str, bases: tuple[type, ...]) -> None:
+    name = DEFAULTS[kind]
+    default = {"class_path": class_path(find_part(kind, name))} if name else None
+    parser.add_subclass_arguments(
+        bases,
+        kind,
+        default=default,
+        required=False,
+        instantiate=False,
+        skip=FILLED_IN,
+        help=f"{kind}: a name or package.module.Class, its arguments as --{kind}.NAME VALUE (default: "
+        + (f"{name})" if name else "what the data's values call for)"),
+    )
+
+
+def _evaluate_parser() -> ArgumentParser:
+    parser = _parser(
+        "Estimate log p(x) of a trained run again, with another K, split or seed, and renew its report.",
+    )
+    parser.add_argument("run", type=str, help="run directory")
+    parser.add_argument("--num-particles", type=int, default=5000, help="importance samples per datum K")
+    parser.add_argument("--split", type=Literal["test", "valid", "train"], default="test", help="which data to score")
+    parser.add_argument("--chunk-size", type=int, default=10_000, help="(datum, particle) pairs in memory at once")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
+    return parser
+
+
+def _sample_parser() -> ArgumentParser:
+    parser = _parser("Draw from p(x) of a trained run, as numbers and picture.")
+    parser.add_argument("run", type=str, help="run directory")
+    parser.add_argument("--num-samples", type=int, default=64, help="number of draws")
+    parser.add_argument("--mean", action="store_true", help="the mean of p(x|z) for each z, instead of a draw of x")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--out", type=str | None, default=None, help="files OUT.npy and OUT.png; RUN/samples if absent")
+    parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
+    return parser
+
+
+def _parts_parser() -> ArgumentParser:
+    parser = _parser("List what can be plugged in, or show one part's formula and arguments.")
+    parser.add_argument("name", type=str, nargs="?", help="a part, such as IWAE")
+    return parser
