@@ -65,6 +65,7 @@ def _parser(description: str, **settings: Any) -> ArgumentParser:
 
 
 def build_parsers(classes: dict[str, type]) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    """Return the parser of the whole command line, and those of its commands by name."""
     parser = _parser(
         "Variational autoencoders as Pyro programs: train one, estimate log p(x) with its uncertainty.",
         prog="pyro-vae",

@@ -1,0 +1,33 @@
+"""Every example, and the README's, run with tiny arguments."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs_and_prints_a_result(path, capsys):
+    runpy.run_path(str(path))["main"](epochs=1, num_particles=25)
+    assert re.search(r"log p\(x\) = -\d+\.\d\d \+- \d+\.\d\d nats  \(K=25, N=300", capsys.readouterr().out)
+
+
+def test_readme_example_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(code.strip().splitlines()) <= 15
+    quick = re.sub(r"epochs=\d+", "epochs=1", re.sub(r"num_particles=\d+", "num_particles=25", code))
+    assert quick != code
+    exec(compile(quick, "README.md", "exec"), {})
+    assert re.search(r"log p\(x\) = -\d+\.\d\d \+- .*K=25, N=300", capsys.readouterr().out)
+
+
+def test_readme_names_both_commands():
+    commands = (ROOT / "README.md").read_text().splitlines()
+    assert "pip install -e . && pyro-vae train" in commands
+    assert 'pip install -e ".[test]" && pytest' in commands
