@@ -27,13 +27,14 @@ class Epochs:
         scheduler: LRScheduler | None,
         batch_size: int,
         num_data: int,
+        patience: int | None,
         device: torch.device,
     ) -> None:
         self.stepper, self.scheduler, self.batch_size, self.device = stepper, scheduler, batch_size, device
+        self.patience = patience
         self.steps = -(-num_data // batch_size)
-        self.settings = {
-            "batch_size": batch_size, "num_data": num_data, "objective": type(stepper.objective).__name__,
-        }  # fmt: skip
+        objective = type(stepper.objective).__name__
+        self.settings = {"batch_size": batch_size, "num_data": num_data, "objective": objective}
         self.kl = KLWeight()
         self.epoch = 0
         self.history: list[Row] = []
@@ -42,11 +43,8 @@ class Epochs:
 
     def train_epoch(self, batches: Iterator[Batch], kl_warmup: int, bar: tqdm) -> None:
         """Pass over the data once and append a row to the history."""
-        started, total, count = (
-            time.perf_counter(),
-            torch.zeros((), device=self.device, dtype=torch.float64),
-            0,
-        )
+        started, count = time.perf_counter(), 0
+        total = torch.zeros((), device=self.device, dtype=torch.float64)
         for step, batch in enumerate(batches, self.epoch * self.steps + 1):
             self.kl.beta = min(1.0, step / (kl_warmup * self.steps)) if kl_warmup else 1.0
             with self.kl:
@@ -55,15 +53,9 @@ class Epochs:
             bar.update()
         loss = total.item() / count
         self._check_finite(loss)
-        lr = self.stepper.optimizer.param_groups[0]["lr"]
+        lr = float(self.stepper.optimizer.param_groups[0]["lr"])
         seconds = time.perf_counter() - started
-        row = {
-            "epoch": self.epoch + 1,
-            "loss": loss,
-            "kl_weight": self.kl.beta,
-            "lr": float(lr),
-            "seconds": seconds,
-        }
+        row = {"epoch": self.epoch + 1, "loss": loss, "kl_weight": self.kl.beta, "lr": lr, "seconds": seconds}
         self.history.append(row)
 
     def _check_finite(self, loss: float) -> None:
@@ -81,8 +73,7 @@ class Epochs:
             with fork_rng(self.device, seed), training_mode(self.stepper.model, self.stepper.guide, False):
                 losses = [self.stepper.loss(b) * len(b[0]) for b in _split(valid, self.batch_size)]
             row["valid_bound"] = -sum(losses) / len(valid[0])
-            bounds = [r["valid_bound"] for r in self.history]
-            if row["valid_bound"] >= max(bounds):
+            if self.patience is not None and row["valid_bound"] >= max(r["valid_bound"] for r in self.history):
                 self.best = program_state(self.stepper.model, self.stepper.guide, self.stepper.loose)
                 self.best_epoch = self.epoch + 1
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -91,9 +82,9 @@ class Epochs:
             self.scheduler.step()
         self.epoch += 1
 
-    def out_of_patience(self, patience: int | None) -> bool:
+    def out_of_patience(self) -> bool:
         """Say whether the bound has not improved for so many epochs."""
-        return patience is not None and self.epoch - self.best_epoch >= patience
+        return self.patience is not None and self.epoch - self.best_epoch >= self.patience
 
     def state(self) -> State:
         """Return all that resuming needs."""

@@ -113,7 +113,8 @@ def fit(
     with fork_rng(device, seed), training_mode(model, guide, True):
         first = _transformed(transform, tuple(arg[:batch_size] for arg in train_args))
         stepper = Stepper(model, guide, objective or pyro.infer.Trace_ELBO(), optimizer, clip_norm, first)
-        run = Epochs(stepper, scheduler and scheduler(stepper.optimizer), batch_size, len(train_args[0]), device)
+        schedule = scheduler and scheduler(stepper.optimizer)
+        run = Epochs(stepper, schedule, batch_size, len(train_args[0]), patience, device)
         torch.manual_seed(seed)  # whatever the programs drew while their parameters were found
         if resume and path is not None:
             run.load(read_checkpoint(path))
@@ -121,7 +122,7 @@ def fit(
             save_checkpoint(path, run.state())
         with tqdm(total=epochs * run.steps, initial=run.epoch * run.steps, unit="step", disable=not progress) as bar:
             try:
-                while run.epoch < epochs and not run.out_of_patience(patience):
+                while run.epoch < epochs and not run.out_of_patience():
                     run.train_epoch(_minibatches(train_args, batch_size, transform), kl_warmup, bar)
                     run.close_epoch(valid_args, seed)
                     if path is not None:
@@ -129,9 +130,9 @@ def fit(
                     bar.set_description_str(_describe(run.history[-1], epochs))
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_interrupted(run.epoch, path)) from None
-        if patience is not None and run.best is not None:
+        if run.best is not None:
             load_program_state(run.best, model, guide, stepper.loose)
-    return FitResult(run.history, run.best_epoch if patience is not None else None, path)
+    return FitResult(run.history, run.best_epoch or None, path)
 
 
 def _transformed(transform: Callable[[Tensor], Tensor] | None, batch: Batch) -> Batch:

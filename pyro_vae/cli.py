@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentError
 from pathlib import Path
@@ -43,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         print(f"\n{interruption or 'Interrupted.'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     finally:
         sys.path.pop(0)
     return 0
@@ -149,7 +153,7 @@ def _evaluate(
 
 
 def _sample(parser: ArgumentParser, options: Namespace) -> None:
-    from pyro_vae.plots import image_grid
+    from pyro_vae.pictures import image_grid
 
     run = Run(options.run)
     _, splits, model, _, _ = run.load(options.data_root)

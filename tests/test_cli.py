@@ -127,6 +127,15 @@ def test_interruption_says_how_to_go_on(folder, capsys, monkeypatch):
     assert main(["evaluate", "other", "--num-particles", "25"]) == 0
 
 
+@pytest.mark.parametrize("patience", [[], ["--patience", "3"]])
+def test_evaluate_scores_the_model_that_train_scored(folder, patience):
+    # A learning rate so high that the last epoch is not the best one.
+    assert _train("--out", "run", "--epochs", "30", "--optimizer.lr", "0.3", *patience) == 0
+    trained = Evidence.load("run/evidence.npz")
+    assert main(["evaluate", "run", "--num-particles", "30"]) == 0
+    assert torch.equal(Evidence.load("run/evidence.npz").log_px, trained.log_px)
+
+
 def test_evaluate_scores_again(folder, capsys):
     assert _train("--out", "run") == 0
     capsys.readouterr()

@@ -103,6 +103,26 @@ def test_answer_does_not_depend_on_chunk_size_beyond_noise(chunk_size):
     assert ((ev.log_px - truth.marginal.log_prob(x)).abs() < 5 * ev.std_error.clamp(min=0.02)).all()
 
 
+@pytest.mark.parametrize(("num_particles", "chunk_size"), [(1, 7), (50, 7), (3, 100), (1000, 300), (400, 1000)])
+def test_no_more_pairs_than_the_chunk_size_exist_at_once(num_particles, chunk_size):
+    sizes = []
+
+    def model(x):
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            sizes.append(z.numel())
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    ev = evidence(model, guide, torch.randn(40), num_particles, chunk_size=chunk_size, progress=False)
+    assert max(sizes) <= chunk_size
+    assert sum(sizes[1:]) == 40 * num_particles
+    assert len(ev.log_px) == 40
+
+
 def test_curve_rises_to_the_estimate():
     truth = LinearGaussian.random(2, 3)
     ev = _evidence(truth, truth.guide(1.5), truth.sample(100), 100)
