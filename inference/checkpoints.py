@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae._files import atomic_path
-from pyro_vae.inference.weights import Program
+from pyro_vae.inference.programs import Program, modules_of
 
 FORMAT = 1
 State = dict[str, Any]
 
 
 def program_state(model: Program, guide: Program, params: dict[str, Tensor]) -> State:
-    """Copy what the programs have learnt: the modules' state dicts, and parameters that belong to no module."""
+    """Copy what the programs have learnt: their modules' state dicts, and parameters that belong to no module."""
     state: State = {"params": {name: param.detach() for name, param in params.items()}}
     for name, program in (("model", model), ("guide", guide)):
-        state[name] = program.state_dict() if isinstance(program, nn.Module) else None
+        state[name] = {str(i): module.state_dict() for i, module in enumerate(modules_of(program))}
     return deepcopy(state)
 
 
@@ -33,8 +33,8 @@ def load_program_state(state: State, model: Program, guide: Program, params: dic
     """
     try:
         for name, program in (("model", model), ("guide", guide)):
-            if isinstance(program, nn.Module):
-                program.load_state_dict(state[name])
+            for i, module in enumerate(modules_of(program)):
+                module.load_state_dict(state[name][str(i)])
         for name, param in params.items():
             param.copy_(state["params"][name])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:

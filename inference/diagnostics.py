@@ -15,7 +15,7 @@ def tail_length(num_particles: int) -> int:
 
     M = ceil(min(K / 5, 3 sqrt(K))).
 
-    Source: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto Smoothed Importance Sampling, section 2.3.
+    Source: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto Smoothed Importance Sampling, JMLR 25(72).
     """
     return math.ceil(min(num_particles / 5, 3 * math.sqrt(num_particles)))
 
@@ -30,10 +30,10 @@ def pareto_khat(log_w: Tensor) -> Tensor:
         log_w: log weights, shape (K, N).
 
     Returns:
-        k-hat, shape (N,), float64: -inf where the weights have no spread, NaN where K < 21 leaves a tail of
-        fewer than five.
+        k-hat, shape (N,), float64: -inf where the weights have no spread, +inf where no more than M of them
+        are above 0, NaN where K < 26 leaves a tail of fewer than six.
 
-    Source: Vehtari et al. (2024), equation 5 and section 3.
+    Source: Vehtari et al. (2024), Pareto Smoothed Importance Sampling, JMLR 25(72).
     """
     num_particles = log_w.shape[0]
     top = log_w.topk(min(tail_length(num_particles) + 1, num_particles), dim=0).values
@@ -47,14 +47,17 @@ def khat_from_tail(top: Tensor) -> Tensor:
     """
     tail = top.detach().double().cpu().T.numpy()
     num_tail = tail.shape[1] - 1
-    if num_tail < 5:
+    if num_tail < 6:
         return torch.full((len(tail),), math.nan, dtype=torch.float64)
-    khat = np.full(len(tail), -np.inf)
-    spread = np.isfinite(tail).all(1) & (tail[:, 0] - tail[:, -1] > 1e-10)
-    if spread.any():
+    khat = np.full(len(tail), np.inf)  # fewer than M + 1 weights above 0: all rests on a handful of draws
+    finite = np.isfinite(tail).all(1)
+    spread = np.subtract(tail[:, 0], tail[:, -1], where=finite, out=np.zeros(len(tail)))
+    khat[finite] = -np.inf
+    fitted = spread > 1e-10
+    if fitted.any():
         # ArviZ takes the top M of 5 M weights when r_eff <= 45 / M; those below the cutoff are never looked at.
-        padding = np.repeat(tail[spread, -1:] - 1.0, 4 * num_tail - 1, axis=1)
-        khat[spread] = _arviz_khat(np.concatenate([tail[spread], padding], axis=1), min(1.0, 40 / num_tail))
+        padding = np.repeat(tail[fitted, -1:] - 1.0, 4 * num_tail - 1, axis=1)
+        khat[fitted] = _arviz_khat(np.concatenate([tail[fitted], padding], axis=1), min(1.0, 40 / num_tail))
     return torch.from_numpy(khat)
 
 

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from pyro_vae.inference.checkpoints import State, load_program_state, program_state
-from pyro_vae.inference.context import fork_rng, training_mode
+from pyro_vae.inference.programs import fork_rng, training_mode
 from pyro_vae.inference.steps import Batch, Stepper
 from pyro_vae.inference.weights import KLWeight
 
@@ -33,8 +33,12 @@ class Epochs:
         self.stepper, self.scheduler, self.batch_size, self.device = stepper, scheduler, batch_size, device
         self.patience = patience
         self.steps = -(-num_data // batch_size)
-        objective = type(stepper.objective).__name__
-        self.settings = {"batch_size": batch_size, "num_data": num_data, "objective": objective}
+        objective = stepper.objective
+        plain = {
+            k: v for k, v in vars(objective).items() if isinstance(v, int | float | str) and k != "max_plate_nesting"
+        }
+        described = f"{type(objective).__name__}({', '.join(f'{k}={v}' for k, v in sorted(plain.items()))})"
+        self.settings = {"batch_size": batch_size, "num_data": num_data, "objective": described}
         self.kl = KLWeight()
         self.epoch = 0
         self.history: list[Row] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -14,9 +15,11 @@ from tqdm.auto import tqdm
 
 from pyro_vae._checks import check_positive_int
 from pyro_vae._files import atomic_path
-from pyro_vae.inference.context import check_data, fork_rng, place, training_mode
+from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, place, training_mode
+from pyro_vae.inference.proposals import check_proposal
 from pyro_vae.inference.streaming import WeightStream, WeightSummary
-from pyro_vae.inference.weights import Data, Program, as_args, count_plates, weight_terms
+from pyro_vae.inference.vectorize import plan_particles
+from pyro_vae.inference.weights import weight_terms
 
 KHAT_LIMIT = 0.7
 """Above it importance weights are not to be trusted (Vehtari et al., 2024)."""
@@ -82,7 +85,7 @@ class Evidence:
     def __str__(self) -> str:
         """Return the result in one line."""
         num_data = len(self.log_px)
-        khat = "unknown, K < 21" if self.khat.isnan().all() else f"{self.num_unreliable} of {num_data}"
+        khat = "unknown, K < 26" if self.khat.isnan().all() else f"{self.num_unreliable} of {num_data}"
         return (
             f"log p(x) = {self.mean:.2f} +- {self.stderr:.2f} nats  "
             f"(K={self.num_particles}, N={num_data}, k-hat > {KHAT_LIMIT}: {khat})"
@@ -107,7 +110,7 @@ class Evidence:
                 per_datum = {name: torch.from_numpy(file[name]) for name in _PER_DATUM}
                 curve = {int(k): (mean, se) for k, mean, se in file["curve"].tolist()}
                 return cls(**per_datum, curve=curve, num_particles=int(file["num_particles"]), seed=int(file["seed"]))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
             raise ValueError(f"Cannot read {path}: {error}. Run the evaluation again.") from error
 
 
@@ -148,7 +151,8 @@ def evidence(
         the estimates with standard errors, ESS, k-hat and the bound's curve over K.
 
     Raises:
-        ValueError: for data that the model cannot have produced, K < 1, or programs that ``log_weights`` refuses.
+        ValueError: for data that the model cannot have produced, K < 1, programs that ``log_weights`` refuses, a
+            point-mass guide, or log weights that are NaN or +inf.
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 3; standard error: the delta method.
     """
@@ -162,14 +166,16 @@ def evidence(
 
     parts: list[WeightSummary] = []
     with training_mode(model, guide, False), fork_rng(device, seed):
-        nesting = count_plates(model, guide, tuple(arg[:1] for arg in args))
+        first = tuple(arg[:chunk_data] for arg in args)
+        plan = plan_particles(model, guide, first) if num_particles > 1 else None
+        check_proposal(model, guide, first)
         total = num_data * num_particles
         with tqdm(total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=not progress) as bar:
             for batch in zip(*(arg.split(chunk_data) for arg in args), strict=True):
                 stream = WeightStream(len(batch[0]), num_particles, device)
                 for start in range(0, num_particles, chunk_particles):
                     count = min(chunk_particles, num_particles - start)
-                    stream.add(weight_terms(model, guide, batch, count, plate_nesting=nesting).log_w)
+                    stream.add(weight_terms(model, guide, batch, count, plan=plan).log_w)
                     bar.update(len(batch[0]) * count)
                 parts.append(stream.summary())
     return _collect(parts, num_particles, seed)

@@ -13,7 +13,10 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.weights import KLWeight, Program, WeightTerms, count_plates, trace_pair, weight_terms
+from pyro_vae.inference.programs import Program
+from pyro_vae.inference.structure import Site
+from pyro_vae.inference.vectorize import plan_particles, trace_pair
+from pyro_vae.inference.weights import KLWeight, WeightTerms, weight_terms
 
 
 class Objective(pyro.infer.ELBO):
@@ -29,15 +32,16 @@ class Objective(pyro.infer.ELBO):
     def __init__(self, num_particles: int = 1) -> None:
         check_positive_int(num_particles, "num_particles")
         super().__init__(num_particles=num_particles, vectorize_particles=True)
-        self._plates: WeakKeyDictionary[Program, WeakKeyDictionary[Program, int]] = WeakKeyDictionary()
+        self._plans: WeakKeyDictionary[Program, WeakKeyDictionary[Program, int]] = WeakKeyDictionary()
 
     @abstractmethod
     def bound(self, log_w: Tensor) -> Tensor:
         """Reduce log weights of shape (K, B) to a bound for each datum, shape (B,), in nats."""
 
     def weight_terms(self, model: Program, guide: Program, args: tuple[Any, ...]) -> WeightTerms:
-        """Return the terms of log w for one minibatch; the programs' plates are counted once for each pair."""
-        return weight_terms(model, guide, args, self.num_particles, plate_nesting=self._nesting(model, guide, args))
+        """Return the terms of log w for one minibatch."""
+        plan = self._plan(model, guide, args) if self.num_particles > 1 else None
+        return weight_terms(model, guide, args, self.num_particles, plan=plan)
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return -bound averaged over data, a scalar with a pathwise gradient.
@@ -46,7 +50,7 @@ class Objective(pyro.infer.ELBO):
             ValueError: if a guide site has no reparameterised sampler.
         """
         terms = self.weight_terms(model, guide, args)
-        _check_reparameterised(terms.guide_trace)
+        _check_reparameterised(terms.guide_sites)
         return -self.bound(terms.log_w).mean()
 
     def loss(self, model: Program, guide: Program, *args: Any) -> float:
@@ -61,22 +65,31 @@ class Objective(pyro.infer.ELBO):
             loss.backward()
         return loss.detach()
 
-    def _nesting(self, model: Program, guide: Program, args: tuple[Any, ...]) -> int | None:
-        """Count the programs' plates once for each pair, and not at all for K = 1."""
-        if self.num_particles == 1:
-            return None
-        known = self._plates.setdefault(model, WeakKeyDictionary())
-        if guide not in known:
-            known[guide] = count_plates(model, guide, args)
-        return known[guide]
+    def _plan(self, model: Program, guide: Program, args: tuple[Any, ...]) -> int:
+        """Find out once for each pair how its particles can run."""
+        try:
+            known = self._plans.setdefault(model, WeakKeyDictionary())
+            if guide not in known:
+                known[guide] = plan_particles(model, guide, args)
+            return known[guide]
+        except TypeError:  # a callable that cannot be hashed or weakly referenced is looked at each time
+            return plan_particles(model, guide, args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was found out about programs, which has no meaning in another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_plans"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up the settings; programs are looked at anew."""
+        self.__dict__.update(state, _plans=WeakKeyDictionary())
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         return trace_pair(model, guide, args)
 
 
-def _check_reparameterised(guide_trace: Trace) -> None:
-    for name, site in guide_trace.nodes.items():
-        if site["type"] == "sample" and not site["is_observed"] and not site["fn"].has_rsample:
+def _check_reparameterised(guide_sites: dict[str, Site]) -> None:
+    for name, site in guide_sites.items():
+        if not site["is_observed"] and not site["fn"].has_rsample:
             raise ValueError(
                 f"Guide site {name!r} ({type(site['fn']).__name__}) cannot be reparameterised, so it has no pathwise "
                 "gradient. Use pyro.infer.TraceGraph_ELBO (score function) or TraceEnum_ELBO (exact enumeration)."

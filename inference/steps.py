@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyro.infer
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.inference.objectives import Objective
-from pyro_vae.inference.weights import Program
+from pyro_vae.inference.programs import Program, modules_of_both
 
 Batch = tuple[Tensor, ...]
 
@@ -30,21 +30,21 @@ class Stepper:
         first: Batch,
     ) -> None:
         self.model, self.guide, self.objective, self.clip_norm = model, guide, objective, clip_norm
-        sites, self.full_size = _find_parameters(model, guide, first)
-        modules = [program for program in (model, guide) if isinstance(program, nn.Module)]
+        modules = modules_of_both(model, guide)
         owned = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+        sites, self.full_size = _find_parameters(model, guide, first, owned)
         self.loose = {name: p for name, p in sites.items() if id(p) not in owned}
         self.parameters = [*owned.values(), *{id(p): p for p in self.loose.values()}.values()]
         if not self.parameters:
             raise ValueError("Found no parameters to train. Announce them with pyro.param or pyro.module.")
         self.optimizer = optimizer(self.parameters)
+        _check_optimizer(self.optimizer)
+        _count_plates(objective, model, guide, first)
 
     def step(self, batch: Batch) -> Tensor | float:
         """Take one step and return the loss before it, in nats per datum."""
         self.optimizer.zero_grad()
-        with poutine.trace(param_only=True) as capture:
-            loss = self._loss_and_grads(batch)
-        self._adopt(capture.trace)
+        loss = self._loss_and_grads(batch)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
@@ -62,13 +62,16 @@ class Stepper:
 
     def _loss_and_grads(self, batch: Batch) -> Tensor | float:
         size = self._size(batch)
-        if hasattr(self.objective, "differentiable_loss"):
-            loss = self.objective.differentiable_loss(self.model, self.guide, *batch) / size
-            if not loss.requires_grad:
-                raise ValueError("The loss depends on no parameter: announce them with pyro.module or pyro.param.")
-            loss.backward()
-            return loss.detach()
-        loss = self.objective.loss_and_grads(self.model, self.guide, *batch)
+        with poutine.trace(param_only=True) as capture:
+            if hasattr(self.objective, "differentiable_loss"):
+                loss = self.objective.differentiable_loss(self.model, self.guide, *batch) / size
+                if not loss.requires_grad:
+                    raise ValueError("The loss depends on no parameter: announce them with pyro.module or pyro.param.")
+                loss.backward()
+                self._adopt(capture.trace)
+                return loss.detach()
+            loss = self.objective.loss_and_grads(self.model, self.guide, *batch)
+        self._adopt(capture.trace)
         for param in self.parameters:
             if param.grad is not None:
                 param.grad /= size
@@ -88,11 +91,15 @@ class Stepper:
             self.optimizer.add_param_group({"params": list(new.values())})
 
 
-def _find_parameters(model: Program, guide: Program, batch: Batch) -> tuple[dict[str, Tensor], int | None]:
+def _find_parameters(
+    model: Program, guide: Program, batch: Batch, owned: Mapping[int, Tensor]
+) -> tuple[dict[str, Tensor], int | None]:
     """Run both programs once; return their param sites and the full size of a subsampled data plate."""
+    few = tuple(arg[: max(1, len(arg) // 2)] for arg in batch)  # fewer than all, so that a full size stands out
     with torch.no_grad(), poutine.trace(param_only=True) as capture:
-        guide_trace = poutine.trace(guide).get_trace(*batch)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
+        guide_trace = poutine.trace(guide).get_trace(*few)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*few)
+    _check_names(capture.trace, owned)
     frames = [
         frame
         for site in model_trace.nodes.values()
@@ -103,6 +110,33 @@ def _find_parameters(model: Program, guide: Program, batch: Batch) -> tuple[dict
     outermost = min(frames, key=lambda frame: frame.dim, default=None)
     full_size = None if outermost is None or outermost.full_size == outermost.size else outermost.full_size
     return _param_sites(capture.trace), full_size
+
+
+def _check_names(trace: Any, owned: Mapping[int, Tensor]) -> None:
+    """Refuse a module whose name in Pyro's store belongs to another: the other's parameters would be trained."""
+    for name, site in trace.nodes.items():
+        given = next((arg for arg in site["args"] if isinstance(arg, nn.Parameter)), None)
+        if given is not None and given is not site["value"].unconstrained() and id(given) not in owned:
+            raise ValueError(
+                f"Parameter {name!r} in Pyro's store is another module's. Call pyro.clear_param_store() before "
+                "building a model anew, or give pyro.module another name."
+            )
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "Expected optimizer to make a first-order torch.optim.Optimizer from parameters, such as "
+            f"functools.partial(torch.optim.Adam, lr=1e-3); got {type(optimizer).__name__}."
+        )
+
+
+def _count_plates(objective: pyro.infer.ELBO, model: Program, guide: Program, batch: Batch) -> None:
+    """Let Pyro's objective count the plates now, lest it draws random numbers for that at the first step."""
+    enumerates = isinstance(objective, pyro.infer.TraceEnum_ELBO | pyro.infer.TraceTMC_ELBO)
+    guesses = objective.vectorize_particles or enumerates
+    if guesses and not isinstance(objective, Objective) and objective.max_plate_nesting == float("inf"):
+        objective._guess_max_plate_nesting(model, guide, batch, {})
 
 
 def _param_sites(trace: Any) -> dict[str, Tensor]:

@@ -16,10 +16,9 @@ from tqdm.auto import tqdm
 
 from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.checkpoints import load_program_state, read_checkpoint, save_checkpoint
-from pyro_vae.inference.context import check_data, fork_rng, place, training_mode
 from pyro_vae.inference.epochs import Epochs, Row
+from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, place, seed_rng, training_mode
 from pyro_vae.inference.steps import Batch, Stepper
-from pyro_vae.inference.weights import Data, Program, as_args
 
 adam = partial(torch.optim.Adam, lr=1e-3)
 
@@ -30,7 +29,7 @@ class FitResult:
 
     Attributes:
         history: one row an epoch: epoch, loss and valid_bound (nats per datum; the loss with the KL weight of
-            that epoch, the bound always with weight 1), kl_weight, lr, seconds.
+            that epoch, the bound without it), kl_weight, lr, seconds.
         best_epoch: the epoch whose parameters were kept, where ``patience`` was given.
         checkpoint: the checkpoint's path, where one was asked for.
     """
@@ -73,7 +72,8 @@ def fit(
             scaled to, so that the learning rate does not depend on either.
         epochs: number of passes over the data.
         batch_size: data in a minibatch; the last one of an epoch may be smaller.
-        valid: validation data; the objective's bound on them is recorded each epoch, on the same noise.
+        valid: validation data; the objective's own bound on them is recorded each epoch, on the same noise and
+            without the warm-up's weight.
         optimizer: called with the parameters, e.g. ``functools.partial(torch.optim.Adam, lr=1e-3)``.
         scheduler: called with the optimizer, stepped each epoch; a ``ReduceLROnPlateau`` sees -valid_bound.
         kl_warmup: epochs over which the weight of log p(z) - log q(z|x) rises linearly to 1, step by step.
@@ -97,9 +97,14 @@ def fit(
         FloatingPointError: if the loss stops being finite.
         KeyboardInterrupt: on Ctrl-C, saying where the last checkpoint is.
     """
-    check_settings(data, epochs, batch_size, valid, patience)
+    check_settings(data, epochs, batch_size, valid, patience, kl_warmup, clip_norm)
     if compile not in ("auto", False):
         raise ValueError(f'Expected compile="auto" or False; got {compile!r}. This version runs eagerly.')
+    if not isinstance(objective, pyro.infer.ELBO | None) or type(objective).__name__.startswith("Jit"):
+        raise ValueError(
+            f"Expected objective to be a pyro.infer.ELBO object such as objectives.IWAE(5); got {objective!r}. "
+            "(Pyro's Jit objectives keep the first step's settings and know only parameters in the global store.)"
+        )
     if resume and checkpoint is None:
         raise ValueError("Expected checkpoint=PATH with resume=True; got no path to resume from.")
     with fork_rng(torch.device("cpu"), seed):
@@ -115,7 +120,7 @@ def fit(
         stepper = Stepper(model, guide, objective or pyro.infer.Trace_ELBO(), optimizer, clip_norm, first)
         schedule = scheduler and scheduler(stepper.optimizer)
         run = Epochs(stepper, schedule, batch_size, len(train_args[0]), patience, device)
-        torch.manual_seed(seed)  # whatever the programs drew while their parameters were found
+        seed_rng(device, seed)  # whatever the programs drew while their parameters were found
         if resume and path is not None:
             run.load(read_checkpoint(path))
         elif path is not None:
@@ -155,7 +160,15 @@ def _interrupted(epoch: int, path: Path | None) -> str:
     return f"Interrupted in epoch {epoch + 1}. {kept}"
 
 
-def check_settings(data: Data, epochs: int, batch_size: int, valid: Data | None, patience: int | None) -> None:
+def check_settings(
+    data: Data,
+    epochs: int,
+    batch_size: int,
+    valid: Data | None,
+    patience: int | None,
+    kl_warmup: int,
+    clip_norm: float | None,
+) -> None:
     """Refuse settings of ``fit`` that contradict each other or the data, with a ``ValueError``."""
     check_positive_int(epochs, "epochs")
     check_positive_int(batch_size, "batch_size")
@@ -164,5 +177,11 @@ def check_settings(data: Data, epochs: int, batch_size: int, valid: Data | None,
         raise ValueError(
             f"Expected at least batch_size={batch_size} data; got {num_data}. Pass batch_size={num_data} or smaller."
         )
-    if patience is not None and valid is None:
-        raise ValueError("Expected valid=... with patience; early stopping watches the bound on validation data.")
+    if patience is not None:
+        check_positive_int(patience, "patience")
+        if valid is None:
+            raise ValueError("Expected valid=... with patience; early stopping watches the bound on validation data.")
+    if kl_warmup != 0:
+        check_positive_int(kl_warmup, "kl_warmup")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"Expected clip_norm > 0, or None; got {clip_norm!r}.")

@@ -1,37 +1,22 @@
-"""Per-datum log importance weights of any Pyro program: the one quantity that everything else is a function of."""
+"""Per-datum log importance weights of any Pyro program: the one quantity that all else is a function of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import prune_subsample_sites, site_is_subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
-
-Program = Callable[..., Any]
-"""A Pyro model or guide: a function or a module that calls ``pyro.sample``."""
-Data = Tensor | tuple[Tensor, ...]
-"""x, shape (N, *event); or a tuple of tensors with the data first in each, passed as separate arguments."""
-
-PARTICLES = "_pyro_vae_particles"
-Site = dict[str, Any]
-
-
-def as_args(x: Data) -> tuple[Tensor, ...]:
-    """Return the positional arguments that a program is called with."""
-    return x if isinstance(x, tuple) else (x,)
+from pyro_vae.inference.programs import Data, Program, as_args
+from pyro_vae.inference.structure import PARTICLES, Site, check_structure, sample_sites
+from pyro_vae.inference.vectorize import plan_particles, trace_pair
 
 
 class KLWeight(Messenger):
@@ -61,19 +46,19 @@ class WeightTerms:
         likelihood: log p(x | z) of each observed site.
         prior: log p(z) of each latent site of the model.
         guide: log q(z | x) of each site of the guide.
-        guide_trace: the guide's trace, for the distributions and values behind the terms.
+        guide_sites: the guide's sites, for the distributions and values behind the terms.
     """
 
     likelihood: dict[str, Tensor]
     prior: dict[str, Tensor]
     guide: dict[str, Tensor]
-    guide_trace: Trace
+    guide_sites: dict[str, Site]
 
     @property
     def log_w(self) -> Tensor:
         """Log importance weights, the sum of the terms, shape (K, B)."""
-        plus = [*self.likelihood.values(), *self.prior.values()]
-        return reduce(add, plus) - reduce(add, self.guide.values())
+        plus, minus = [*self.likelihood.values(), *self.prior.values()], list(self.guide.values())
+        return torch.stack(plus).sum(0) - (torch.stack(minus).sum(0) if minus else 0)
 
 
 def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1) -> Tensor:
@@ -102,7 +87,7 @@ def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1)
 
 
 def weight_terms(
-    model: Program, guide: Program, x: Data, num_particles: int = 1, *, plate_nesting: int | None = None
+    model: Program, guide: Program, x: Data, num_particles: int = 1, *, plan: int | None = None
 ) -> WeightTerms:
     """Return the terms of ``log_weights``, kept apart by site.
 
@@ -111,107 +96,45 @@ def weight_terms(
         guide: as in ``log_weights``.
         x: as in ``log_weights``.
         num_particles: K.
-        plate_nesting: number of batch dimensions that the programs' own plates use, counted by one extra run
-            where K > 1 and it is not given.
+        plan: what ``plan_particles`` returned for these programs, found out where K > 1 and it is not given.
     """
     check_positive_int(num_particles, "num_particles")
     args = as_args(x)
-    if num_particles > 1 and plate_nesting is None:
-        plate_nesting = count_plates(model, guide, x)
-    particles = (
-        pyro.plate(PARTICLES, num_particles, dim=-1 - plate_nesting) if plate_nesting and num_particles > 1 else None
-    )
-    model_trace, guide_trace = trace_pair(model, guide, args, particles)
-    depth = _data_plate_depth(model_trace, guide_trace)
-    _check_same_latents(model_trace, guide_trace)
+    if num_particles == 1:
+        return _terms(trace_pair(model, guide, args), len(args[0]))
+    plan = plan_particles(model, guide, args) if plan is None else plan
+    if plan == 0:
+        return _stack([_terms(trace_pair(model, guide, args), len(args[0])) for _ in range(num_particles)])
+    with pyro.plate(PARTICLES, num_particles, dim=-1 - plan):
+        return _terms(trace_pair(model, guide, args), len(args[0]))
 
-    def terms(sites: dict[str, Site]) -> dict[str, Tensor]:
-        return {name: _per_datum(site, depth, args[0].shape[0]) for name, site in sites.items()}
 
-    sites = _sample_sites(model_trace)
+def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
+    """Return the terms of a pair of (model, guide) traces, checked to be those of single data."""
+    depth = check_structure(*traces, num_data)
+
+    def per_datum(sites: dict[str, Site]) -> dict[str, Tensor]:
+        return {name: _per_datum(site, depth, num_data) for name, site in sites.items()}
+
+    sites, guide_sites = (sample_sites(trace) for trace in traces)
     observed = {name: site for name, site in sites.items() if site["is_observed"]}
     latent = {name: site for name, site in sites.items() if not site["is_observed"]}
-    return WeightTerms(terms(observed), terms(latent), terms(_sample_sites(guide_trace)), guide_trace)
-
-
-def count_plates(model: Program, guide: Program, x: Data) -> int:
-    """Count the batch dimensions that the programs' plates use, by one run without gradient."""
-    with torch.no_grad(), poutine.block():
-        traces = trace_pair(model, guide, as_args(x))
-    return _data_plate_depth(*traces)
-
-
-def trace_pair(model: Program, guide: Program, args: tuple[Any, ...], particles: Any = None) -> tuple[Trace, Trace]:
-    """Trace the guide, replay the model against it, and score every site; returns (model, guide) traces."""
-    with particles or nullcontext():
-        guide_trace = poutine.trace(guide).get_trace(*args)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
-    traces = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
-    for trace in traces:
-        trace.compute_log_prob()
-    return traces
-
-
-def _sample_sites(trace: Trace) -> dict[str, Site]:
-    """Return the sites that are scored: those of ``pyro.deterministic`` are not."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["infer"].get("_deterministic")
-    }
-
-
-def _plate_dims(site: Site) -> dict[int, str]:
-    frames = site["cond_indep_stack"]
-    return {frame.dim: frame.name for frame in frames if frame.vectorized and frame.name != PARTICLES}
-
-
-def _data_plate_depth(model_trace: Trace, guide_trace: Trace) -> int:
-    """Return d where the data plate is batch dimension -d; refuse a site that is not inside it."""
-    sites = [
-        (program, name, _plate_dims(site))
-        for program, trace in (("guide", guide_trace), ("model", model_trace))
-        for name, site in _sample_sites(trace).items()
-    ]
-    if not any(dims for *_, dims in sites):
-        raise ValueError(
-            "Expected the data inside a vectorised plate; model and guide have none. "
-            'Put every sample site inside `with pyro.plate("data", x.shape[0]):`.'
-        )
-    outermost, plate = min((dim, name) for *_, dims in sites for dim, name in dims.items())
-    for program, name, dims in sites:
-        if dims.get(outermost) != plate:
-            raise ValueError(
-                f"Site {name!r} of the {program} is outside the data plate {plate!r}, the outermost one "
-                f"(dim={outermost}): its log weight would be shared by all data. Put it inside that plate, "
-                "make it a parameter, or give the data plate the leftmost dim, dim=-2 around an inner plate of dim=-1."
-            )
-    return -outermost
-
-
-def _check_same_latents(model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuse a latent site that only one of the programs has: its weight would be wrong in silence."""
-    model_sites, guide_sites = _sample_sites(model_trace), _sample_sites(guide_trace)
-    for name, site in model_sites.items():
-        if not site["is_observed"] and name not in guide_sites:
-            raise ValueError(
-                f"Latent site {name!r} of the model is not in the guide. Sample it in the guide under the same "
-                "name, or sum it out with pyro.infer.TraceEnum_ELBO if it is discrete."
-            )
-    for name, site in guide_sites.items():
-        latent = name in model_sites and not model_sites[name]["is_observed"]
-        if not latent and not site["is_observed"] and not site["infer"].get("is_auxiliary"):
-            raise ValueError(f"Site {name!r} of the guide is no latent site of the model. Use the same name in both.")
+    return WeightTerms(per_datum(observed), per_datum(latent), per_datum(guide_sites), guide_sites)
 
 
 def _per_datum(site: Site, depth: int, num_data: int) -> Tensor:
     """Sum a site's unscaled log_prob over all plates inside the data plate: (K, B)."""
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-    if log_prob.ndim < depth or log_prob.shape[-depth] != num_data:
-        raise ValueError(
-            f"Expected one log_prob for each of the {num_data} data at site {site['name']!r}; got batch shape "
-            f"{tuple(log_prob.shape)} where the data plate is dimension -{depth}. "
-            "Is the data plate the outermost one, with x.shape[0] as its size?"
-        )
     particles = log_prob.shape[0] if log_prob.ndim > depth else 1
     return site.get("kl_weight", 1.0) * log_prob.reshape(particles, num_data, -1).sum(-1)
+
+
+def _stack(singles: list[WeightTerms]) -> WeightTerms:
+    """Join particles that were run one by one."""
+
+    def join(name: str) -> dict[str, Tensor]:
+        return {
+            site: torch.cat([getattr(single, name)[site] for single in singles]) for site in getattr(singles[0], name)
+        }
+
+    return WeightTerms(join("likelihood"), join("prior"), join("guide"), singles[-1].guide_sites)

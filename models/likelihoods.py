@@ -32,6 +32,8 @@ class Likelihood(nn.Module):
     def __init__(self, event_shape: Shape) -> None:
         super().__init__()
         self.event_shape = as_shape(event_shape)
+        if not self.event_shape:
+            raise ValueError("Expected event_shape with at least one dimension; got (). Use (1,) for one number.")
 
     @property
     def num_features(self) -> int:

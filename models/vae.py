@@ -34,6 +34,7 @@ class VAE(nn.Module):
                 "Expected prior() to return a distribution with batch shape () and event shape (D,); got "
                 f"{p_z}. Declare independent dimensions as an event: dist.Normal(loc, scale).to_event(1)."
             )
+        self.latent_shape = p_z.event_shape
         self.prior = prior
         self.likelihood = likelihood
         self.decoder = build_network(decoder or mlp(), p_z.event_shape, likelihood.num_features)
@@ -51,6 +52,7 @@ class VAE(nn.Module):
         expose_parameters(self)
         with pyro.plate("data", num_data if x is None else x.shape[0]):
             z = pyro.sample("z", self.prior())
+            _check_latent(z, self.latent_shape)
             return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
 
     def decode(self, z: Tensor) -> Distribution:
@@ -83,3 +85,11 @@ class VAE(nn.Module):
         check_tensor(x, name)
         check_event(x, self.likelihood.event_shape, name)
         self.likelihood.check(x, name)
+
+
+def _check_latent(z: Tensor, shape: torch.Size) -> None:
+    if z.shape[z.ndim - len(shape) :] != shape:
+        raise ValueError(
+            f"Expected z of event shape {tuple(shape)}, the prior's; the guide draws {tuple(z.shape)}. "
+            "Give prior and guide the same dimension."
+        )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Integral
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -97,5 +101,12 @@ def check_support(x: Tensor, support: constraints.Constraint, owner: str, name: 
 
 def check_positive_int(value: int, name: str) -> None:
     """Refuse anything but an integer of at least 1, with a ``ValueError``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}.")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean NAME?" for the nearest known name, whatever its case, or ""."""
+    folded = {k.lower(): k for k in known}
+    near = get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    return f" Did you mean {folded[near[0]]}?" if near else ""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 import pyro.infer
 
+from pyro_vae._checks import did_you_mean
 from pyro_vae.inference import guides, objectives
 from pyro_vae.models import likelihoods, priors
 
@@ -50,7 +49,8 @@ def find_part(kind: str, name: str) -> type:
         return known[name]
     module, _, attribute = name.rpartition(".")
     if not module:
-        raise ValueError(f"Unknown {kind} {name!r}.{_guess(name, known)} Known: {', '.join(known)}; or give package.module.Class.")
+        near = did_you_mean(name, known)
+        raise ValueError(f"Unknown {kind} {name!r}.{near} Known: {', '.join(known)}; or give package.module.Class.")
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -117,16 +117,9 @@ def describe_part(name: str) -> str:
     """
     every = {name: (kind, part) for kind in ROOMS for name, part in known_parts(kind).items()}
     if name not in every:
-        raise ValueError(f"Unknown part {name!r}.{_guess(name, every)} `pyro-vae parts` lists all.")
+        raise ValueError(f"Unknown part {name!r}.{did_you_mean(name, every)} `pyro-vae parts` lists all.")
     kind, part = every[name]
     return f"{name}{_signature(part)}: --{kind} {name}\n\n{inspect.getdoc(part)}"
-
-
-def _guess(name: str, known: Iterable[str]) -> str:
-    """Return the nearest known name as a question, whatever its case."""
-    folded = {k.lower(): k for k in known}
-    near = get_close_matches(name.lower(), folded, n=1, cutoff=0.4)
-    return f" Did you mean {folded[near[0]]}?" if near else ""
 
 
 def _signature(part: type) -> str:

@@ -19,7 +19,7 @@ from pyro_vae._files import atomic_path
 from pyro_vae.catalogue import build_part, describe_part, list_parts
 from pyro_vae.data import Splits
 from pyro_vae.inference import AmortizedGuide, evidence, fit
-from pyro_vae.inference.context import place
+from pyro_vae.inference.programs import place
 from pyro_vae.inference.training import check_settings
 from pyro_vae.models import VAE
 from pyro_vae.options import build_parsers, resolve_parts
@@ -99,7 +99,8 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
 def _check_before_writing(options: Namespace, model: VAE, guide: AmortizedGuide, splits: Splits) -> None:
     """Refuse settings and data that cannot work while there is still nothing to clean up."""
     check_positive_int(options.num_particles, "num_particles")
-    check_settings(splits.train, options.epochs, options.batch_size, splits.valid, options.patience)
+    names = ("epochs", "batch_size", "patience", "kl_warmup", "clip_norm")
+    check_settings(splits.train, valid=splits.valid, **{name: options[name] for name in names})
     place(model, guide, (splits.train[:1],), options.device)
     optimizer = options.optimizer([torch.zeros(1, requires_grad=True)])
     if options.scheduler is not None:
@@ -146,8 +147,9 @@ def _evaluate(
         model=model.cpu(),
         guide=guide.cpu(),
         x=x,
-        labels=splits.labels and splits.labels[split],
+        labels=splits.labels[split] if splits.labels else None,
         image_shape=splits.image_shape,
+        split=split,
     )
     print(f"report: {run.report}\n{split} {ev}")
 

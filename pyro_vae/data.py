@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.datafiles import cache_dir, read_amat, read_arrays, read_idx, to_tensor
+from pyro_vae._amat import read_binarized_mnist
+from pyro_vae._arrays import PARTS, sizes, split_arrays
+from pyro_vae._checks import did_you_mean
+from pyro_vae.datafiles import cache_dir, read_arrays, read_idx
 
 _IDX_KINDS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-NAMES = ("digits", *_IDX_KINDS, "binarized_mnist")
-BINARISATIONS = ("static", "dynamic", "threshold")
-PARTS = ("train", "valid", "test")
-
 _IDX_VALID = 10_000
-_AMAT_ROWS = {"train": 50_000, "valid": 10_000, "test": 10_000}
 
 Binarisation = Literal["static", "dynamic", "threshold"]
+BINARISATIONS = get_args(Binarisation)
+NAMES = ("digits", *_IDX_KINDS, "binarized_mnist")
 Source = str | os.PathLike[str] | np.ndarray | Tensor | Mapping[str, Any]
 
 
@@ -108,18 +107,13 @@ def _check_options(source: Source, binarize: str | None, seed: int) -> None:
     if binarize not in BINARISATIONS:
         raise ValueError(
             f"Expected binarize to be None or one of {', '.join(BINARISATIONS)}; got {binarize!r}."
-            f"{_did_you_mean(binarize, BINARISATIONS)}"
+            f"{did_you_mean(binarize, BINARISATIONS)}"
         )
     if isinstance(source, str) and source == "binarized_mnist":
         raise ValueError(
             f"Expected binarize=None for binarized_mnist, which is binary already; got {binarize!r}. "
             "Leave it out, or load mnist."
         )
-
-
-def _did_you_mean(word: object, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(word).lower(), known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _read(source: Source, root: str | os.PathLike[str] | None, generator: torch.Generator) -> tuple[Splits, str]:
@@ -137,13 +131,9 @@ def _read(source: Source, root: str | os.PathLike[str] | None, generator: torch.
     if not os.path.isfile(path):
         raise ValueError(
             f"Expected a data set ({', '.join(NAMES)}) or a .npy, .npz or .csv file; got {str(source)!r}, "
-            f"which is neither. Check the spelling and the folder.{_did_you_mean(source, NAMES)}"
+            f"which is neither. Check the spelling and the folder.{did_you_mean(str(source), NAMES)}"
         )
     return _from_arrays(read_arrays(path), path.name, str(path), generator), "values as given"
-
-
-def _sizes(parts: Sequence[Tensor]) -> str:
-    return " / ".join(f"{len(x):,}" for x in parts)
 
 
 def _digits(generator: torch.Generator) -> Splits:
@@ -151,33 +141,26 @@ def _digits(generator: torch.Generator) -> Splits:
 
     digits = load_digits()
     order = torch.randperm(len(digits.data), generator=generator)
-    sizes = [len(order) - 600, 300, 300]
-    train, valid, test = torch.as_tensor(digits.data, dtype=torch.float32)[order].split(sizes)
-    labels = torch.as_tensor(digits.target, dtype=torch.int64)[order].split(sizes)
-    return Splits(
-        train,
-        valid,
-        test,
-        labels=dict(zip(PARTS, labels, strict=True)),
-        name="digits",
-        protocol=f"random split {_sizes([train, valid, test])} (seed {generator.initial_seed()})",
-        image_shape=(1, 8, 8),
-        max_count=16,
-    )
+    lengths = [len(order) - 600, 300, 300]
+    train, valid, test = parts = torch.as_tensor(digits.data, dtype=torch.float32)[order].split(lengths)
+    labels = torch.as_tensor(digits.target, dtype=torch.int64)[order].split(lengths)
+    how = f"random split {sizes(parts)} (seed {generator.initial_seed()})"
+    classes = dict(zip(PARTS, labels, strict=True))
+    return Splits(train, valid, test, labels=classes, name="digits", protocol=how, image_shape=(1, 8, 8), max_count=16)
 
 
 def _idx(name: str, root: Path) -> Splits:
-    (images, labels), (test, test_labels) = read_idx(_IDX_KINDS[name], root)
+    (images, labels), (test_images, test_labels) = read_idx(_IDX_KINDS[name], root)
     cut = len(images) - _IDX_VALID
     if cut < 1:
         raise ValueError(
             f"Expected more than {_IDX_VALID:,} images in the train file of {name}; got {len(images):,}. Get it again."
         )
-    x = images.flatten(1).to(torch.float32).div_(255)
+    x, test = (part.flatten(1).float().div_(255) for part in (images, test_images))
     return Splits(
         x[:cut],
         x[cut:],
-        test.flatten(1).to(torch.float32).div_(255),
+        test,
         labels={"train": labels[:cut], "valid": labels[cut:], "test": test_labels},
         name=name,
         protocol=f"first {cut:,} / last {_IDX_VALID:,} of train / test of {len(test):,}",
@@ -186,69 +169,17 @@ def _idx(name: str, root: Path) -> Splits:
 
 
 def _binarized_mnist(root: Path) -> Splits:
-    files = {part: f"binarized_mnist_{part}.amat" for part in PARTS}
-    folder = root / "binarized_mnist" if (root / "binarized_mnist").is_dir() else root
-    missing = [name for name in files.values() if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"Expected {', '.join(files.values())} (Larochelle and Murray 2011, static binarisation) in "
-            f"{root / 'binarized_mnist'} or {root}; got no {', '.join(missing)}. They are not downloaded: "
-            "put them there, or pass root=, the folder that holds them."
-        )
-    train, valid, test = (
-        torch.from_numpy(read_amat(folder / files[part], _AMAT_ROWS[part])).to(torch.float32) for part in PARTS
-    )
-    protocol = _sizes([train, valid, test])
-    return Splits(train, valid, test, name="binarized_mnist", protocol=protocol, image_shape=(1, 28, 28))
+    train, valid, test = parts = read_binarized_mnist(root)
+    return Splits(train, valid, test, name="binarized_mnist", protocol=sizes(parts), image_shape=(1, 28, 28))
 
 
 def _from_arrays(source: Any, name: str, called: str, generator: torch.Generator) -> Splits:
     """Split one array, or take the splits of a mapping; `called` is what messages call the source."""
-    if isinstance(source, Mapping):
-        arrays = {key: to_tensor(value, f"{called}[{key!r}]") for key, value in source.items()}
-    else:
-        arrays = {name: to_tensor(source, called)}
-    parts, protocol = _three_parts(arrays, called, generator)
-    event = _common_event(parts, called)
-    image = {2: (1, *event), 3: event}.get(len(event))
+    parts, protocol = split_arrays(source, called, generator)
+    event = tuple(parts[0].shape[1:])
+    image: Any = {2: (1, *event), 3: event}.get(len(event))
     train, valid, test = (x.reshape(len(x), -1) for x in parts)
     return Splits(train, valid, test, name=name, protocol=protocol, image_shape=image)
-
-
-def _three_parts(arrays: dict[str, Tensor], called: str, generator: torch.Generator) -> tuple[list[Tensor], str]:
-    seed = f"seed {generator.initial_seed()}"
-    if len(arrays) == 1:
-        parts = _hold_out(next(iter(arrays.values())), 2, called, generator)
-        return parts, f"random split {_sizes(parts)} ({seed})"
-    if set(arrays) == {"train", "test"}:
-        parts = [*_hold_out(arrays["train"], 1, f"{called}['train']", generator), arrays["test"]]
-        return parts, f"{_sizes(parts)}, valid held out of train at random ({seed})"
-    if set(arrays) != set(PARTS):
-        raise ValueError(
-            f"Expected {called} to hold one array, or train, valid and test, or train and test; got "
-            f"{', '.join(map(str, arrays)) or 'no arrays'}. Rename them or leave some out."
-        )
-    parts = [arrays[part] for part in PARTS]
-    return parts, f"{_sizes(parts)}, split as given"
-
-
-def _hold_out(x: Tensor, tenths: int, called: str, generator: torch.Generator) -> list[Tensor]:
-    """Split x at random into a rest and `tenths` tenths, each of at least one datum."""
-    if len(x) <= tenths:
-        raise ValueError(f"Expected at least {tenths + 1} data in {called} to split; got {len(x)}. Add data.")
-    tenth = max(1, len(x) // 10)
-    order = torch.randperm(len(x), generator=generator)
-    return list(x[order].split([len(x) - tenths * tenth] + [tenth] * tenths))
-
-
-def _common_event(parts: list[Tensor], called: str) -> Any:
-    shapes = [tuple(x.shape[1:]) for x in parts]
-    if len(set(shapes)) > 1:
-        raise ValueError(
-            f"Expected one event shape in all splits of {called}; got {', '.join(map(str, shapes))} in "
-            f"{', '.join(PARTS)}. Reshape or crop them alike."
-        )
-    return shapes[0]
 
 
 def _binarize(splits: Splits, how: Binarisation, generator: torch.Generator) -> tuple[Splits, str]:
@@ -260,13 +191,13 @@ def _binarize(splits: Splits, how: Binarisation, generator: torch.Generator) -> 
         return replace(splits, train=train, valid=valid, test=test), "grey levels thresholded at 0.5"
     # train comes last, so that valid and test are the same data under static and dynamic
     valid, test = (torch.bernoulli(x, generator=generator) for x in (valid, test))
-    splits = replace(splits, valid=valid, test=test)
+    splits = replace(splits, train=train, valid=valid, test=test)
     seed = f"seed {generator.initial_seed()}"
-    if how == "static":
-        train = torch.bernoulli(train, generator=generator)
-        return replace(splits, train=train), f"static binarisation (all drawn once, {seed})"
-    words = f"dynamic binarisation (train redrawn at every use, valid and test drawn once, {seed})"
-    return replace(splits, train=train, transform=draw_binary), words
+    if how == "dynamic":
+        words = f"dynamic binarisation (train redrawn at every use, valid and test drawn once, {seed})"
+        return replace(splits, transform=draw_binary), words
+    train = torch.bernoulli(train, generator=generator)
+    return replace(splits, train=train), f"static binarisation (all drawn once, {seed})"
 
 
 def _grey(splits: Splits, part: str) -> Tensor:

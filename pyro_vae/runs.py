@@ -144,18 +144,21 @@ def choose_likelihood(splits: Splits) -> Config:
     Raises:
         ValueError: for grey levels, where the choice is the user's.
     """
+
+    def spec(name: str, **init_args: Any) -> Config:
+        arguments = {"init_args": init_args} if init_args else {}
+        return {"class_path": f"{likelihoods.__name__}.{name}"} | arguments
+
     if splits.max_count is not None:
-        name, init_args = "Binomial", {"total_count": splits.max_count}
-    elif splits.transform is not None or ((splits.train == 0) | (splits.train == 1)).all():
-        return {"class_path": f"{likelihoods.__name__}.Bernoulli"}
-    elif splits.image_shape is not None:
+        return spec("Binomial", total_count=splits.max_count)
+    if splits.transform is not None or ((splits.train == 0) | (splits.train == 1)).all():
+        return spec("Bernoulli")
+    if splits.image_shape is not None:
         raise ValueError(
             f"{splits.name} has grey levels. Choose how to binarise them, --binarize dynamic (or static, threshold), "
             "or a likelihood for continuous data, --likelihood Normal."
         )
-    else:
-        name, init_args = "Normal", {"scale": "dimension"}
-    return {"class_path": f"{likelihoods.__name__}.{name}", "init_args": init_args}
+    return spec("Normal", scale="dimension")
 
 
 def build(config: Config, splits: Splits) -> tuple[VAE, AmortizedGuide]:

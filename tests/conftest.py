@@ -18,6 +18,14 @@ def device(request) -> torch.device:
     return torch.device(request.config.getoption("--device"))
 
 
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """A folder in the place of the user's cache; absent at first."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *args, **kwargs: str(folder))
+    return folder
+
+
 def _switches() -> dict[str, object]:
     return {
         "default dtype": torch.get_default_dtype(),

@@ -71,7 +71,7 @@ def test_train_writes_a_run_and_ends_with_the_result(folder, capsys):
 def test_main_job_needs_no_argument_but_time(folder, capsys):
     """The embedded default, cut short: the digits are counts, so their likelihood is binomial."""
     assert main(["train", "--epochs", "1", "--num-particles", "5"]) == 0
-    assert "(K=5, N=300, k-hat > 0.7: unknown, K < 21)" in capsys.readouterr().out
+    assert "(K=5, N=300, k-hat > 0.7: unknown, K < 26)" in capsys.readouterr().out
     result = json.loads((folder / "runs" / "digits-001" / "result.json").read_text())
     assert result["likelihood"] == "Binomial(total_count=16)"
 

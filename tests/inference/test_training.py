@@ -167,14 +167,25 @@ def test_two_models_in_one_process_do_not_touch_each_other():
     assert len(pyro.get_param_store()) == 0
 
 
-@pytest.mark.parametrize("patience", [None, 50])
-def test_resumed_run_equals_the_uninterrupted_one(tmp_path, patience):
+RESUMED = {
+    "default": {},
+    "patience": {"patience": 50},
+    "IWAE": {"objective": objectives.IWAE(3)},
+    "ELBO, K=3": {"objective": objectives.ELBO(3, beta=0.5)},
+    "Trace_ELBO, K=3": {"objective": infer.Trace_ELBO(num_particles=3, vectorize_particles=True)},
+    "TraceEnum_ELBO": {"objective": infer.TraceEnum_ELBO(strict_enumeration_warning=False)},
+    "RenyiELBO": {"objective": infer.RenyiELBO(num_particles=3, vectorize_particles=True)},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, name):
     settings = dict(
+        **RESUMED[name],
         scheduler=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.8),
         valid=PIXELS[:10],
         kl_warmup=4,
         clip_norm=1.0,
-        patience=patience,
         transform=torch.bernoulli,
         batch_size=25,
     )
@@ -310,7 +321,116 @@ def test_divergence_is_reported():
         quick(model, guide, PIXELS, optimizer=hot)
 
 
+def test_one_objective_serves_two_runs_alike():
+    objective = objectives.IWAE(3)
+    results = [quick(*_pair(), PIXELS, objective=objective, seed=2) for _ in range(2)]
+    assert _losses(results[0]) == _losses(results[1])
+
+
+def _module_programs(decoder):
+    """A model that announces a module by name, as Pyro's tutorials do, and a guide that does not."""
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", lambda: torch.zeros(2))
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("z", dist.Normal(loc.expand(len(x), 2), 1.0).to_event(1))
+
+    return model, guide
+
+
+def test_a_second_model_under_the_same_names_is_trained_itself():
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        decoder = mlp((4,))(torch.Size((2,)), 6)
+        before = _weights(decoder)
+        results.append(_losses(quick(*_module_programs(decoder), PIXELS)))
+        assert (_weights(decoder) != before).double().mean() > 0.9
+
+
+def test_a_name_that_belongs_to_another_module_is_refused_where_its_own_cannot_be_found():
+    class Hidden:
+        def __init__(self):
+            self.parts = [mlp((4,))(torch.Size((2,)), 6)]
+
+        def programs(self):
+            return _module_programs(self.parts[0])
+
+    def hide(program, holder):
+        def run(x):
+            return holder["program"](x)
+
+        holder["program"] = program
+        return run
+
+    for attempt in range(2):
+        model, guide = Hidden().programs()
+        model = hide(model, {})
+        if attempt == 0:
+            quick(model, guide, PIXELS)
+        else:
+            with pytest.raises(ValueError, match=r"'decoder\$\$\$.*' in Pyro's store is another module's"):
+                quick(model, guide, PIXELS)
+
+
+def test_programs_around_a_module_resume_in_new_objects(tmp_path):
+    settings = dict(checkpoint=tmp_path / "c.pt", objective=objectives.IWAE(2))
+
+    def wrapped(seed):
+        model, guide = _pair(seed)
+        return lambda x: model(x), lambda x: guide(x)
+
+    whole = quick(*wrapped(0), PIXELS, epochs=4, objective=objectives.IWAE(2))
+    quick(*wrapped(0), PIXELS, epochs=2, **settings)
+    resumed = quick(*wrapped(5), PIXELS, epochs=4, resume=True, **settings)
+    assert _losses(resumed) == _losses(whole)
+
+
+def test_modules_inside_functions_are_in_evaluation_mode_when_scored():
+    decoder = torch.nn.Sequential(torch.nn.Linear(2, 6), torch.nn.Dropout(0.9))
+    model, guide = _module_programs(decoder)
+    quick(model, guide, PIXELS, epochs=1)
+    first = evidence(model, guide, PIXELS, 3, progress=False)
+    decoder.eval()
+    assert torch.equal(first.log_px, evidence(model, guide, PIXELS, 3, progress=False).log_px)
+    decoder.train()
+    evidence(model, guide, PIXELS, 3, progress=False)
+    assert decoder.training
+
+
+def test_valid_bound_of_a_plate_scaled_to_all_data_is_per_datum():
+    truth = LinearGaussian.random(1, 2)
+    x = truth.sample(8)
+
+    def model(x):
+        with pyro.plate("data", 8, subsample=torch.arange(len(x))):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1, dtype=torch.float64), 1.0).to_event(1))
+            loc = z @ truth.weight.T + truth.bias + 0 * pyro.param("nothing", lambda: torch.zeros((), dtype=x.dtype))
+            pyro.sample("x", dist.Normal(loc, truth.scale).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 8, subsample=torch.arange(len(x))):
+            pyro.sample("z", truth.posterior(x))
+
+    result = fit(model, guide, x, valid=x[:2], batch_size=8, epochs=1, progress=False)
+    assert result.history[0]["valid_bound"] == pytest.approx(truth.marginal.log_prob(x[:2]).mean().item(), abs=1e-9)
+    assert result.history[0]["loss"] == pytest.approx(-truth.marginal.log_prob(x).mean().item(), abs=1e-9)
+
+
 BAD = {
+    "negative warm-up": (dict(kl_warmup=-2), "Expected kl_warmup to be an integer >= 1; got -2"),
+    "zero clip": (dict(clip_norm=0.0), "Expected clip_norm > 0"),
+    "zero patience": (dict(patience=0, valid=PIXELS), "Expected patience to be an integer >= 1"),
+    "Pyro optimizer": (dict(optimizer=lambda p: pyro.optim.Adam({})), "Expected optimizer to make a first-order"),
+    "LBFGS": (dict(optimizer=torch.optim.LBFGS), "got LBFGS"),
+    "Jit": (dict(objective=infer.JitTrace_ELBO()), "Expected objective to be a pyro.infer.ELBO object"),
+    "objective class": (dict(objective=objectives.IWAE), r"such as objectives\.IWAE\(5\); got"),
     "few": (dict(batch_size=61), r"at least batch_size=61 data; got 60\. Pass batch_size=60 or smaller"),
     "epochs": (dict(epochs=0), "Expected epochs to be an integer >= 1"),
     "patience": (dict(patience=2), "Expected valid=... with patience"),
@@ -354,6 +474,8 @@ def test_checkpoints_that_cannot_be_read_say_so(tmp_path):
         load(*_pair(hidden=(9,)), PIXELS, checkpoint=path)
     with pytest.raises(ValueError, match="Expected batch_size=20, as in the checkpoint; got 30"):
         load(*_pair(), PIXELS, checkpoint=path, batch_size=30)
+    with pytest.raises(ValueError, match=r"Expected objective='Trace_ELBO.*, as in the checkpoint; got 'IWAE"):
+        load(*_pair(), PIXELS, checkpoint=path, objective=objectives.IWAE(4))
 
 
 def test_checkpoint_in_a_folder_that_cannot_be_written_says_so(tmp_path):

@@ -86,7 +86,7 @@ def test_terms_are_those_of_the_sites():
     terms = weight_terms(truth.model, truth.guide(1.3), x, 4)
     assert set(terms.likelihood) == {"x"}
     assert set(terms.prior) == set(terms.guide) == {"z"}
-    z = terms.guide_trace.nodes["z"]["value"]
+    z = terms.guide_sites["z"]["value"]
     torch.testing.assert_close(terms.prior["z"], dist.Normal(0.0, 1.0).log_prob(z).sum(-1))
     torch.testing.assert_close(terms.log_w, terms.likelihood["x"] + terms.prior["z"] - terms.guide["z"])
 
@@ -127,7 +127,7 @@ def test_several_arguments_several_sites_and_deterministic_sites():
 
     x, y = torch.randn(2, 4, dtype=torch.float64)
     terms = weight_terms(model, guide, (x, y), 3)
-    nodes = terms.guide_trace.nodes
+    nodes = terms.guide_sites
     a, b = nodes["a"]["value"], nodes["b"]["value"]
     normal = lambda value, loc, scale=1.0: dist.Normal(loc, scale).log_prob(value)  # noqa: E731
     joint = normal(a, 0.0) + normal(b, a) - 0.5 * b + normal(x, a) + normal(y, b)
@@ -184,8 +184,12 @@ def _guide_of(name):
 @pytest.mark.parametrize(
     ("model", "guide", "message"),
     [
-        (_global_latent, _global_guide, "'theta' of the guide is outside the data plate 'data'"),
-        (_data_inside, _data_inside_guide, "Expected one log_prob for each of the 5 data at site '[xz]'"),
+        (_global_latent, _global_guide, "Expected site 'theta' of the guide inside the data plate 'data'"),
+        (
+            _data_inside,
+            _data_inside_guide,
+            r"the data plate outermost; site 'z' of the guide has plate 'data' of the \d data inside plate 'pixels'",
+        ),
         (_no_plate, _no_plate_guide, "Expected the data inside a vectorised plate"),
         (_one, _guide_of("other"), "'z' of the model is not in the guide"),
         (_one, _guide_of("extra"), "'extra' of the guide is no latent site of the model"),

@@ -1,0 +1,133 @@
+"""What a pair of traces must satisfy for its log weights to be those of single data; refused by name if not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro.poutine.trace_struct import Trace
+
+PARTICLES = "_pyro_vae_particles"
+Site = dict[str, Any]
+
+
+class StructureError(ValueError):
+    """A program whose log weights are not per datum, whatever the data."""
+
+
+def sample_sites(trace: Trace) -> dict[str, Site]:
+    """Return the sites that are scored: those of ``pyro.deterministic`` are not."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["infer"].get("_deterministic")
+    }
+
+
+def check_structure(model_trace: Trace, guide_trace: Trace, num_data: int) -> int:
+    """Check a pair of traces; return d where the data plate is batch dimension -d.
+
+    Raises:
+        ValueError: if a site is outside the data plate or has no log_prob of its own for each datum, if a plate
+            inside the data plate is subsampled, or if the programs disagree on their latent sites.
+    """
+    sites = {"guide": sample_sites(guide_trace), "model": sample_sites(model_trace)}
+    _check_same_latents(sites["model"], sites["guide"])
+    dim, plate = _outermost_plate(sites)
+    for program, named in sites.items():
+        for name, site in named.items():
+            where = f"site {name!r} of the {program}"
+            _check_plates(site, where, dim, plate, num_data)
+            _check_shape(site, where)
+    return -dim
+
+
+def _plates(site: Site) -> dict[int, Any]:
+    return {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES}
+
+
+def _outermost_plate(sites: dict[str, dict[str, Site]]) -> tuple[int, str]:
+    plates = [plate for named in sites.values() for site in named.values() for plate in _plates(site).values()]
+    if not plates:
+        raise StructureError(
+            "Expected the data inside a vectorised plate; model and guide have none. "
+            'Put every sample site inside `with pyro.plate("data", x.shape[0]):`.'
+        )
+    outermost = min(plates, key=lambda plate: plate.dim)
+    return outermost.dim, outermost.name
+
+
+def _check_plates(site: Site, where: str, dim: int, plate: str, num_data: int) -> None:
+    plates = _plates(site)
+    if dim not in plates or plates[dim].name != plate:
+        raise StructureError(
+            f"Expected {where} inside the data plate {plate!r}, the outermost one (dim={dim}): outside it, its log "
+            "weight is shared by all data. Put it inside, make it a parameter, or give the data plate the leftmost "
+            "dim, dim=-2 around an inner plate of dim=-1."
+        )
+    inner = [p for d, p in plates.items() if d != dim]
+    if plates[dim].size != num_data:
+        swapped = next((p for p in inner if p.size == num_data), None)
+        if swapped is not None:
+            raise StructureError(
+                f"Expected the data plate outermost; {where} has plate {swapped.name!r} of the {num_data} data inside "
+                f"plate {plate!r}. Give the data plate the leftmost dim."
+            )
+        raise ValueError(
+            f"Expected plate {plate!r} at {where} to hold the {num_data} data; its size is {plates[dim].size}."
+        )
+    for p in inner:
+        if p.full_size not in (None, p.size):
+            raise StructureError(
+                f"Expected {where} to score all of plate {p.name!r}; it is subsampled, {p.size} of {p.full_size}, and "
+                "the rest would be missing from log p(x). Only the data plate may be subsampled."
+            )
+
+
+def _check_shape(site: Site, where: str) -> None:
+    frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+    sizes = {frame.dim: frame.size for frame in frames}
+    expected = tuple(sizes.get(d, 1) for d in range(min(sizes), 0))
+    actual = tuple(site["log_prob"].shape)
+    if (1,) * (len(expected) - len(actual)) + actual != expected:
+        raise StructureError(
+            f"Expected log_prob of shape {expected}, that of its plates, at {where}; got {actual}. Dimensions that "
+            "belong to one datum are its event: declare them with .to_event(n), and give obs the same shape."
+        )
+
+
+def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Site]) -> None:
+    """Refuse latent sites on which the programs disagree: their weights would be wrong in silence."""
+    for name, site in model_sites.items():
+        if site["is_observed"]:
+            continue
+        if name not in guide_sites:
+            raise StructureError(
+                f"Latent site {name!r} of the model is not in the guide. If it is data, pass obs=x; if not, sample it "
+                "in the guide under the same name, or sum it out with pyro.infer.TraceEnum_ELBO if it is discrete."
+            )
+        shapes = [tuple(s["fn"].event_shape) for s in (site, guide_sites[name])]
+        if shapes[0] != shapes[1]:
+            raise StructureError(
+                f"Expected one event shape at latent site {name!r}; model {shapes[0]}, guide {shapes[1]}."
+            )
+    latents = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
+    auxiliary = {name for name, site in latents.items() if site["infer"].get("is_auxiliary")}
+    for name, site in latents.items():
+        latent = name in model_sites and not model_sites[name]["is_observed"]
+        if not latent and name not in auxiliary:
+            raise StructureError(
+                f"Site {name!r} of the guide is no latent site of the model. Use the same name in both."
+            )
+        if auxiliary and name not in auxiliary and not is_delta(site):
+            raise StructureError(
+                f"Expected latent site {name!r} of the guide to be a function of its auxiliary sites, a Delta; it is "
+                "random given them, and q(z | x) is then an integral that is not known."
+            )
+
+
+def is_delta(site: Site) -> bool:
+    """Say whether a site is a point mass."""
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return type(fn).__name__ == "Delta"

@@ -1,0 +1,50 @@
+"""What the tests of data and figures share."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_vae.data import PARTS, load_data
+from pyro_vae.inference import Evidence
+
+DATA_ROOT = os.environ.get("PYRO_VAE_DATA_ROOT")
+needs_data = pytest.mark.skipif(not DATA_ROOT, reason="set PYRO_VAE_DATA_ROOT to a folder with the real data sets")
+
+
+def parts(splits):
+    return [getattr(splits, part) for part in PARTS]
+
+
+def numbered(n, *event):
+    """Array whose every entry differs."""
+    return np.arange(1, 1 + n * int(np.prod(event)), dtype=np.float32).reshape(n, *event)
+
+
+def refuses(words, source, **options):
+    with pytest.raises(ValueError, match=words) as caught:
+        load_data(source, **options)
+    assert "\n" not in str(caught.value)
+
+
+def made_up(log_px, khat, num_particles=100):
+    log_px, khat = (torch.tensor(v, dtype=torch.float64) for v in (log_px, khat))
+    ones = torch.ones_like(log_px)
+    curve = {1: (log_px.mean().item() - 0.1, 0.5), num_particles: (log_px.mean().item(), 0.4)}
+    return Evidence(log_px, 0.1 * ones, 10 * ones, khat, log_px - 1, curve, num_particles, seed=0)
+
+
+def lines(figure):
+    return {line.get_label(): line for line in figure.axes[0].get_lines()}
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def render(figure):
+    figure.canvas.draw()
+    return figure
