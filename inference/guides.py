@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae._checks import check_positive_int
+from pyro_vae._distributions import as_pyro
 from pyro_vae._parts import Network, Shape, as_shape, build_network, expose_parameters
 
 
@@ -78,7 +79,7 @@ class AmortizedGuide(nn.Module):
         """Run the guide on x of shape (N, *in_shape); returns z, shape (N, D)."""
         expose_parameters(self)
         with pyro.plate("data", x.shape[0]):
-            return pyro.sample("z", self.posterior(x))
+            return pyro.sample("z", as_pyro(self.posterior(x)))
 
     def posterior(self, x: Tensor) -> Distribution:
         """Return q(z|x), batch shape (N,), for x of shape (N, *in_shape).

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae._checks import check_event, check_positive_int, check_tensor
+from pyro_vae._distributions import as_part, as_pyro
 from pyro_vae._parts import Network, build_network, expose_parameters
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.networks import mlp
@@ -18,7 +21,7 @@ class VAE(nn.Module):
     """Generative model z ~ p(z), x ~ p(x|z); ``forward`` is the Pyro program.
 
     Args:
-        prior: module whose ``forward()`` returns p(z), event shape (D,).
+        prior: module whose ``forward()`` returns p(z), event shape (D,), or a distribution object.
         likelihood: module whose ``forward(h)`` returns p(x|z), with ``num_features`` and ``support``.
         decoder: network factory called with ((D,), likelihood.num_features), or a ready module.
 
@@ -26,8 +29,14 @@ class VAE(nn.Module):
         ValueError: if the prior is not a distribution of batch shape ().
     """
 
-    def __init__(self, prior: Prior, likelihood: Likelihood, decoder: Network | None = None) -> None:
+    def __init__(
+        self,
+        prior: Prior | Distribution | Callable[[], Distribution],
+        likelihood: Likelihood,
+        decoder: Network | None = None,
+    ) -> None:
         super().__init__()
+        prior = as_part(prior)
         p_z = prior()
         if not isinstance(p_z, Distribution) or p_z.batch_shape:
             raise ValueError(
@@ -51,9 +60,9 @@ class VAE(nn.Module):
         """
         expose_parameters(self)
         with pyro.plate("data", num_data if x is None else x.shape[0]):
-            z = pyro.sample("z", self.prior())
+            z = pyro.sample("z", as_pyro(self.prior()))
             _check_latent(z, self.latent_shape)
-            return pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+            return pyro.sample("x", as_pyro(self.decode(z)), obs=x)
 
     def decode(self, z: Tensor) -> Distribution:
         """Return p(x|z), batch shape (...), for z of shape (..., D)."""

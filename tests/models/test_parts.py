@@ -7,13 +7,14 @@ import itertools
 import math
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 from torch.distributions import Distribution, constraints
 
-from pyro_vae.inference import AmortizedGuide, guides
+from pyro_vae.inference import AmortizedGuide, guides, log_weights, weight_terms
 from pyro_vae.models import VAE, likelihoods, mlp, priors
 
 DIM = 3
@@ -247,3 +248,56 @@ def test_models_can_be_copied_after_training_steps():
     svi.step(x)
     assert all(torch.equal(a, b) for a, b in zip(before, copied.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+BARE = {
+    "Pyro": lambda: dist.Normal(torch.zeros(2), 1.0).to_event(1),
+    "torch": lambda: torch.distributions.Independent(torch.distributions.Laplace(torch.zeros(2), 1.0), 1),
+    "mixture": lambda: torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.ones(3)),
+        torch.distributions.Independent(torch.distributions.Normal(torch.arange(6.0).reshape(3, 2), 1.0), 1),
+    ),
+    "transformed": lambda: torch.distributions.TransformedDistribution(
+        torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), 1.0), 1),
+        [torch.distributions.AffineTransform(torch.ones(2), torch.full((2,), 2.0), event_dim=1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_bare_distributions_are_priors_and_move(name):
+    prior = BARE[name]()
+    model = VAE(prior, likelihoods.Bernoulli((2, 2)), mlp((5,))).double()
+    guide = AmortizedGuide((2, 2), guides.DiagonalNormal(2), mlp((5,))).double()
+    x = torch.ones(4, 2, 2, dtype=torch.float64)
+    terms = weight_terms(model, guide, x, 3)
+    z = terms.guide_sites["z"]["value"]
+    torch.testing.assert_close(terms.prior["z"], prior.log_prob(z.float()).double(), rtol=1e-4, atol=1e-4)
+    assert terms.prior["z"].dtype == model.sample(2).dtype == torch.float64
+    assert not hasattr(prior, "to_event") or name == "Pyro"  # the user's own object is left as it was
+    if torch.cuda.is_available():
+        assert model.cuda().prior().sample().device.type == "cuda"
+
+
+def test_a_bare_distribution_with_something_to_learn_is_refused():
+    loc = nn.Parameter(torch.zeros(2))
+    with pytest.raises(ValueError, match=r"one of its tensors requires a gradient\. Write a module"):
+        VAE(dist.Normal(loc, 1.0).to_event(1), likelihoods.Bernoulli(4))
+
+
+def test_parts_may_return_distributions_of_torch():
+    class Family(nn.Module):
+        num_features = 4
+
+        def forward(self, h):
+            loc, scale = h.chunk(2, -1)
+            return torch.distributions.Independent(torch.distributions.Normal(loc, scale.exp()), 1)
+
+    guide = AmortizedGuide((2, 2), Family(), mlp((5,)))
+    assert log_weights(_vae(), guide, torch.ones(3, 2, 2), 2).shape == (2, 3)
+
+
+def test_prior_and_guide_of_different_dimensions_are_refused():
+    guide = AmortizedGuide((2, 2), guides.DiagonalNormal(1), mlp((5,)))
+    with pytest.raises(ValueError, match=r"Expected z of event shape \(2,\), the prior's; the guide draws \(3, 1\)"):
+        log_weights(_vae(), guide, torch.ones(3, 2, 2))
