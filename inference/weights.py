@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,9 @@ class KLWeight(Messenger):
             msg["kl_weight"] = msg.get("kl_weight", 1.0) * self.beta
 
 
+Tracer = Callable[[Program, Program, tuple[Any, ...]], tuple[Trace, Trace]]
+
+
 @dataclass(frozen=True)
 class WeightTerms:
     """The terms of log w, site by site, each of shape (K, B), in nats.
@@ -46,13 +50,22 @@ class WeightTerms:
         likelihood: log p(x | z) of each observed site.
         prior: log p(z) of each latent site of the model.
         guide: log q(z | x) of each site of the guide.
+        log_q: their sum without the weight that ``KLWeight`` gave them, shape (K, B).
         guide_sites: the guide's sites, for the distributions and values behind the terms.
+        model_sites: the model's sites, likewise.
     """
 
     likelihood: dict[str, Tensor]
     prior: dict[str, Tensor]
     guide: dict[str, Tensor]
+    log_q: Tensor
     guide_sites: dict[str, Site]
+    model_sites: dict[str, Site]
+
+    @property
+    def kl_weight(self) -> float:
+        """Return the weight that ``KLWeight`` gave the latent sites, 1 without one."""
+        return next((site.get("kl_weight", 1.0) for site in self.guide_sites.values()), 1.0)
 
     @property
     def log_w(self) -> Tensor:
@@ -87,7 +100,13 @@ def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1)
 
 
 def weight_terms(
-    model: Program, guide: Program, x: Data, num_particles: int = 1, *, plan: int | None = None
+    model: Program,
+    guide: Program,
+    x: Data,
+    num_particles: int = 1,
+    *,
+    plan: int | None = None,
+    tracer: Tracer = trace_pair,
 ) -> WeightTerms:
     """Return the terms of ``log_weights``, kept apart by site.
 
@@ -97,36 +116,40 @@ def weight_terms(
         x: as in ``log_weights``.
         num_particles: K.
         plan: what ``plan_particles`` returned for these programs, found out where K > 1 and it is not given.
+        tracer: how the pair is run and scored; the estimators of a gradient run it in ways of their own.
     """
     check_positive_int(num_particles, "num_particles")
     args = as_args(x)
+    num_data = len(args[0])
     if num_particles == 1:
-        return _terms(trace_pair(model, guide, args), len(args[0]))
+        return _terms(tracer(model, guide, args), num_data)
     plan = plan_particles(model, guide, args) if plan is None else plan
     if plan == 0:
-        return _stack([_terms(trace_pair(model, guide, args), len(args[0])) for _ in range(num_particles)])
+        return _stack([_terms(tracer(model, guide, args), num_data) for _ in range(num_particles)])
     with pyro.plate(PARTICLES, num_particles, dim=-1 - plan):
-        return _terms(trace_pair(model, guide, args), len(args[0]))
+        return _terms(tracer(model, guide, args), num_data)
 
 
 def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
     """Return the terms of a pair of (model, guide) traces, checked to be those of single data."""
     depth = check_structure(*traces, num_data)
 
-    def per_datum(sites: dict[str, Site]) -> dict[str, Tensor]:
-        return {name: _per_datum(site, depth, num_data) for name, site in sites.items()}
+    def per_datum(sites: dict[str, Site], weighted: bool = True) -> dict[str, Tensor]:
+        sums = {name: _per_datum(site, depth, num_data) for name, site in sites.items()}
+        return {name: sums[name] * site.get("kl_weight", 1.0) for name, site in sites.items()} if weighted else sums
 
     sites, guide_sites = (sample_sites(trace) for trace in traces)
     observed = {name: site for name, site in sites.items() if site["is_observed"]}
     latent = {name: site for name, site in sites.items() if not site["is_observed"]}
-    return WeightTerms(per_datum(observed), per_datum(latent), per_datum(guide_sites), guide_sites)
+    log_q = sum(per_datum(guide_sites, weighted=False).values(), torch.zeros(()))
+    return WeightTerms(per_datum(observed), per_datum(latent), per_datum(guide_sites), log_q, guide_sites, sites)
 
 
 def _per_datum(site: Site, depth: int, num_data: int) -> Tensor:
     """Sum a site's unscaled log_prob over all plates inside the data plate: (K, B)."""
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
     particles = log_prob.shape[0] if log_prob.ndim > depth else 1
-    return site.get("kl_weight", 1.0) * log_prob.reshape(particles, num_data, -1).sum(-1)
+    return log_prob.reshape(particles, num_data, -1).sum(-1)
 
 
 def _stack(singles: list[WeightTerms]) -> WeightTerms:
@@ -137,4 +160,5 @@ def _stack(singles: list[WeightTerms]) -> WeightTerms:
             site: torch.cat([getattr(single, name)[site] for single in singles]) for site in getattr(singles[0], name)
         }
 
-    return WeightTerms(join("likelihood"), join("prior"), join("guide"), singles[-1].guide_sites)
+    last, log_q = singles[-1], torch.cat([single.log_q for single in singles])
+    return WeightTerms(join("likelihood"), join("prior"), join("guide"), log_q, last.guide_sites, last.model_sites)

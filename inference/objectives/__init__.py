@@ -1,0 +1,11 @@
+"""Objectives: bounds on log p(x), their gradient estimators and K, three independent choices.
+
+Each is a ``pyro.infer.ELBO`` whose loss is minus the bound, the mean over data, in nats per datum.
+"""
+
+from pyro_vae.inference.objectives.base import Objective as Objective
+from pyro_vae.inference.objectives.bounds import CIWAE as CIWAE
+from pyro_vae.inference.objectives.bounds import IWAE as IWAE
+from pyro_vae.inference.objectives.bounds import MIWAE as MIWAE
+from pyro_vae.inference.objectives.bounds import Renyi as Renyi
+from pyro_vae.inference.objectives.elbo import ELBO as ELBO

@@ -1,0 +1,115 @@
+"""The base of all objectives: a bound, a gradient estimator and K, as one ``pyro.infer.ELBO``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import pyro.infer
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_vae._checks import check_positive_int, did_you_mean
+from pyro_vae.inference.objectives.gradients import ESTIMATORS
+from pyro_vae.inference.programs import Program
+from pyro_vae.inference.vectorize import plan_particles, trace_pair
+from pyro_vae.inference.weights import Tracer, WeightTerms, weight_terms
+
+Arguments = tuple[Any, ...]
+
+
+class Objective(pyro.infer.ELBO):
+    """Base class: ``loss`` = -bound, the mean over data, in nats per datum.
+
+    The mean, where Pyro's own objectives take the sum, so that the learning rate does not depend on B. Works
+    in ``pyro.infer.SVI``, in ``fit``, and in torch style: ``objective(model, guide)(x).backward()``.
+
+    Args:
+        num_particles: K.
+        gradient: the gradient's estimator, one of ``gradients``.
+    """
+
+    gradients: ClassVar[tuple[str, ...]] = ("pathwise",)
+    """The estimators that this bound offers."""
+    min_particles: ClassVar[int] = 1
+
+    def __init__(self, num_particles: int = 1, gradient: str = "pathwise") -> None:
+        check_positive_int(num_particles, "num_particles")
+        if gradient not in self.gradients:
+            name = type(self).__name__
+            raise ValueError(
+                f"Expected gradient of {name} to be one of {', '.join(self.gradients)}; got {gradient!r}."
+                f"{did_you_mean(str(gradient), self.gradients)}"
+            )
+        least = max(self.min_particles, 2 if gradient == "vimco" else 1)
+        if num_particles < least:
+            raise ValueError(
+                f"Expected num_particles >= {least} for {type(self).__name__}({gradient!r}); got {num_particles}."
+            )
+        super().__init__(num_particles=num_particles, vectorize_particles=True)
+        self.gradient = gradient
+        self._plans: WeakKeyDictionary[Program, WeakKeyDictionary[Program, int]] = WeakKeyDictionary()
+
+    @abstractmethod
+    def bound(self, log_w: Tensor) -> Tensor:
+        """Reduce log weights of shape (K, B) to a bound for each datum, shape (B,), in nats."""
+
+    def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first and the diagonal second derivatives of the bound by log w_k, each of shape (K, B)."""
+        raise NotImplementedError(f"{type(self).__name__} has no doubly reparameterised gradient")
+
+    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+        """Return a tensor of shape (B,) with the bound's value and the chosen estimator's gradient."""
+        return ESTIMATORS[self.gradient](self, model, guide, args)
+
+    def value(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+        """Return the bound of each datum, shape (B,), without gradient."""
+        return self.bound(self.weight_terms(model, guide, args).log_w)
+
+    def weight_terms(self, model: Program, guide: Program, args: Arguments, tracer: Tracer = trace_pair) -> WeightTerms:
+        """Return the terms of log w for one minibatch."""
+        plan = self._plan(model, guide, args) if self.num_particles > 1 else None
+        return weight_terms(model, guide, args, self.num_particles, plan=plan, tracer=tracer)
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
+        """Return -bound averaged over data, a scalar with the chosen estimator's gradient.
+
+        Raises:
+            ValueError: if the programs cannot have that gradient.
+        """
+        return -self.surrogate(model, guide, args).mean()
+
+    def loss(self, model: Program, guide: Program, *args: Any) -> float:
+        """Return -bound averaged over data, without gradient."""
+        with torch.no_grad():
+            return -self.value(model, guide, args).mean().item()
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any) -> Tensor:
+        """Return the loss, detached, and add its gradient to every parameter."""
+        loss = self.differentiable_loss(model, guide, *args)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.detach()
+
+    def _plan(self, model: Program, guide: Program, args: Arguments) -> int:
+        """Find out once for each pair how its particles can run."""
+        try:
+            known = self._plans.setdefault(model, WeakKeyDictionary())
+            if guide not in known:
+                known[guide] = plan_particles(model, guide, args)
+            return known[guide]
+        except TypeError:  # a callable that cannot be hashed or weakly referenced is looked at each time
+            return plan_particles(model, guide, args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was found out about programs, which has no meaning in another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_plans"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up the settings; programs are looked at anew."""
+        self.__dict__.update(state, _plans=WeakKeyDictionary())
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        return trace_pair(model, guide, args)

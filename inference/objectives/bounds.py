@@ -1,0 +1,146 @@
+"""Bounds on log p(x) that are functions of the log weights alone."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_vae._checks import check_positive_int
+from pyro_vae.inference.objectives.base import Objective
+
+
+def log_mean_exp(x: Tensor) -> Tensor:
+    """Return log (1/K) sum_k exp x_k over the first dimension."""
+    return x.logsumexp(0) - math.log(x.shape[0])
+
+
+class IWAE(Objective):
+    """Importance-weighted bound, L_K = E[log (1/K) sum_k w_k] <= log p(x), rising with K.
+
+    Args:
+        num_particles: K.
+        gradient: "pathwise"; "dreg", whose signal-to-noise ratio for the guide grows with K where that of the
+            pathwise one falls (Rainforth et al., 2018); "score" or "vimco" for guides that cannot be
+            reparameterised, such as discrete ones. "stl" is not offered: for K > 1 it is biased.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, equation 8; dreg: Tucker,
+    Lawson, Gu and Maddison (2019), equation 8; vimco: Mnih and Rezende (2016), equation 9.
+    """
+
+    gradients: ClassVar = ("pathwise", "dreg", "score", "vimco")
+
+    def __init__(self, num_particles: int = 50, gradient: str = "pathwise") -> None:
+        super().__init__(num_particles, gradient)
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """Return log-mean-exp of log w over particles."""
+        return log_mean_exp(log_w)
+
+    def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the normalised weights w and w (1 - w)."""
+        w = log_w.softmax(0)
+        return w, w * (1 - w)
+
+
+class MIWAE(Objective):
+    """Multiply importance-weighted bound: the mean of M independent bounds L_K.
+
+    Args:
+        num_particles: K, the particles of each bound.
+        num_bounds: M.
+        gradient: "pathwise", "dreg" or "vimco".
+
+    Source: Rainforth et al. (2018), Tighter Variational Bounds are Not Necessarily Better, equation 10.
+    """
+
+    gradients: ClassVar = ("pathwise", "dreg", "vimco")
+
+    def __init__(self, num_particles: int = 8, num_bounds: int = 8, gradient: str = "pathwise") -> None:
+        check_positive_int(num_particles, "num_particles")
+        check_positive_int(num_bounds, "num_bounds")
+        super().__init__(num_particles * num_bounds, gradient)
+        self.num_bounds = num_bounds
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """Return the mean over M groups of the log-mean-exp of each."""
+        return log_mean_exp(self._groups(log_w)).mean(0)
+
+    def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return those of the bounds L_K, each divided by M."""
+        w = self._groups(log_w).softmax(0)
+        return (w / self.num_bounds).flatten(0, 1), (w * (1 - w) / self.num_bounds).flatten(0, 1)
+
+    def _groups(self, log_w: Tensor) -> Tensor:
+        """Return the log weights as (K, M, B)."""
+        return log_w.unflatten(0, (-1, self.num_bounds))
+
+
+class CIWAE(Objective):
+    """Combined bound, alpha ELBO + (1 - alpha) L_K on the same particles.
+
+    Args:
+        num_particles: K.
+        alpha: weight of the ELBO, in [0, 1].
+        gradient: "pathwise", "dreg", "score" or "vimco".
+
+    Source: Rainforth et al. (2018), equation 11.
+    """
+
+    gradients: ClassVar = ("pathwise", "dreg", "score", "vimco")
+
+    def __init__(self, num_particles: int = 50, alpha: float = 0.05, gradient: str = "pathwise") -> None:
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"Expected alpha in [0, 1]; got {alpha!r}.")
+        super().__init__(num_particles, gradient)
+        self.alpha = alpha
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """Return the convex combination of the mean and the log-mean-exp."""
+        return self.alpha * log_w.mean(0) + (1 - self.alpha) * log_mean_exp(log_w)
+
+    def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the combination of those of ELBO and IWAE."""
+        w = log_w.softmax(0)
+        return self.alpha / len(log_w) + (1 - self.alpha) * w, (1 - self.alpha) * w * (1 - w)
+
+
+class Renyi(Objective):
+    """Variational Renyi bound, 1/(1 - alpha) log (1/K) sum_k w_k^(1 - alpha).
+
+    alpha = 1 is the ELBO, alpha = 0 is IWAE, alpha -> -inf is the maximum weight (VR-max). For alpha < 0 the
+    exact quantity is an upper bound, and for K < inf the estimate is biased downwards: it may lie on either side.
+
+    Args:
+        num_particles: K.
+        alpha: the order, any number; ``-math.inf`` for VR-max.
+        gradient: "pathwise", "dreg", "score" or "vimco".
+
+    Source: Li and Turner (2016), Renyi Divergence Variational Inference, equations 4 and 9.
+    """
+
+    gradients: ClassVar = ("pathwise", "dreg", "score", "vimco")
+
+    def __init__(self, num_particles: int = 50, alpha: float = 0.5, gradient: str = "pathwise") -> None:
+        if not alpha < math.inf:
+            raise ValueError(f"Expected alpha < inf, or -inf for VR-max; got {alpha!r}.")
+        super().__init__(num_particles, gradient)
+        self.alpha = alpha
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """Return the log of the power mean of order 1 - alpha."""
+        if self.alpha == -math.inf:
+            return log_w.max(0).values
+        if abs(1 - self.alpha) < 1e-6:  # the limit; the quotient would be rounding noise
+            return log_w.mean(0)
+        return log_mean_exp((1 - self.alpha) * log_w) / (1 - self.alpha)
+
+    def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return v, the normalised weights to the power 1 - alpha, and (1 - alpha) v (1 - v)."""
+        if self.alpha == -math.inf:
+            highest = torch.nn.functional.one_hot(log_w.argmax(0), len(log_w)).T.to(log_w)
+            return highest, torch.zeros_like(highest)
+        v = ((1 - self.alpha) * log_w).softmax(0)
+        return v, (1 - self.alpha) * v * (1 - v)

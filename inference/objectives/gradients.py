@@ -1,0 +1,154 @@
+"""Gradient estimators of a bound, orthogonal to the bound: each a surrogate with the bound's value.
+
+With f the bound as a function of log w_1, ..., log w_K of one datum, f_k its derivative by log w_k, and f_kk its
+second:
+
+    pathwise   f_k times the total derivative of log w_k through z = z(phi, eps)
+    stl        the same without the guide's score, whose mean is 0 where f_k is constant (Roeder et al., 2017)
+    dreg       the guide's score times f_k reparameterised once more: its mean is that of f_kk d log w_k / dz, so
+               that z(phi) receives (f_k - f_kk) d log w_k / dz (Tucker et al., 2019; Bauer and Mnih, 2021)
+    score      (f - f without k) times the guide's score, for any guide (Kool et al., 2019, for the ELBO)
+    vimco      the same, with log w_k replaced by the mean of the others instead of left out (Mnih and Rezende, 2016)
+
+In the last two the derivative of f by the parameters at z held fixed is added. A weight beta of the KL term enters
+dreg as f_k - beta f_kk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.inference.objectives.rescoring import Rescorer
+from pyro_vae.inference.programs import Program
+from pyro_vae.inference.structure import Site
+
+if TYPE_CHECKING:
+    from pyro_vae.inference.objectives.base import Objective
+
+Arguments = tuple[Any, ...]
+
+
+def pathwise(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
+    """Return the bound, differentiable through the sampler, shape (B,)."""
+    terms = objective.weight_terms(model, guide, args)
+    check_reparameterised(terms.guide_sites, objective)
+    return objective.bound(terms.log_w)
+
+
+def sticking_the_landing(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
+    """Return the bound with the guide's score left out of its gradient, shape (B,)."""
+    terms = objective.weight_terms(model, guide, args, Rescorer(_identity, freeze=True))
+    check_reparameterised(terms.guide_sites, objective)
+    return objective.bound(terms.log_w)
+
+
+def doubly_reparameterised(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
+    """Return the bound with the doubly reparameterised gradient for the guide, shape (B,)."""
+    factors: list[Tensor] = []
+    rescorer = Rescorer(_with_factor(factors), freeze=True)
+    terms = objective.weight_terms(model, guide, args, rescorer)
+    check_reparameterised(terms.guide_sites, objective)
+    log_w = terms.log_w
+    first, second = objective.derivatives(log_w.detach())
+    # One backward pass: log w_k has the weight f_k for the model, and its gradient by z is rescaled on the way.
+    ratio = torch.nan_to_num((first - terms.kl_weight * second) / first)
+    one_by_one = len(rescorer.values) == len(ratio)
+    factors.extend(ratio.unbind(0) if one_by_one else [ratio])
+    return _valued(objective.bound(log_w.detach()), (first * log_w).sum(0))
+
+
+def score_function(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
+    """Return the bound with a score-function gradient whose baseline leaves particle k out, shape (B,)."""
+    return _by_score(objective, model, guide, args, _bound_without_each)
+
+
+def vimco(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
+    """Return the bound with a score-function gradient whose baseline replaces particle k, shape (B,)."""
+    return _by_score(objective, model, guide, args, _bound_with_each_replaced)
+
+
+ESTIMATORS: dict[str, Callable[[Objective, Program, Program, Arguments], Tensor]] = {
+    "pathwise": pathwise,
+    "stl": sticking_the_landing,
+    "dreg": doubly_reparameterised,
+    "score": score_function,
+    "vimco": vimco,
+}
+
+
+def check_reparameterised(guide_sites: dict[str, Site], objective: Objective) -> None:
+    """Refuse a pathwise gradient through a site that has none, naming what the objective offers instead."""
+    for name, site in guide_sites.items():
+        if not site["is_observed"] and not site["fn"].has_rsample:
+            offered = [f'gradient="{g}"' for g in objective.gradients if g in ("score", "vimco", "enumerate")]
+            raise ValueError(
+                f"Guide site {name!r} ({type(site['fn']).__name__}) cannot be reparameterised, so it has no "
+                f"{objective.gradient} gradient. Use {' or '.join(offered) or 'another objective'}, or "
+                "pyro.infer.TraceEnum_ELBO (exact enumeration)."
+            )
+
+
+def _identity(value: Tensor, run: int) -> Tensor:
+    return value
+
+
+def _detached(value: Tensor, run: int) -> Tensor:
+    return value.detach()
+
+
+def _with_factor(factors: list[Tensor]) -> Callable[[Tensor, int], Tensor]:
+    """Return a map z -> z whose gradient is multiplied by factors that are known only after the forward pass."""
+
+    def alter(value: Tensor, run: int) -> Tensor:
+        if not value.requires_grad:
+            return value
+        copy = value.view_as(value)
+
+        def rescale(gradient: Tensor) -> Tensor:
+            factor = factors[run]
+            return gradient * factor.reshape(*factor.shape, *[1] * (gradient.ndim - factor.ndim))
+
+        copy.register_hook(rescale)
+        return copy
+
+    return alter
+
+
+def _by_score(
+    objective: Objective,
+    model: Program,
+    guide: Program,
+    args: Arguments,
+    baseline: Callable[[Objective, Tensor], Tensor],
+) -> Tensor:
+    terms = objective.weight_terms(model, guide, args, Rescorer(_detached, freeze=False))
+    log_w = terms.log_w
+    value = objective.bound(log_w)
+    signal = value.detach() - baseline(objective, log_w.detach())
+    return _valued(value.detach(), (signal * terms.log_q).sum(0) + value)
+
+
+def _bound_without_each(objective: Objective, log_w: Tensor) -> Tensor:
+    """Return the bound of the other particles for each, shape (K, B); 0 for K = 1, plain REINFORCE."""
+    count = len(log_w)
+    if count == 1:
+        return torch.zeros_like(log_w)
+    return torch.stack([objective.bound(torch.cat([log_w[:k], log_w[k + 1 :]])) for k in range(count)])
+
+
+def _bound_with_each_replaced(objective: Objective, log_w: Tensor) -> Tensor:
+    """Return the bound with each particle's log weight replaced by the mean of the others', shape (K, B)."""
+    count = len(log_w)
+    others = (log_w.sum(0) - log_w) / (count - 1)
+    keep = torch.eye(count, dtype=torch.bool, device=log_w.device)[..., None]
+    replaced = torch.where(keep, others, log_w[:, None])  # (K, replaced k, B)
+    return objective.bound(replaced.flatten(1)).reshape(log_w.shape)
+
+
+def _valued(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Return a tensor with the one's value and the other's gradient."""
+    return value + (surrogate - surrogate.detach())

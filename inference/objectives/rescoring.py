@@ -1,0 +1,60 @@
+"""Running a guide once and scoring its draw again: the draw altered, or the guide's parameters held still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_vae.inference.programs import Program, modules_of
+from pyro_vae.inference.structure import sample_sites
+from pyro_vae.inference.vectorize import scored
+
+
+class Rescorer:
+    """Tracer for ``weight_terms``: draws z from the guide, then scores ``alter(z)`` under both programs.
+
+    Args:
+        alter: applied to each latent value, with the number of the run, before it is scored.
+        freeze: hold the guide's parameters still while q(z | x) is scored, so that its gradient flows through z
+            alone.
+    """
+
+    def __init__(self, alter: Callable[[Tensor, int], Tensor], freeze: bool) -> None:
+        self.alter, self.freeze = alter, freeze
+        self.values: list[dict[str, Tensor]] = []
+        """The altered values of each run, by site."""
+
+    def __call__(self, model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[Trace, Trace]:
+        """Return the scored (model, guide) traces."""
+        with poutine.trace(param_only=True) as capture:
+            drawn = poutine.trace(guide).get_trace(*args)
+        altered = drawn.copy()
+        values = {}
+        for name, site in sample_sites(drawn).items():
+            if not site["is_observed"]:
+                values[name] = self.alter(site["value"], len(self.values))
+                altered.nodes[name] = {**site, "value": values[name]}
+        self.values.append(values)
+        with _frozen(guide, capture.trace, self.freeze):
+            guide_trace = scored(poutine.trace(poutine.replay(guide, trace=altered)).get_trace(*args))
+        return scored(poutine.trace(poutine.replay(model, trace=altered)).get_trace(*args)), guide_trace
+
+
+@contextmanager
+def _frozen(guide: Program, params: Trace, freeze: bool) -> Iterator[None]:
+    """Build no graph to the guide's parameters, those of its modules and those it announces."""
+    owned = [p for module in modules_of(guide) for p in module.parameters()]
+    announced = [site["value"].unconstrained() for site in params.nodes.values() if site["type"] == "param"]
+    held = [p for p in {id(p): p for p in [*owned, *announced]}.values() if freeze and p.requires_grad]
+    for param in held:
+        param.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for param in held:
+            param.requires_grad_(True)
