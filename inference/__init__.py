@@ -3,9 +3,12 @@
 from pyro_vae.inference import diagnostics as diagnostics
 from pyro_vae.inference import guides as guides
 from pyro_vae.inference import objectives as objectives
+from pyro_vae.inference import schedules as schedules
 from pyro_vae.inference.evidence import Evidence as Evidence
 from pyro_vae.inference.evidence import evidence as evidence
 from pyro_vae.inference.guides import AmortizedGuide as AmortizedGuide
+from pyro_vae.inference.signal import GradientSNR as GradientSNR
+from pyro_vae.inference.signal import gradient_snr as gradient_snr
 from pyro_vae.inference.training import FitResult as FitResult
 from pyro_vae.inference.training import fit as fit
 from pyro_vae.inference.weights import WeightTerms as WeightTerms

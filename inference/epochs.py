@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae.inference.checkpoints import State, load_program_state, program_state
 from pyro_vae.inference.programs import fork_rng, training_mode
+from pyro_vae.inference.schedules import Schedule
 from pyro_vae.inference.steps import Batch, Stepper
 from pyro_vae.inference.weights import KLWeight
 
@@ -45,12 +46,12 @@ class Epochs:
         self.best: State | None = None
         self.best_epoch = 0
 
-    def train_epoch(self, batches: Iterator[Batch], kl_warmup: int, bar: tqdm) -> None:
+    def train_epoch(self, batches: Iterator[Batch], schedule: Schedule, bar: tqdm) -> None:
         """Pass over the data once and append a row to the history."""
         started, count = time.perf_counter(), 0
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for step, batch in enumerate(batches, self.epoch * self.steps + 1):
-            self.kl.beta = min(1.0, step / (kl_warmup * self.steps)) if kl_warmup else 1.0
+            self.kl.beta = schedule(step / self.steps)
             with self.kl:
                 total += self.stepper.step(batch) * len(batch[0])
             count += len(batch[0])

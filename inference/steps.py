@@ -84,7 +84,7 @@ class Stepper:
     def _adopt(self, trace: Any) -> None:
         """Hand parameters that turned up after the first minibatch to the optimizer."""
         known = {id(p) for p in self.parameters}
-        new = {name: p for name, p in _param_sites(trace).items() if id(p) not in known}
+        new = {name: p for name, p in param_sites(trace).items() if id(p) not in known}
         if new:
             self.loose.update(new)
             self.parameters += new.values()
@@ -109,7 +109,7 @@ def _find_parameters(
     ]
     outermost = min(frames, key=lambda frame: frame.dim, default=None)
     full_size = None if outermost is None or outermost.full_size == outermost.size else outermost.full_size
-    return _param_sites(capture.trace), full_size
+    return param_sites(capture.trace), full_size
 
 
 def _check_names(trace: Any, owned: Mapping[int, Tensor]) -> None:
@@ -139,7 +139,8 @@ def _count_plates(objective: pyro.infer.ELBO, model: Program, guide: Program, ba
         objective._guess_max_plate_nesting(model, guide, batch, {})
 
 
-def _param_sites(trace: Any) -> dict[str, Tensor]:
+def param_sites(trace: Any) -> dict[str, Tensor]:
+    """Return {name: unconstrained tensor} of the param sites in a trace."""
     sites = trace.nodes.items()
     return {name: site["value"].unconstrained() for name, site in sites if site["type"] == "param"}
 

@@ -18,6 +18,7 @@ from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.checkpoints import load_program_state, read_checkpoint, save_checkpoint
 from pyro_vae.inference.epochs import Epochs, Row
 from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, place, seed_rng, training_mode
+from pyro_vae.inference.schedules import Schedule, as_schedule
 from pyro_vae.inference.steps import Batch, Stepper
 
 adam = partial(torch.optim.Adam, lr=1e-3)
@@ -50,7 +51,7 @@ def fit(
     valid: Data | None = None,
     optimizer: Callable[[Iterable[Tensor]], Optimizer] = adam,
     scheduler: Callable[[Optimizer], LRScheduler] | None = None,
-    kl_warmup: int = 0,
+    kl_warmup: int | Schedule = 0,
     clip_norm: float | None = None,
     patience: int | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
@@ -76,7 +77,8 @@ def fit(
             without the warm-up's weight.
         optimizer: called with the parameters, e.g. ``functools.partial(torch.optim.Adam, lr=1e-3)``.
         scheduler: called with the optimizer, stepped each epoch; a ``ReduceLROnPlateau`` sees -valid_bound.
-        kl_warmup: epochs over which the weight of log p(z) - log q(z|x) rises linearly to 1, step by step.
+        kl_warmup: epochs over which the weight of log p(z) - log q(z|x) rises linearly to 1, step by step; or a
+            function of the epochs gone by, such as ``schedules.cyclical(10)``.
         clip_norm: largest norm of the gradient.
         patience: stop after so many epochs without a better valid_bound, and keep the best epoch's parameters.
         transform: applied to the first tensor of each training minibatch on its device, such as
@@ -114,6 +116,7 @@ def fit(
     train_args, device = place(model, guide, as_args(data), device)
     valid_args = None if valid is None else place(model, guide, as_args(valid), device)[0]
     path = None if checkpoint is None else Path(checkpoint)
+    schedule_kl = as_schedule(kl_warmup)
 
     with fork_rng(device, seed), training_mode(model, guide, True):
         first = _transformed(transform, tuple(arg[:batch_size] for arg in train_args))
@@ -128,7 +131,7 @@ def fit(
         with tqdm(total=epochs * run.steps, initial=run.epoch * run.steps, unit="step", disable=not progress) as bar:
             try:
                 while run.epoch < epochs and not run.out_of_patience():
-                    run.train_epoch(_minibatches(train_args, batch_size, transform), kl_warmup, bar)
+                    run.train_epoch(_minibatches(train_args, batch_size, transform), schedule_kl, bar)
                     run.close_epoch(valid_args, seed)
                     if path is not None:
                         save_checkpoint(path, run.state())
@@ -166,7 +169,7 @@ def check_settings(
     batch_size: int,
     valid: Data | None,
     patience: int | None,
-    kl_warmup: int,
+    kl_warmup: int | Schedule,
     clip_norm: float | None,
 ) -> None:
     """Refuse settings of ``fit`` that contradict each other or the data, with a ``ValueError``."""
@@ -181,7 +184,7 @@ def check_settings(
         check_positive_int(patience, "patience")
         if valid is None:
             raise ValueError("Expected valid=... with patience; early stopping watches the bound on validation data.")
-    if kl_warmup != 0:
+    if not callable(kl_warmup) and kl_warmup != 0:
         check_positive_int(kl_warmup, "kl_warmup")
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"Expected clip_norm > 0, or None; got {clip_norm!r}.")

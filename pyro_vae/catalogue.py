@@ -61,9 +61,11 @@ def find_part(kind: str, name: str) -> type:
 
 
 def class_path(part: type) -> str:
-    """Return the dotted path under which a config file names a class."""
-    public = getattr(pyro.infer, part.__name__, None) is part
-    return f"{'pyro.infer' if public else part.__module__}.{part.__qualname__}"
+    """Return the dotted path under which a config file names a class: the public one, where it has one."""
+    for room in (*(room for room, _ in ROOMS.values()), pyro.infer):
+        if getattr(room, part.__name__, None) is part:
+            return f"{room.__name__}.{part.__name__}"
+    return f"{part.__module__}.{part.__qualname__}"
 
 
 def build_part(kind: str, spec: Spec, **known: Any) -> Any:

@@ -6,6 +6,7 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +17,19 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 def test_example_runs_and_prints_a_result(path, capsys):
     runpy.run_path(str(path))["main"](epochs=1, num_particles=25)
     assert re.search(r"log p\(x\) = -\d+\.\d\d \+- \d+\.\d\d nats  \(K=25, N=300", capsys.readouterr().out)
+
+
+def test_benchmark_of_objectives_writes_a_table(tmp_path, monkeypatch):
+    main = runpy.run_path(str(ROOT / "examples" / "benchmarks" / "objectives.py"))["main"]
+    rows = np.random.default_rng(0).random((30, 784)) < 0.2
+    for split in ("train", "valid", "test"):
+        np.savetxt(tmp_path / f"binarized_mnist_{split}.amat", np.tile(rows, (4, 1)), fmt="%d")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "table.md"
+    names = ("ELBO", "IWAE, K=5, dreg", "beta-TCVAE, beta=2")
+    main(str(tmp_path), epochs=1, num_particles=30, rows=names, out=str(out))
+    table = [line for line in out.read_text().splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in table[1:]] == [f"| {name}" for name in names]
 
 
 def test_readme_example_runs(capsys):

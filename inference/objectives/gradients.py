@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.objectives.rescoring import Rescorer
+from pyro_vae.inference.objectives.rescoring import Rescorer, detached, unaltered
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.structure import Site
 
@@ -41,7 +41,7 @@ def pathwise(objective: Objective, model: Program, guide: Program, args: Argumen
 
 def sticking_the_landing(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
     """Return the bound with the guide's score left out of its gradient, shape (B,)."""
-    terms = objective.weight_terms(model, guide, args, Rescorer(_identity, freeze=True))
+    terms = objective.weight_terms(model, guide, args, Rescorer(unaltered, freeze=True))
     check_reparameterised(terms.guide_sites, objective)
     return objective.bound(terms.log_w)
 
@@ -58,7 +58,7 @@ def doubly_reparameterised(objective: Objective, model: Program, guide: Program,
     ratio = torch.nan_to_num((first - terms.kl_weight * second) / first)
     one_by_one = len(rescorer.values) == len(ratio)
     factors.extend(ratio.unbind(0) if one_by_one else [ratio])
-    return _valued(objective.bound(log_w.detach()), (first * log_w).sum(0))
+    return valued(objective.bound(log_w.detach()), (first * log_w).sum(0))
 
 
 def score_function(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
@@ -92,14 +92,6 @@ def check_reparameterised(guide_sites: dict[str, Site], objective: Objective) ->
             )
 
 
-def _identity(value: Tensor, run: int) -> Tensor:
-    return value
-
-
-def _detached(value: Tensor, run: int) -> Tensor:
-    return value.detach()
-
-
 def _with_factor(factors: list[Tensor]) -> Callable[[Tensor, int], Tensor]:
     """Return a map z -> z whose gradient is multiplied by factors that are known only after the forward pass."""
 
@@ -125,11 +117,11 @@ def _by_score(
     args: Arguments,
     baseline: Callable[[Objective, Tensor], Tensor],
 ) -> Tensor:
-    terms = objective.weight_terms(model, guide, args, Rescorer(_detached, freeze=False))
+    terms = objective.weight_terms(model, guide, args, Rescorer(detached, freeze=False))
     log_w = terms.log_w
     value = objective.bound(log_w)
     signal = value.detach() - baseline(objective, log_w.detach())
-    return _valued(value.detach(), (signal * terms.log_q).sum(0) + value)
+    return valued(value.detach(), (signal * terms.log_q).sum(0) + value)
 
 
 def _bound_without_each(objective: Objective, log_w: Tensor) -> Tensor:
@@ -149,6 +141,6 @@ def _bound_with_each_replaced(objective: Objective, log_w: Tensor) -> Tensor:
     return objective.bound(replaced.flatten(1)).reshape(log_w.shape)
 
 
-def _valued(value: Tensor, surrogate: Tensor) -> Tensor:
+def valued(value: Tensor, surrogate: Tensor) -> Tensor:
     """Return a tensor with the one's value and the other's gradient."""
     return value + (surrogate - surrogate.detach())

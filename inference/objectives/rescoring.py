@@ -22,10 +22,11 @@ class Rescorer:
         alter: applied to each latent value, with the number of the run, before it is scored.
         freeze: hold the guide's parameters still while q(z | x) is scored, so that its gradient flows through z
             alone.
+        freeze_model: hold the model's parameters still likewise.
     """
 
-    def __init__(self, alter: Callable[[Tensor, int], Tensor], freeze: bool) -> None:
-        self.alter, self.freeze = alter, freeze
+    def __init__(self, alter: Callable[[Tensor, int], Tensor], freeze: bool, freeze_model: bool = False) -> None:
+        self.alter, self.freeze, self.freeze_model = alter, freeze, freeze_model
         self.values: list[dict[str, Tensor]] = []
         """The altered values of each run, by site."""
 
@@ -42,7 +43,12 @@ class Rescorer:
         self.values.append(values)
         with _frozen(guide, capture.trace, self.freeze):
             guide_trace = scored(poutine.trace(poutine.replay(guide, trace=altered)).get_trace(*args))
-        return scored(poutine.trace(poutine.replay(model, trace=altered)).get_trace(*args)), guide_trace
+        with poutine.trace(param_only=True) as model_params:
+            model_trace = scored(poutine.trace(poutine.replay(model, trace=altered)).get_trace(*args))
+        if self.freeze_model:
+            with _frozen(model, model_params.trace, True):
+                model_trace = scored(poutine.trace(poutine.replay(model, trace=altered)).get_trace(*args))
+        return model_trace, guide_trace
 
 
 @contextmanager
@@ -58,3 +64,13 @@ def _frozen(guide: Program, params: Trace, freeze: bool) -> Iterator[None]:
     finally:
         for param in held:
             param.requires_grad_(True)
+
+
+def unaltered(value: Tensor, run: int) -> Tensor:
+    """Score the draw as it is."""
+    return value
+
+
+def detached(value: Tensor, run: int) -> Tensor:
+    """Score the draw as a constant."""
+    return value.detach()

@@ -1,0 +1,72 @@
+"""Free bits: a KL term that is not pushed below a floor."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_vae.inference.objectives.base import Arguments, Objective
+from pyro_vae.inference.objectives.elementwise import kl_by_dimension
+from pyro_vae.inference.objectives.gradients import check_reparameterised
+from pyro_vae.inference.programs import Program
+from pyro_vae.inference.weights import WeightTerms
+
+
+class FreeBits(Objective):
+    """ELBO whose KL term has a floor, E_q[log p(x|z)] - sum_j max(floor, KL_j), KL_j the mean over the minibatch.
+
+    Against posterior collapse: a group below its floor is not pressed further to the prior. As KL_j is replaced by
+    something no smaller, it stays a lower bound on log p(x). Since the floor applies to minibatch means, the value
+    of one datum has meaning only as part of the mean.
+
+    Args:
+        floor: nats of each group that are free.
+        per: "dimension", each latent dimension a group, which wants a guide and a prior that factorise; or
+            "site", each latent site.
+        num_particles: K.
+
+    Raises:
+        ValueError: for a negative floor, another ``per``, or where guide or prior do not factorise.
+
+    Source: Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling (2016), appendix C.8, equation 15.
+    """
+
+    gradients: ClassVar = ("pathwise",)
+
+    def __init__(self, floor: float = 0.1, per: str = "dimension", num_particles: int = 1) -> None:
+        super().__init__(num_particles)
+        if not floor >= 0:
+            raise ValueError(f"Expected floor >= 0; got {floor!r}.")
+        if per not in ("dimension", "site"):
+            raise ValueError(f'Expected per to be "dimension" or "site"; got {per!r}.')
+        self.floor, self.per = floor, per
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """Return the ELBO without a floor, the mean of log w."""
+        return log_w.mean(0)
+
+    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+        """Return the bound of each datum, with its share of the floored KL, shape (B,)."""
+        terms = self.weight_terms(model, guide, args)
+        check_reparameterised(terms.guide_sites, self)
+        return self._floored(terms)
+
+    def value(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+        """Return the bound of each datum, without gradient."""
+        return self._floored(self.weight_terms(model, guide, args))
+
+    def _floored(self, terms: WeightTerms) -> Tensor:
+        likelihood = torch.stack(list(terms.likelihood.values())).sum(0).mean(0)
+        groups = torch.cat([self._groups(name, terms) for name in terms.prior])
+        return likelihood - terms.kl_weight * groups.clamp(min=self.floor).sum()
+
+    def _groups(self, name: str, terms: WeightTerms) -> Tensor:
+        """Return the KL of each group of a site, the mean over particles and data, shape (number of groups,)."""
+        site, prior = terms.guide_sites[name], terms.model_sites[name]
+        if self.per == "dimension":
+            kl = kl_by_dimension(site, prior)
+            return kl.reshape(-1, kl.shape[-1]).mean(0)
+        weight = terms.kl_weight or 1.0
+        return ((terms.guide[name] - terms.prior[name]) / weight).mean()[None]

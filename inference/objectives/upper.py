@@ -1,0 +1,58 @@
+"""An upper bound on log p(x), to train the guide alone."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from pyro_vae.inference.objectives.base import Arguments, Objective
+from pyro_vae.inference.objectives.bounds import log_mean_exp
+from pyro_vae.inference.objectives.gradients import check_reparameterised, valued
+from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
+from pyro_vae.inference.programs import Program
+
+
+class CUBO(Objective):
+    """Chi upper bound, CUBO_n = (1/n) log E_q[w^n] >= log p(x) for n >= 1: its loss is the bound itself, minimised.
+
+    Only the guide is trained: to lessen an upper bound by the model's parameters would lessen the evidence. The
+    K-particle estimate is biased downwards, so that it bounds log p(x) only in the limit of large K.
+
+    Args:
+        num_particles: K.
+        order: n, at least 1; 2 gives the chi-square divergence.
+
+    Raises:
+        ValueError: if ``order`` < 1.
+
+    Source: Dieng, Tran, Ranganath, Paisley and Blei (2017), Variational Inference via chi Upper Bound
+    Minimization, equations 3 and 5.
+    """
+
+    gradients: ClassVar = ("pathwise",)
+
+    def __init__(self, num_particles: int = 50, order: float = 2.0) -> None:
+        super().__init__(num_particles)
+        if not order >= 1:
+            raise ValueError(f"Expected order >= 1; got {order!r}.")
+        self.order = order
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """Return the log of the power mean of order n."""
+        return log_mean_exp(self.order * log_w) / self.order
+
+    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+        """Return the bound of each datum, shape (B,), with a gradient for the guide alone."""
+        terms = self.weight_terms(model, guide, args, Rescorer(unaltered, freeze=False, freeze_model=True))
+        check_reparameterised(terms.guide_sites, self)
+        bound = self.bound(terms.log_w)
+        return valued(bound.detach(), bound)
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
+        """Return the upper bound averaged over data: this one is minimised."""
+        return self.surrogate(model, guide, args).mean()
+
+    def loss(self, model: Program, guide: Program, *args: Any) -> float:
+        """Return the upper bound averaged over data, without gradient."""
+        return -super().loss(model, guide, *args)

@@ -1,0 +1,75 @@
+"""Reweighted wake-sleep, per datum: the model follows log p(x), the guide the inclusive divergence."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.inference.objectives.base import Arguments, Objective
+from pyro_vae.inference.objectives.bounds import log_mean_exp
+from pyro_vae.inference.objectives.gradients import detached, valued
+from pyro_vae.inference.objectives.rescoring import Rescorer
+from pyro_vae.inference.programs import Program
+from pyro_vae.inference.structure import sample_sites
+from pyro_vae.inference.vectorize import scored
+
+
+class RWS(Objective):
+    """Reweighted wake-sleep; the value is the importance-weighted bound L_K, for any guide, discrete ones too.
+
+    wake-theta: the model ascends sum_k w_k d log p(x, z_k), with w normalised over the particles of each datum.
+    wake-phi: the guide ascends sum_k w_k d log q(z_k | x), which lessens KL(p(z|x) || q(z|x)) at the data.
+    sleep-phi: the guide ascends d log q(z | x) at (z, x) drawn from the model.
+
+    Args:
+        num_particles: K.
+        phi: "wake", "sleep", or "both", their mean.
+
+    Raises:
+        ValueError: for another ``phi``, or in sleep if the model has not one observed site and one argument.
+
+    Source: Bornschein and Bengio (2015), Reweighted Wake-Sleep, section 2.3; Le et al. (2019), section 3.
+    """
+
+    gradients: ClassVar = ("wake-sleep",)
+
+    def __init__(self, num_particles: int = 10, phi: str = "wake") -> None:
+        super().__init__(num_particles, "wake-sleep")
+        if phi not in ("wake", "sleep", "both"):
+            raise ValueError(f'Expected phi to be "wake", "sleep" or "both"; got {phi!r}.')
+        self.phi = phi
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """Return log-mean-exp of log w over particles."""
+        return log_mean_exp(log_w)
+
+    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+        """Return a tensor of shape (B,) with the value of L_K and the wake and sleep gradients."""
+        terms = self.weight_terms(model, guide, args, Rescorer(detached, freeze=False))
+        weights = terms.log_w.detach().softmax(0)
+        log_p = torch.stack([*terms.likelihood.values(), *terms.prior.values()]).sum(0)
+        total = (weights * log_p).sum(0)
+        wake = (weights * terms.log_q).sum(0) if self.phi != "sleep" else 0.0
+        sleep = self._sleep(model, guide, args) if self.phi != "wake" else 0.0
+        total = total + (wake + sleep) / (2 if self.phi == "both" else 1)
+        return valued(self.bound(terms.log_w.detach()), total)
+
+    def _sleep(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+        """Return log q(z | x) at as many draws of (z, x) from the model as there are data, shape (B,)."""
+        with torch.no_grad():
+            dream = poutine.trace(poutine.uncondition(model)).get_trace(*args)
+        seen = [name for name, site in sample_sites(dream).items() if _was_observed(site)]
+        if len(seen) != 1 or len(args) != 1:
+            raise ValueError(f"Expected one observed site and one argument to dream of x; got {seen} and {len(args)}.")
+        x = dream.nodes[seen[0]]["value"].to(args[0])
+        trace = scored(poutine.trace(poutine.replay(guide, trace=dream)).get_trace(x))
+        return torch.stack(
+            [site["unscaled_log_prob"].reshape(len(x), -1).sum(-1) for site in sample_sites(trace).values()]
+        ).sum(0)
+
+
+def _was_observed(site: dict[str, Any]) -> bool:
+    return bool(site["infer"].get("was_observed"))
