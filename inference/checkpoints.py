@@ -69,8 +69,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Sta
     except FileNotFoundError as error:
         raise ValueError(f"No checkpoint at {path}. {advice}") from error
     except Exception as error:  # a file of any other kind can fail anywhere in the unpickler
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"Cannot read the checkpoint {path}: {reason[:200]} {advice}") from error
+        raise ValueError(f"Cannot read the checkpoint {path}: it is truncated, or no checkpoint. {advice}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path} is no checkpoint of this version of pyro-vae. {advice}")
     return state

@@ -145,7 +145,7 @@ def evidence(
         chunk_size: largest number of (particle, datum) pairs in memory at once.
         seed: seed of the draws; the global generator is left as it was.
         device: "auto" (a GPU where there is one), or a torch device.
-        progress: show a progress bar.
+        progress: show a progress bar, where there is a terminal to show it.
 
     Returns:
         the estimates with standard errors, ESS, k-hat and the bound's curve over K.
@@ -170,7 +170,9 @@ def evidence(
         plan = plan_particles(model, guide, first) if num_particles > 1 else None
         check_proposal(model, guide, first)
         total = num_data * num_particles
-        with tqdm(total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=not progress) as bar:
+        with tqdm(
+            total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=None if progress else True
+        ) as bar:
             for batch in zip(*(arg.split(chunk_data) for arg in args), strict=True):
                 stream = WeightStream(len(batch[0]), num_particles, device)
                 for start in range(0, num_particles, chunk_particles):

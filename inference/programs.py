@@ -97,8 +97,8 @@ def place(
         for module in modules_of_both(model, guide):
             module.to(chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f'Cannot use device {device!r}: {reason} Use device="auto" or "cpu".') from error
+        reason = str(error).splitlines()[0].split(": cpu,")[0].split("device type at start")[0].rstrip(" :")
+        raise ValueError(f'Cannot use device {device!r}: {reason}. Use device="auto" or "cpu".') from error
     return moved, chosen
 
 

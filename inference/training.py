@@ -88,7 +88,7 @@ def fit(
         compile: "auto" or False: run eagerly. Compiled programs are not available in this version.
         checkpoint: file written before the first epoch and after each; an interruption keeps it.
         resume: go on from the checkpoint exactly where it stopped.
-        progress: show a progress bar.
+        progress: show a progress bar, where there is a terminal to show it.
 
     Returns:
         the history, best epoch and checkpoint's path.
@@ -128,7 +128,9 @@ def fit(
             run.load(read_checkpoint(path))
         elif path is not None:
             save_checkpoint(path, run.state())
-        with tqdm(total=epochs * run.steps, initial=run.epoch * run.steps, unit="step", disable=not progress) as bar:
+        with tqdm(
+            total=epochs * run.steps, initial=run.epoch * run.steps, unit="step", disable=None if progress else True
+        ) as bar:
             try:
                 while run.epoch < epochs and not run.out_of_patience():
                     run.train_epoch(_minibatches(train_args, batch_size, transform), schedule_kl, bar)

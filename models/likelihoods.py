@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae._checks import check_positive_int, check_support
+from pyro_vae._checks import check_positive_int
 from pyro_vae._parts import Shape, as_shape
 
 
 class Likelihood(nn.Module):
-    """Base class of the likelihoods shipped here; any module with the same three members will do.
+    """Base class of the likelihoods shipped here; any module with the same members will do.
 
     Args:
         event_shape: shape of one datum.
@@ -43,10 +43,6 @@ class Likelihood(nn.Module):
     @abstractmethod
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h of shape (..., num_features): batch shape (...), event shape as given."""
-
-    def check(self, x: Tensor, name: str = "x") -> None:
-        """Refuse data outside the support with a ``ValueError`` that names the first such entry."""
-        check_support(x, self.support, type(self).__name__, name, self.hint)
 
     def _to_event(self, h: Tensor) -> Tensor:
         return h.unflatten(-1, self.event_shape)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae._checks import check_event, check_positive_int, check_tensor
+from pyro_vae._checks import check_event, check_positive_int, check_support, check_tensor
 from pyro_vae._distributions import as_part, as_pyro
 from pyro_vae._parts import Network, build_network, expose_parameters
 from pyro_vae.models.likelihoods import Likelihood
@@ -22,7 +22,8 @@ class VAE(nn.Module):
 
     Args:
         prior: module whose ``forward()`` returns p(z), event shape (D,), or a distribution object.
-        likelihood: module whose ``forward(h)`` returns p(x|z), with ``num_features`` and ``support``.
+        likelihood: module whose ``forward(h)`` returns p(x|z), with ``num_features``, the width of h, and
+            ``support``, a constraint on the data (that of p(x|z) itself where there is none).
         decoder: network factory called with ((D,), likelihood.num_features), or a ready module.
 
     Raises:
@@ -36,16 +37,18 @@ class VAE(nn.Module):
         decoder: Network | None = None,
     ) -> None:
         super().__init__()
-        prior = as_part(prior)
-        p_z = prior()
+        self.prior = as_part(prior)
+        p_z = self.prior()
         if not isinstance(p_z, Distribution) or p_z.batch_shape:
             raise ValueError(
                 "Expected prior() to return a distribution with batch shape () and event shape (D,); got "
                 f"{p_z}. Declare independent dimensions as an event: dist.Normal(loc, scale).to_event(1)."
             )
         self.latent_shape = p_z.event_shape
-        self.prior = prior
         self.likelihood = likelihood
+        with torch.no_grad():
+            p_x = as_pyro(likelihood(torch.zeros(likelihood.num_features)))
+        self.event_shape, self._support = p_x.event_shape, getattr(likelihood, "support", p_x.support)
         self.decoder = build_network(decoder or mlp(), p_z.event_shape, likelihood.num_features)
 
     def forward(self, x: Tensor | None = None, num_data: int = 1) -> Tensor:
@@ -92,8 +95,9 @@ class VAE(nn.Module):
             ValueError: for a wrong shape or dtype, NaN, infinities, or values outside the likelihood's support.
         """
         check_tensor(x, name)
-        check_event(x, self.likelihood.event_shape, name)
-        self.likelihood.check(x, name)
+        check_event(x, self.event_shape, name)
+        hint = getattr(self.likelihood, "hint", "")
+        check_support(x, self._support, type(self.likelihood).__name__, name, hint)
 
 
 def _check_latent(z: Tensor, shape: torch.Size) -> None:

@@ -89,6 +89,8 @@ def check_support(x: Tensor, support: constraints.Constraint, owner: str, name: 
     Raises:
         ValueError: naming the first value outside the support and its index.
     """
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint  # entry by entry, so that the message can name one
     inside = support.check(x)
     if not inside.all():
         index = _first(~inside)

@@ -50,7 +50,7 @@ class FixedDistribution(nn.Module):
         return self
 
 
-def as_part(part: Any) -> Any:
+def as_part(part: Distribution | Callable[..., Distribution]) -> Callable[..., Distribution]:
     """Return a part as given, a bare distribution as a module."""
     return FixedDistribution(part) if isinstance(part, Distribution) else part
 
@@ -75,11 +75,11 @@ def _rebuilt(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
     new = copy.copy(value)
     new.__dict__.update({name: _rebuilt(v, fn) for name, v in vars(value).items()})
     if isinstance(new, Distribution):
-        new.__class__ = _pyro_class(type(new))
+        new.__class__ = _pyro_class(type(new))  # type: ignore[arg-type]
     return new
 
 
 @lru_cache
-def _pyro_class(cls: type) -> type:
+def _pyro_class(cls: Any) -> Any:
     """Add Pyro's mixin to a distribution class, the way Pyro makes its own."""
     return cls if issubclass(cls, TorchDistributionMixin) else type(cls.__name__, (cls, TorchDistributionMixin), {})

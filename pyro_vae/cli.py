@@ -14,15 +14,17 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from pyro_vae import runs
+from pyro_vae._arrays import PARTS
 from pyro_vae._checks import check_positive_int
 from pyro_vae._files import atomic_path
 from pyro_vae.catalogue import build_part, describe_part, list_parts
 from pyro_vae.data import Splits
 from pyro_vae.inference import AmortizedGuide, evidence, fit
+from pyro_vae.inference.checkpoints import read_checkpoint
 from pyro_vae.inference.programs import place
 from pyro_vae.inference.training import check_settings
 from pyro_vae.models import VAE
-from pyro_vae.options import build_parsers, resolve_parts
+from pyro_vae.options import build_parsers, nearest_option, resolve_parts
 from pyro_vae.runs import Config, Run
 
 
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         argv, classes = resolve_parts(argv or ["--help"])
         parser, commands = build_parsers(classes)
-        config = parser.parse_args(argv)
+        config = _parse(parser, commands, argv)
         _COMMANDS[config.subcommand](commands[config.subcommand], config[config.subcommand])
     except (ValueError, FloatingPointError, ArgumentError) as error:
         print(f"pyro-vae: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -52,6 +54,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _parse(parser: ArgumentParser, commands: dict[str, ArgumentParser], argv: list[str]) -> Namespace:
+    try:
+        return parser.parse_args(argv)
+    except ArgumentError as error:
+        near = nearest_option(str(error), commands.get(argv[0], parser))
+        raise ValueError(f"{error}{near}") from error
+
+
 def _train(parser: ArgumentParser, options: Namespace) -> None:
     config = _as_config(options)
     splits = runs.load_splits(config)
@@ -63,9 +73,12 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
 
     run = Run(options.resume or options.out or runs.next_path(config["data"]))
     if options.resume:
+        run.check_fingerprint(splits)
+        _check_epochs(run, options.epochs)
         run.write_config(config)
     else:
         run.create(config, options.overwrite)
+        run.write_fingerprint(splits)
     print(f"{splits.protocol}\nrun directory: {run.path}")
     try:
         result = fit(
@@ -96,6 +109,13 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
         raise KeyboardInterrupt(f"Interrupted; the model is kept. Go on with: pyro-vae evaluate {run.path}") from None
 
 
+def _check_epochs(run: Run, epochs: int) -> None:
+    """Refuse to resume towards fewer epochs than there are, which would make the config untrue."""
+    done = read_checkpoint(run.checkpoint)["epoch"]
+    if epochs < done:
+        raise ValueError(f"{run.path} holds {done} epochs already. Give --epochs {done} or more, or train anew.")
+
+
 def _check_before_writing(options: Namespace, model: VAE, guide: AmortizedGuide, splits: Splits) -> None:
     """Refuse settings and data that cannot work while there is still nothing to clean up."""
     check_positive_int(options.num_particles, "num_particles")
@@ -114,8 +134,12 @@ def _check_before_writing(options: Namespace, model: VAE, guide: AmortizedGuide,
 def _evaluate_run(parser: ArgumentParser, options: Namespace) -> None:
     run = Run(options.run)
     config, splits, model, guide, history = run.load(options.data_root)
+    if options.split not in PARTS:
+        raise ValueError(f"Expected --split to be one of {', '.join(PARTS)}; got {options.split!r}.")
+    check_positive_int(options.num_particles, "num_particles")
+    folder = run.evaluation(options.split, options.num_particles, options.seed)
     settings = {name: options[name] for name in ("num_particles", "split", "chunk_size", "seed", "device")}
-    _evaluate(run, config, splits, model, guide, history, **settings)
+    _evaluate(folder, config, splits, model, guide, history, **settings)
 
 
 def _evaluate(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyro.infer
 import yaml
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae import __version__
+from pyro_vae._checks import did_you_mean
 from pyro_vae.catalogue import ROOMS, class_path, find_part
 from pyro_vae.runs import ACTIVATIONS, Run
 
@@ -44,7 +46,17 @@ def resolve_parts(argv: list[str]) -> tuple[list[str], dict[str, type]]:
         run = Run(argv[argv.index("--resume") + 1])
         run.config()
         argv[1:1] = ["--config", str(run.config_file)]
-    return argv, classes
+    return _without_replaced_parts(argv), classes
+
+
+def _without_replaced_parts(argv: list[str]) -> list[str]:
+    """Take a part that the command line names anew out of the config, lest its old arguments be merged into it."""
+    if "--config" not in argv[:-1]:
+        return argv
+    place = argv.index("--config") + 1
+    config = yaml.safe_load(Path(argv[place]).read_text())
+    kept = {name: value for name, value in config.items() if f"--{name}" not in argv or name not in ROOMS}
+    return [*argv[:place], yaml.safe_dump(kept), *argv[place + 1 :]]
 
 
 def _parts_of_config(path: Path) -> dict[str, type]:
@@ -93,9 +105,9 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
     data.add_argument("--data-root", type=str | None, default=None, help="folder of downloaded data sets")
     data.add_argument(
         "--binarize",
-        type=Literal["static", "dynamic", "threshold"] | None,
+        type=str | None,
         default=None,
-        help="how grey levels become binary: drawn once, drawn anew at each use, or cut at 1/2",
+        help="how grey levels become binary: static (drawn once), dynamic (anew at each use), threshold (at 1/2)",
     )
     data.add_argument("--data-seed", type=int, default=0, help="seed of splits and binarisation")
 
@@ -107,7 +119,7 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
     parts.add_argument("--latent-dim", type=int, default=10, help="latent dimension D")
     parts.add_argument("--hidden", type=int, nargs="*", default=[200, 200], help="widths of both networks' layers")
     parts.add_argument(
-        "--activation", type=Literal[tuple(ACTIVATIONS)], default="tanh", help="nonlinearity of both networks"
+        "--activation", type=str, default="tanh", help=f"nonlinearity of both networks: {', '.join(ACTIVATIONS)}"
     )
 
     training = parser.add_argument_group("training")
@@ -160,7 +172,7 @@ def _evaluate_parser() -> ArgumentParser:
     )
     parser.add_argument("run", type=str, help="run directory")
     parser.add_argument("--num-particles", type=int, default=5000, help="importance samples per datum K")
-    parser.add_argument("--split", type=Literal["test", "valid", "train"], default="test", help="which data to score")
+    parser.add_argument("--split", type=str, default="test", help="which data to score: test, valid or train")
     parser.add_argument("--chunk-size", type=int, default=10_000, help="(datum, particle) pairs in memory at once")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
@@ -183,3 +195,10 @@ def _parts_parser() -> ArgumentParser:
     parser = _parser("List what can be plugged in, or show one part's formula and arguments.")
     parser.add_argument("name", type=str, nargs="?", help="a part, such as IWAE")
     return parser
+
+
+def nearest_option(message: str, parser: ArgumentParser) -> str:
+    """Return " Did you mean --OPTION?" for the first unknown option in an error message, or ""."""
+    unknown = re.search(r"(?<=unrecognized arguments: )--[\w.-]+", message)
+    known = [option for action in parser._actions for option in action.option_strings]
+    return did_you_mean(unknown.group(), known) if unknown else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from importlib.metadata import version
@@ -84,9 +85,30 @@ class Run:
         """
         config = self.config()
         splits = load_splits(config | ({"data_root": data_root} if data_root else {}))
+        self.check_fingerprint(splits)
         model, guide = build(config, splits)
         state = load_checkpoint(self.checkpoint, model, guide)
         return config, splits, model, guide, state["history"]
+
+    def write_fingerprint(self, splits: Splits) -> None:
+        """Write down which data the run is of, so that a later evaluation is of the same."""
+        write_text(self.data, json.dumps({"sha256": fingerprint(splits), "protocol": splits.protocol}) + "\n")
+
+    def check_fingerprint(self, splits: Splits) -> None:
+        """Refuse data that have changed: another split of them would mix training data into the test data.
+
+        Raises:
+            ValueError: if the data are not those that the run was trained on.
+        """
+        if self.data.exists() and json.loads(self.data.read_text())["sha256"] != fingerprint(splits):
+            raise ValueError(
+                f"The data of {self.path} have changed since it was trained: {splits.protocol}. Put the old data "
+                "back, or train anew."
+            )
+
+    def evaluation(self, split: str, num_particles: int, seed: int) -> Run:
+        """Return the folder of a later evaluation, beside the run's own result and never over it."""
+        return Run(make_folder(self.path / f"{split}-K{num_particles}-seed{seed}"))
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:
         """Write the history, one row an epoch."""
@@ -111,12 +133,19 @@ class Run:
 
 _FILES = {
     "config_file": "config.yaml",
+    "data": "data.json",
     "checkpoint": "checkpoint.pt",
     "metrics": "metrics.csv",
     "evidence": "evidence.npz",
     "result": "result.json",
     "report": "report.html",
 }
+
+
+def fingerprint(splits: Splits) -> str:
+    """Return a hash of the splits' values."""
+    parts = (splits.train, splits.valid, splits.test)
+    return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()
 
 
 def next_path(data: str, root: Path = Path("runs")) -> Path:
@@ -133,9 +162,11 @@ def write_text(path: Path, text: str) -> None:
 
 def load_splits(config: Config) -> Splits:
     """Load the data set that a config names."""
-    return load_data(
-        config["data"], root=config.get("data_root"), binarize=config.get("binarize"), seed=config["data_seed"]
-    )
+    data, root = config["data"], config.get("data_root")
+    moved = Path(root or ".") / Path(data).name
+    if root and not Path(data).exists() and moved.is_file():
+        data = str(moved)
+    return load_data(data, root=config.get("data_root"), binarize=config.get("binarize"), seed=config["data_seed"])
 
 
 def choose_likelihood(splits: Splits) -> Config:
@@ -153,6 +184,11 @@ def choose_likelihood(splits: Splits) -> Config:
         return spec("Binomial", total_count=splits.max_count)
     if splits.transform is not None or ((splits.train == 0) | (splits.train == 1)).all():
         return spec("Bernoulli")
+    if (splits.train >= 0).all() and (splits.train == splits.train.round()).all():
+        raise ValueError(
+            f"{splits.name} holds counts. Choose their likelihood: --likelihood Binomial --likelihood.total_count "
+            f"{int(splits.train.max())}, one of your own, or --likelihood Normal to take them as real numbers."
+        )
     if splits.image_shape is not None:
         raise ValueError(
             f"{splits.name} has grey levels. Choose how to binarise them, --binarize dynamic (or static, threshold), "
@@ -184,6 +220,8 @@ def build(config: Config, splits: Splits) -> tuple[VAE, AmortizedGuide]:
 
 def network(config: Config) -> Factory:
     """Return the network factory that a config names."""
+    if config["activation"] not in ACTIVATIONS:
+        raise ValueError(f"Expected activation to be one of {', '.join(ACTIVATIONS)}; got {config['activation']!r}.")
     return mlp(tuple(config["hidden"]), ACTIVATIONS[config["activation"]])
 
 

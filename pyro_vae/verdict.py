@@ -53,7 +53,10 @@ def _last_gain(evidence: Evidence) -> tuple[float, int]:
 
 def evidence_section(evidence: Evidence) -> str:
     """Return the section on log p(x): its numbers, its histogram, its curve over K, and its k-hat."""
-    return _page.section("log p(x)", _numbers(evidence) + _histogram(evidence) + _bound(evidence) + _khat(evidence))
+    parts = [_numbers(evidence), _histogram(evidence)]
+    if evidence.num_particles > 1:
+        parts += [_bound(evidence), _khat(evidence)]
+    return _page.section("log p(x)", "".join(parts))
 
 
 def _numbers(evidence: Evidence) -> str:

@@ -56,7 +56,7 @@ def test_train_writes_a_run_and_ends_with_the_result(folder, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert RESULT.fullmatch(last).groups()[:2] == ("30", "10")
     run = folder / "runs" / "bits-001"
-    files = {"config.yaml", "checkpoint.pt", "metrics.csv", "evidence.npz", "result.json", "report.html"}
+    files = {"config.yaml", "data.json", "checkpoint.pt", "metrics.csv", "evidence.npz", "result.json", "report.html"}
     assert {p.name for p in run.iterdir()} == files
     result = json.loads((run / "result.json").read_text())
     ev = Evidence.load(run / "evidence.npz")
@@ -133,7 +133,7 @@ def test_evaluate_scores_the_model_that_train_scored(folder, patience):
     assert _train("--out", "run", "--epochs", "30", "--optimizer.lr", "0.3", *patience) == 0
     trained = Evidence.load("run/evidence.npz")
     assert main(["evaluate", "run", "--num-particles", "30"]) == 0
-    assert torch.equal(Evidence.load("run/evidence.npz").log_px, trained.log_px)
+    assert torch.equal(Evidence.load("run/test-K30-seed0/evidence.npz").log_px, trained.log_px)
 
 
 def test_evaluate_scores_again(folder, capsys):
@@ -141,9 +141,33 @@ def test_evaluate_scores_again(folder, capsys):
     capsys.readouterr()
     assert main(["evaluate", "run", "--num-particles", "40", "--split", "valid", "--seed", "3"]) == 0
     assert re.search(r"^valid log p\(x\) = .*\(K=40, N=10,", capsys.readouterr().out, re.MULTILINE)
-    result = json.loads((folder / "run" / "result.json").read_text())
+    before = json.loads((folder / "run" / "result.json").read_text())
+    assert before["scored"] == "test split, N = 10"  # a later evaluation is never written over the run's own result
+    result = json.loads((folder / "run" / "valid-K40-seed3" / "result.json").read_text())
     assert result["scored"] == "valid split, N = 10"
     assert result["estimator"] == "importance weighting, K = 40, seed 3"
+
+
+def test_data_that_have_changed_are_refused(folder, capsys):
+    assert _train("--out", "run") == 0
+    bits = np.load("bits.npy")
+    np.save("bits.npy", bits[:-1])
+    capsys.readouterr()
+    for command in (["evaluate", "run"], ["train", "--resume", "run", "--epochs", "3"]):
+        assert main(command) == 2
+        assert "The data of run have changed since it was trained" in capsys.readouterr().err
+    (folder / "elsewhere").mkdir()
+    np.save("elsewhere/bits.npy", bits)
+    (folder / "bits.npy").unlink()
+    assert main(["evaluate", "run", "--num-particles", "30", "--data-root", "elsewhere"]) == 0
+
+
+def test_resuming_towards_fewer_epochs_is_refused(folder, capsys):
+    assert _train("--out", "run", "--epochs", "3") == 0
+    before = (folder / "run" / "config.yaml").read_text()
+    assert main(["train", "--resume", "run", "--epochs", "2"]) == 2
+    assert "run holds 3 epochs already. Give --epochs 3 or more" in capsys.readouterr().err
+    assert (folder / "run" / "config.yaml").read_text() == before
 
 
 @pytest.mark.parametrize("mean", [[], ["--mean"]])
@@ -166,6 +190,9 @@ def test_parts_of_ones_own_are_found_in_the_working_directory(folder, capsys):
     assert main(["evaluate", "run", "--num-particles", "25"]) == 0
     assert main(["train", "--resume", "run", "--epochs", "3"]) == 0
     assert json.loads((folder / "run" / "result.json").read_text())["prior"] == "Wide(scale=3.5)"
+    replaced = ["--prior", "StandardNormal", "--objective", "IWAE", "--objective.num_particles", "2"]
+    assert main(["train", "--config", "run/config.yaml", "--out", "other", *replaced]) == 0
+    assert runs.Run("other").config()["prior"]["class_path"] == "pyro_vae.models.priors.StandardNormal"
 
 
 def test_parts_are_listed_and_described(capsys):
@@ -175,7 +202,7 @@ def test_parts_are_listed_and_described(capsys):
         assert re.search(rf"^  {name} +\S", out, re.MULTILINE), name
     assert main(["parts", "IWAE"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("IWAE(num_particles=50): --objective IWAE")
+    assert out.startswith("IWAE(num_particles=50, gradient='pathwise'): --objective IWAE")
     assert "Source: Burda" in out
 
 
@@ -200,7 +227,10 @@ MISTAKES = {
     "no such module": (["--guide", "nowhere.Guide"], "Cannot import guide 'nowhere.Guide'"),
     "no class": (["--prior", "math.pi"], "Expected prior 'math.pi' to be a class; got float"),
     "unknown argument": (["--objective", "IWAE", "--objective.k", "3"], "'k' is not accepted"),
-    "unknown option": (["--epoch", "3"], "--epoch"),
+    "unknown option": (["--epocs", "3"], "unrecognized arguments: --epocs 3 Did you mean --epochs?"),
+    "unknown binarisation": (["--binarize", "statc"], "Did you mean static?"),
+    "unknown activation": (["--activation", "tan"], "Expected activation to be one of tanh, relu"),
+    "counts": (["--data", "counts.npy"], "counts.npy holds counts. Choose their likelihood"),
     "wrong type": (["--epochs", "many"], "epochs"),
     "bad data": (["--data", "digit"], "digits"),
     "no file": (["--data", "absent.npy"], "absent.npy"),
@@ -223,6 +253,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_get_one_line_and_leave_nothing_behind(name, folder, capsys):
     np.save("real.npy", np.random.default_rng(0).normal(size=(100, 3)))
+    np.save("counts.npy", np.random.default_rng(0).poisson(3.0, size=(100, 3)))
     np.save("nan.npy", np.full((100, 3), np.nan))
     before = {p.name for p in folder.rglob("*")}
     options, message = MISTAKES[name]

@@ -3,7 +3,7 @@
 One network (784-200-200-50, tanh), one number of epochs, Adam 1e-3, batch 100, one seed; the whole test split is
 scored with K = 1,000 by the same estimator. Prints a Markdown table and writes it beside the script's --out.
 
-    python examples/benchmarks/objectives.py --data-root DIR --epochs 5 --out objectives.md
+    python examples/benchmarks/objectives.py --data_root DIR --epochs 5 --out objectives.md
 """
 
 import platform
@@ -49,14 +49,15 @@ def score(name: str, splits: pv.Splits, epochs: int, num_particles: int, seed: i
 
 
 def main(
-    data_root: str = ".",
+    data: str = "binarized_mnist",
+    data_root: str | None = None,
     epochs: int = 5,
     num_particles: int = 1000,
     rows: tuple[str, ...] = tuple(ROWS),
     seed: int = 0,
     out: str = "objectives.md",
 ) -> None:
-    splits = pv.load_data("binarized_mnist", root=data_root)
+    splits = pv.load_data(data, root=data_root)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     lines = [
         f"{splits.protocol}; {epochs} epochs, batch 100, Adam 1e-3, seed {seed}; test log p(x) at K={num_particles}.",

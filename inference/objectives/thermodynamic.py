@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.objectives.base import Arguments, Objective
-from pyro_vae.inference.objectives.gradients import detached, valued
-from pyro_vae.inference.objectives.rescoring import Rescorer
+from pyro_vae.inference.objectives.gradients import valued
+from pyro_vae.inference.objectives.rescoring import Rescorer, detached
 from pyro_vae.inference.programs import Program
 
 

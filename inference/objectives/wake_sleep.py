@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
-from pyro_vae.inference.objectives.gradients import detached, valued
-from pyro_vae.inference.objectives.rescoring import Rescorer
+from pyro_vae.inference.objectives.gradients import valued
+from pyro_vae.inference.objectives.rescoring import Rescorer, detached
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.structure import sample_sites
 from pyro_vae.inference.vectorize import scored

@@ -163,10 +163,11 @@ def test_support_is_checked_with_the_first_offender(name):
     value, message = OUTSIDE[name]
     part = LIKELIHOODS[name]()
     x = torch.zeros(2, *part.event_shape)
-    part.check(x)
+    model = VAE(priors.StandardNormal(2), part, mlp((3,)))
+    model.check_data(x)
     x[0].view(-1)[1 if name == "Binomial" else 2] = value
     with pytest.raises(ValueError, match=message):
-        part.check(x)
+        model.check_data(x)
 
 
 @pytest.mark.parametrize(
@@ -295,6 +296,22 @@ def test_parts_may_return_distributions_of_torch():
 
     guide = AmortizedGuide((2, 2), Family(), mlp((5,)))
     assert log_weights(_vae(), guide, torch.ones(3, 2, 2), 2).shape == (2, 3)
+
+
+def test_a_likelihood_of_ones_own_needs_num_features_and_forward_alone():
+    class Poisson(nn.Module):
+        num_features = 3
+
+        def forward(self, h):
+            return torch.distributions.Independent(torch.distributions.Poisson(h.exp()), 1)
+
+    model = VAE(priors.StandardNormal(2), Poisson(), mlp((5,)))
+    model.check_data(torch.tensor([[0.0, 4.0, 1.0]]))
+    assert model.sample(4).shape == (4, 3)
+    with pytest.raises(ValueError, match=r"Expected x in \{0, 1, 2, \.\.\.\} for Poisson; got -1 at index \(0, 1\)"):
+        model.check_data(torch.tensor([[0.0, -1.0, 1.0]]))
+    with pytest.raises(ValueError, match=r"Expected x of shape \(N, 3\); got \(1, 2\)"):
+        model.check_data(torch.zeros(1, 2))
 
 
 def test_prior_and_guide_of_different_dimensions_are_refused():
