@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.elementwise import marginals
-from pyro_vae.inference.objectives.gradients import check_reparameterised
+from pyro_vae.inference.objectives.penalised import PenalisedELBO
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.structure import Site
 from pyro_vae.inference.weights import WeightTerms
@@ -39,7 +37,7 @@ class KLParts:
     dimension_wise: Tensor
 
 
-class BetaTCVAE(Objective):
+class BetaTCVAE(PenalisedELBO):
     """ELBO with the total correlation weighted by beta, E_q[log p(x|z)] - alpha MI - beta TC - gamma DW.
 
     log q(z) and log q(z_j) are estimated by minibatch-weighted sampling, which is biased for a small minibatch.
@@ -57,32 +55,17 @@ class BetaTCVAE(Objective):
     Source: Chen, Li, Grosse and Duvenaud (2018), Isolating Sources of Disentanglement in VAEs, equations 2 and 5.
     """
 
-    gradients: ClassVar = ("pathwise",)
-
     def __init__(self, num_data: int, beta: float = 6.0, alpha: float = 1.0, gamma: float = 1.0) -> None:
         super().__init__(1)
         check_positive_int(num_data, "num_data")
         self.num_data, self.alpha, self.beta, self.gamma = num_data, alpha, beta, gamma
 
-    def bound(self, log_w: Tensor) -> Tensor:
-        """Return the unweighted ELBO, the mean of log w."""
-        return log_w.mean(0)
-
-    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
-        """Return the weighted bound of each datum, shape (B,)."""
-        terms = self.weight_terms(model, guide, args)
-        check_reparameterised(terms.guide_sites, self)
-        return self._weighted(terms)
-
-    def value(self, model: Program, guide: Program, args: Arguments) -> Tensor:
-        """Return the weighted bound of each datum, without gradient."""
-        return self._weighted(self.weight_terms(model, guide, args))
-
     def decomposition(self, model: Program, guide: Program, *args: Tensor) -> KLParts:
         """Return the three parts of the KL term at one draw for each datum of the minibatch."""
         return self._parts(self.weight_terms(model, guide, args))
 
-    def _weighted(self, terms: WeightTerms) -> Tensor:
+    def of_terms(self, terms: WeightTerms) -> Tensor:
+        """Return the weighted bound of each datum, shape (B,)."""
         parts = self._parts(terms)
         penalty = (
             self.alpha * parts.mutual_information
@@ -103,7 +86,7 @@ class BetaTCVAE(Objective):
         return KLParts(terms.log_q[0] - log_q_joint, log_q_joint - log_q_product, log_q_product - log_p)
 
 
-class InfoVAE(Objective):
+class InfoVAE(PenalisedELBO):
     """ELBO with the aggregated posterior drawn to the prior by maximum mean discrepancy.
 
     E_q[log p(x|z)] - (1 - alpha) KL(q(z|x) || p(z)) - (alpha + scale - 1) MMD(q(z), p(z))
@@ -121,27 +104,12 @@ class InfoVAE(Objective):
     Source: Zhao, Song and Ermon (2019), InfoVAE, equation 6 and section 3.2.
     """
 
-    gradients: ClassVar = ("pathwise",)
-
     def __init__(self, alpha: float = 0.0, scale: float = 10.0) -> None:
         super().__init__(1)
         self.alpha, self.scale = alpha, scale
 
-    def bound(self, log_w: Tensor) -> Tensor:
-        """Return the unweighted ELBO, the mean of log w."""
-        return log_w.mean(0)
-
-    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
-        """Return the objective of each datum, with the minibatch's MMD, shape (B,)."""
-        terms = self.weight_terms(model, guide, args)
-        check_reparameterised(terms.guide_sites, self)
-        return self._penalised(terms)
-
-    def value(self, model: Program, guide: Program, args: Arguments) -> Tensor:
-        """Return the objective of each datum, without gradient."""
-        return self._penalised(self.weight_terms(model, guide, args))
-
-    def _penalised(self, terms: WeightTerms) -> Tensor:
+    def of_terms(self, terms: WeightTerms) -> Tensor:
+        """Return the objective of each datum with the minibatch's MMD, shape (B,)."""
         name = _only_latent(terms)
         z, prior = terms.guide_sites[name]["value"], terms.model_sites[name]["fn"]
         likelihood = torch.stack(list(terms.likelihood.values())).sum(0)[0]

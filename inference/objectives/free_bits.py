@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.elementwise import kl_by_dimension
-from pyro_vae.inference.objectives.gradients import check_reparameterised
-from pyro_vae.inference.programs import Program
+from pyro_vae.inference.objectives.penalised import PenalisedELBO
 from pyro_vae.inference.weights import WeightTerms
 
 
-class FreeBits(Objective):
+class FreeBits(PenalisedELBO):
     """ELBO whose KL term has a floor, E_q[log p(x|z)] - sum_j max(floor, KL_j), KL_j the mean over the minibatch.
 
     Against posterior collapse: a group below its floor is not pressed further to the prior. As KL_j is replaced by
@@ -33,8 +29,6 @@ class FreeBits(Objective):
     Source: Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling (2016), appendix C.8, equation 15.
     """
 
-    gradients: ClassVar = ("pathwise",)
-
     def __init__(self, floor: float = 0.1, per: str = "dimension", num_particles: int = 1) -> None:
         super().__init__(num_particles)
         if not floor >= 0:
@@ -43,21 +37,8 @@ class FreeBits(Objective):
             raise ValueError(f'Expected per to be "dimension" or "site"; got {per!r}.')
         self.floor, self.per = floor, per
 
-    def bound(self, log_w: Tensor) -> Tensor:
-        """Return the ELBO without a floor, the mean of log w."""
-        return log_w.mean(0)
-
-    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
-        """Return the bound of each datum, with its share of the floored KL, shape (B,)."""
-        terms = self.weight_terms(model, guide, args)
-        check_reparameterised(terms.guide_sites, self)
-        return self._floored(terms)
-
-    def value(self, model: Program, guide: Program, args: Arguments) -> Tensor:
-        """Return the bound of each datum, without gradient."""
-        return self._floored(self.weight_terms(model, guide, args))
-
-    def _floored(self, terms: WeightTerms) -> Tensor:
+    def of_terms(self, terms: WeightTerms) -> Tensor:
+        """Return the bound of each datum with the floored KL of the minibatch, shape (B,)."""
         likelihood = torch.stack(list(terms.likelihood.values())).sum(0).mean(0)
         groups = torch.cat([self._groups(name, terms) for name in terms.prior])
         return likelihood - terms.kl_weight * groups.clamp(min=self.floor).sum()

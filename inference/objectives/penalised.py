@@ -1,0 +1,37 @@
+"""The base of objectives that are an ELBO with another penalty in place of its KL term."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from pyro_vae.inference.objectives.base import Arguments, Objective
+from pyro_vae.inference.objectives.gradients import check_reparameterised
+from pyro_vae.inference.programs import Program
+from pyro_vae.inference.weights import WeightTerms
+
+
+class PenalisedELBO(Objective):
+    """Base class: a function of the terms of log w, site by site, with its pathwise gradient."""
+
+    gradients: ClassVar = ("pathwise",)
+
+    @abstractmethod
+    def of_terms(self, terms: WeightTerms) -> Tensor:
+        """Return the objective of each datum, shape (B,), in nats."""
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """Return the ELBO without the penalty, the mean of log w."""
+        return log_w.mean(0)
+
+    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+        """Return the objective of each datum, shape (B,), with its pathwise gradient."""
+        terms = self.weight_terms(model, guide, args)
+        check_reparameterised(terms.guide_sites, self)
+        return self.of_terms(terms)
+
+    def value(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+        """Return the objective of each datum, shape (B,)."""
+        return self.of_terms(self.weight_terms(model, guide, args))
