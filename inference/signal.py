@@ -51,7 +51,7 @@ def gradient_snr(
         seed: seed of the draws; the global generator is left as it was.
 
     Returns:
-        the two ratios. Parameters whose gradient is 0 in every repeat are left out.
+        the two ratios. Parameters whose gradient is the same in every repeat are left out.
 
     Raises:
         ValueError: for data that the model cannot have produced, or fewer than 2 repeats.
@@ -63,6 +63,8 @@ def gradient_snr(
     args = as_args(x)
     groups = _parameters(model, guide, args)
     flat = [p for group in groups for p in group]
+    if not flat:
+        raise ValueError("Found no parameters. Announce them with pyro.param or pyro.module.")
     with fork_rng(args[0].device, seed):
         draws = [_gradient(objective.differentiable_loss(model, guide, *args), flat) for _ in range(num_repeats)]
     sizes = [sum(p.numel() for p in group) for group in groups]
@@ -93,5 +95,5 @@ def _gradient(loss: Tensor, parameters: list[Tensor]) -> Tensor:
 
 def _ratio(draws: Tensor) -> float:
     """Return the mean over parameters of |mean| / sd of gradients of shape (repeats, parameters)."""
-    moving = draws[:, (draws != 0).any(0)]
-    return (moving.mean(0).abs() / moving.std(0)).mean().item()
+    noisy = draws[:, draws.std(0) > 0]
+    return (noisy.mean(0).abs() / noisy.std(0)).mean().item()

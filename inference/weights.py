@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -53,6 +53,7 @@ class WeightTerms:
         log_q: their sum without the weight that ``KLWeight`` gave them, shape (K, B).
         guide_sites: the guide's sites, for the distributions and values behind the terms.
         model_sites: the model's sites, likewise.
+        inner_plates: number of batch dimensions inside the data plate.
     """
 
     likelihood: dict[str, Tensor]
@@ -61,6 +62,7 @@ class WeightTerms:
     log_q: Tensor
     guide_sites: dict[str, Site]
     model_sites: dict[str, Site]
+    inner_plates: int
 
     @property
     def kl_weight(self) -> float:
@@ -142,7 +144,9 @@ def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
     observed = {name: site for name, site in sites.items() if site["is_observed"]}
     latent = {name: site for name, site in sites.items() if not site["is_observed"]}
     log_q = sum(per_datum(guide_sites, weighted=False).values(), torch.zeros(()))
-    return WeightTerms(per_datum(observed), per_datum(latent), per_datum(guide_sites), log_q, guide_sites, sites)
+    return WeightTerms(
+        per_datum(observed), per_datum(latent), per_datum(guide_sites), log_q, guide_sites, sites, depth - 1
+    )
 
 
 def _per_datum(site: Site, depth: int, num_data: int) -> Tensor:
@@ -161,4 +165,4 @@ def _stack(singles: list[WeightTerms]) -> WeightTerms:
         }
 
     last, log_q = singles[-1], torch.cat([single.log_q for single in singles])
-    return WeightTerms(join("likelihood"), join("prior"), join("guide"), log_q, last.guide_sites, last.model_sites)
+    return replace(last, likelihood=join("likelihood"), prior=join("prior"), guide=join("guide"), log_q=log_q)

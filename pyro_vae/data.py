@@ -128,7 +128,7 @@ def _read(source: Source, root: str | os.PathLike[str] | None, generator: torch.
     if source in _IDX_KINDS:
         return _idx(str(source), folder), "grey levels in [0, 1]"
     path = Path(os.path.expanduser(source))
-    if path.suffix in (".npy", ".npz", ".csv") and not path.exists():
+    if path.suffix in (".npy", ".npz", ".csv") and not os.path.exists(path):
         raise ValueError(f"Expected a file at {path}; there is none. Check the spelling and the folder.")
     if not os.path.isfile(path):
         raise ValueError(

@@ -161,9 +161,9 @@ def test_tensors_may_need_gradients_or_be_bfloat16():
     ("source", "options", "words"),
     [
         ("MNSIT", {}, r"Expected a data set \(digits, mnist, .*got 'MNSIT', which is neither.* Did you mean mnist\?"),
-        ("none.npy", {}, "got 'none.npy', which is neither"),
+        ("none.npy", {}, "Expected a file at none.npy; there is none"),
         (Path("digits"), {}, "got 'digits', which is neither"),
-        ("x" * 5000 + ".npy", {}, "which is neither"),
+        ("x" * 5000 + ".npy", {}, "there is none"),
         (
             "digits",
             {"binarize": "dynamc"},

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.objectives.elementwise import marginals
-from pyro_vae.inference.objectives.penalised import PenalisedELBO
+from pyro_vae.inference.objectives.penalised import PenalisedELBO, refuse_auxiliary
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.structure import Site
 from pyro_vae.inference.weights import WeightTerms
@@ -19,7 +19,11 @@ from pyro_vae.inference.weights import WeightTerms
 def _only_latent(terms: WeightTerms) -> str:
     if len(terms.prior) != 1:
         raise ValueError(f"Expected one latent site; got {list(terms.prior)}. Use another objective.")
-    return next(iter(terms.prior))
+    refuse_auxiliary(terms)
+    (name,) = terms.prior
+    if terms.inner_plates or len(terms.guide_sites[name]["fn"].event_shape) != 1:
+        raise ValueError(f"Expected latent site {name!r} of event shape (D,) in the data plate alone. Flatten it.")
+    return name
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class BetaTCVAE(PenalisedELBO):
     Raises:
         ValueError: for more than one latent site, or a guide that does not factorise.
 
-    Source: Chen, Li, Grosse and Duvenaud (2018), Isolating Sources of Disentanglement in VAEs, equations 2 and 5.
+    Source: Chen, Li, Grosse and Duvenaud (2018), Isolating Sources of Disentanglement in VAEs, equations 2 and 3.
     """
 
     def __init__(self, num_data: int, beta: float = 6.0, alpha: float = 1.0, gamma: float = 1.0) -> None:
@@ -82,7 +86,10 @@ class BetaTCVAE(PenalisedELBO):
         scale = math.log(len(z) * self.num_data)
         log_q_joint = pairs.sum(-1).logsumexp(1) - scale
         log_q_product = (pairs.logsumexp(1) - scale).sum(-1)
-        log_p = terms.model_sites[name]["unscaled_log_prob"]
+        prior = terms.model_sites[name]
+        if prior["mask"] is not None:
+            raise ValueError(f"Expected no mask at latent site {name!r}. Use another objective.")
+        log_p = prior["unscaled_log_prob"]
         return KLParts(terms.log_q[0] - log_q_joint, log_q_joint - log_q_product, log_q_product - log_p)
 
 
@@ -131,6 +138,7 @@ def mmd(x: Tensor, y: Tensor) -> Tensor:
     Source: Gretton et al. (2012), A Kernel Two-Sample Test, equation 3.
     """
     count = len(x)
+    x, y = x.reshape(count, -1), y.reshape(len(y), -1)
     if count < 2:
         raise ValueError(f"Expected at least 2 data in a minibatch for the MMD; got {count}.")
 

@@ -126,6 +126,8 @@ class Renyi(Objective):
     def __init__(self, num_particles: int = 50, alpha: float = 0.5, gradient: str = "pathwise") -> None:
         if not alpha < math.inf:
             raise ValueError(f"Expected alpha < inf, or -inf for VR-max; got {alpha!r}.")
+        if alpha == -math.inf and gradient == "dreg":
+            raise ValueError('Expected another gradient than "dreg" for VR-max, which has no second derivative.')
         super().__init__(num_particles, gradient)
         self.alpha = alpha
 
@@ -133,14 +135,14 @@ class Renyi(Objective):
         """Return the log of the power mean of order 1 - alpha."""
         if self.alpha == -math.inf:
             return log_w.max(0).values
-        if abs(1 - self.alpha) < 1e-6:  # the limit; the quotient would be rounding noise
-            return log_w.mean(0)
-        return log_mean_exp((1 - self.alpha) * log_w) / (1 - self.alpha)
+        order, mean = 1 - self.alpha, log_w.mean(0)
+        if order == 0:
+            return mean
+        if abs(order) < 0.01:  # near the limit the quotient of logarithms would be rounding noise
+            return mean + torch.expm1(order * (log_w - mean)).mean(0).log1p() / order
+        return log_mean_exp(order * log_w) / order
 
     def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
         """Return v, the normalised weights to the power 1 - alpha, and (1 - alpha) v (1 - v)."""
-        if self.alpha == -math.inf:
-            highest = torch.nn.functional.one_hot(log_w.argmax(0), len(log_w)).T.to(log_w)
-            return highest, torch.zeros_like(highest)
         v = ((1 - self.alpha) * log_w).softmax(0)
         return v, (1 - self.alpha) * v * (1 - v)

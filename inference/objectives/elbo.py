@@ -8,14 +8,24 @@ from typing import Any, ClassVar
 import pyro.infer
 import torch
 from pyro.infer import config_enumerate
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.inference.objectives.base import Arguments, Objective
+from pyro_vae.inference.objectives.elementwise import in_one_order
 from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.programs import Program
-from pyro_vae.inference.structure import Site
+from pyro_vae.inference.structure import Site, check_structure
+from pyro_vae.inference.vectorize import trace_pair
 from pyro_vae.inference.weights import KLWeight, WeightTerms
+
+
+class _Unscaled(Messenger):
+    """Takes back the scale of plates and of ``poutine.scale``; a ``KLWeight`` around it still applies."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["scale"] = 1.0
 
 
 class ELBO(Objective):
@@ -48,6 +58,8 @@ class ELBO(Objective):
             raise ValueError(f"Expected beta >= 0; got {beta!r}.")
         if kl not in ("mc", "analytic"):
             raise ValueError(f'Expected kl="mc" or "analytic"; got {kl!r}.')
+        if gradient == "enumerate" and num_particles != 1:
+            raise ValueError(f'Expected num_particles=1 with gradient="enumerate"; got {num_particles}.')
         if kl == "analytic" and gradient != "pathwise":
             raise ValueError(f'Expected gradient="pathwise" with kl="analytic"; got {gradient!r}.')
         self.beta, self.kl = beta, kl
@@ -81,7 +93,8 @@ class ELBO(Objective):
         if self.kl == "analytic":
             return self._analytic(self.weight_terms(model, guide, args))
         if self.gradient == "enumerate":
-            return self._enumerated(model, guide, args)
+            with torch.enable_grad():  # Pyro's objective insists on a gradient
+                return self._enumerated(model, guide, args).detach()
         return super().value(model, guide, args)
 
     def _analytic(self, terms: WeightTerms) -> Tensor:
@@ -94,8 +107,9 @@ class ELBO(Objective):
     def _divergence(self, name: str, terms: WeightTerms) -> Tensor:
         """Return KL(q || p) of one latent site, (K, B): closed where it can be, else log q - log p."""
         site, prior = terms.guide_sites[name], terms.model_sites.get(name)
-        same_order = list(terms.prior) == list(terms.guide)
-        if same_order and prior is not None and prior["mask"] is None and site["mask"] is None:
+        at_once = len(terms.guide[name]) == 1 or site["log_prob"].ndim == terms.inner_plates + 2
+        unmasked = prior is not None and prior["mask"] is None and site["mask"] is None
+        if prior is not None and unmasked and at_once and in_one_order(terms):
             try:
                 divergence = kl_divergence(site["fn"], prior["fn"])
                 return divergence.reshape(*terms.guide[name].shape, -1).sum(-1)
@@ -114,8 +128,8 @@ class ELBO(Objective):
 
     def _enumerated(self, model: Program, guide: Program, args: Arguments) -> Tensor:
         """Return the exact bound of the minibatch as the mean over data, repeated for each of them, shape (B,)."""
-        depth = self._plan(model, guide, args) or 1
+        depth = check_structure(*trace_pair(model, guide, args), len(args[0]))
         exact = pyro.infer.TraceEnum_ELBO(max_plate_nesting=depth)
-        with KLWeight(self.beta):
+        with KLWeight(self.beta), _Unscaled():
             loss = exact.differentiable_loss(model, config_enumerate(guide), *args)
         return (-loss / len(args[0])).expand(len(args[0]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.objectives.elementwise import kl_by_dimension
-from pyro_vae.inference.objectives.penalised import PenalisedELBO
+from pyro_vae.inference.objectives.elementwise import in_one_order, kl_by_dimension
+from pyro_vae.inference.objectives.penalised import PenalisedELBO, refuse_auxiliary
 from pyro_vae.inference.weights import WeightTerms
 
 
@@ -40,14 +40,16 @@ class FreeBits(PenalisedELBO):
     def of_terms(self, terms: WeightTerms) -> Tensor:
         """Return the bound of each datum with the floored KL of the minibatch, shape (B,)."""
         likelihood = torch.stack(list(terms.likelihood.values())).sum(0).mean(0)
+        refuse_auxiliary(terms)
         groups = torch.cat([self._groups(name, terms) for name in terms.prior])
         return likelihood - terms.kl_weight * groups.clamp(min=self.floor).sum()
 
     def _groups(self, name: str, terms: WeightTerms) -> Tensor:
         """Return the KL of each group of a site, the mean over particles and data, shape (number of groups,)."""
-        site, prior = terms.guide_sites[name], terms.model_sites[name]
         if self.per == "dimension":
-            kl = kl_by_dimension(site, prior)
-            return kl.reshape(-1, kl.shape[-1]).mean(0)
+            site, prior = terms.guide_sites[name], terms.model_sites[name]
+            kl = kl_by_dimension(site, prior, closed=in_one_order(terms))
+            particles_and_data = kl.shape[: len(site["fn"].batch_shape) - terms.inner_plates]
+            return kl.reshape(particles_and_data.numel(), -1).mean(0)
         weight = terms.kl_weight or 1.0
         return ((terms.guide[name] - terms.prior[name]) / weight).mean()[None]

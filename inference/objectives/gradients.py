@@ -58,7 +58,7 @@ def doubly_reparameterised(objective: Objective, model: Program, guide: Program,
     ratio = torch.nan_to_num((first - terms.kl_weight * second) / first)
     one_by_one = len(rescorer.values) == len(ratio)
     factors.extend(ratio.unbind(0) if one_by_one else [ratio])
-    return valued(objective.bound(log_w.detach()), (first * log_w).sum(0))
+    return valued(objective.bound(log_w.detach()), weighted_sum(first, log_w))
 
 
 def score_function(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
@@ -120,7 +120,7 @@ def _by_score(
     terms = objective.weight_terms(model, guide, args, Rescorer(detached, freeze=False))
     log_w = terms.log_w
     value = objective.bound(log_w)
-    signal = value.detach() - baseline(objective, log_w.detach())
+    signal = (value.detach() - baseline(objective, log_w.detach())).nan_to_num(0.0, 0.0, 0.0)
     return valued(value.detach(), (signal * terms.log_q).sum(0) + value)
 
 
@@ -135,10 +135,15 @@ def _bound_without_each(objective: Objective, log_w: Tensor) -> Tensor:
 def _bound_with_each_replaced(objective: Objective, log_w: Tensor) -> Tensor:
     """Return the bound with each particle's log weight replaced by the mean of the others', shape (K, B)."""
     count = len(log_w)
-    others = (log_w.sum(0) - log_w) / (count - 1)
     keep = torch.eye(count, dtype=torch.bool, device=log_w.device)[..., None]
+    others = torch.where(keep, 0.0, log_w[:, None]).sum(0) / (count - 1)  # not a difference: inf - inf is none
     replaced = torch.where(keep, others, log_w[:, None])  # (K, replaced k, B)
     return objective.bound(replaced.flatten(1)).reshape(log_w.shape)
+
+
+def weighted_sum(weights: Tensor, log_w: Tensor) -> Tensor:
+    """Return sum_k weights_k log w_k, shape (B,), where a particle of weight 0 counts for nothing, log 0 or not."""
+    return (weights * log_w.masked_fill(weights == 0, 0.0)).sum(0)
 
 
 def valued(value: Tensor, surrogate: Tensor) -> Tensor:

@@ -13,6 +13,13 @@ from pyro_vae.inference.programs import Program
 from pyro_vae.inference.weights import WeightTerms
 
 
+def refuse_auxiliary(terms: WeightTerms) -> None:
+    """Refuse sites of the guide that the model has not, whose density the penalty would leave out."""
+    extra = set(terms.guide) - set(terms.prior)
+    if extra:
+        raise ValueError(f"Expected the guide to have the model's latent sites alone; got {sorted(extra)} too.")
+
+
 class PenalisedELBO(Objective):
     """Base class: a function of the terms of log w, site by site, with its pathwise gradient."""
 

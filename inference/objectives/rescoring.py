@@ -42,7 +42,13 @@ class Rescorer:
                 altered.nodes[name] = {**site, "value": values[name]}
         self.values.append(values)
         with _frozen(guide, capture.trace, self.freeze):
-            guide_trace = scored(poutine.trace(poutine.replay(guide, trace=altered)).get_trace(*args))
+            try:
+                guide_trace = scored(poutine.trace(poutine.replay(guide, trace=altered)).get_trace(*args))
+            except (KeyError, NotImplementedError) as error:  # what torch's and Pyro's flows raise
+                raise ValueError(
+                    "The guide cannot score a value that it did not just draw, as a flow without an inverse. "
+                    'Use gradient="pathwise".'
+                ) from error
         with poutine.trace(param_only=True) as model_params:
             model_trace = scored(poutine.trace(poutine.replay(model, trace=altered)).get_trace(*args))
         if self.freeze_model:
@@ -67,8 +73,8 @@ def _frozen(guide: Program, params: Trace, freeze: bool) -> Iterator[None]:
 
 
 def unaltered(value: Tensor, run: int) -> Tensor:
-    """Score the draw as it is."""
-    return value
+    """Score the draw as it is, but as a new tensor: flows cache what they drew by the tensor's identity."""
+    return value.view_as(value)
 
 
 def detached(value: Tensor, run: int) -> Tensor:

@@ -14,6 +14,8 @@ from pyro_vae.inference.objectives.gradients import valued
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached
 from pyro_vae.inference.programs import Program
 
+LOWEST = -1e30  # stands for log 0 where 0 times it must be 0
+
 
 class TVO(Objective):
     """Thermodynamic variational objective, a left Riemann sum of log p(x) = int_0^1 E_b[log w] db.
@@ -56,8 +58,10 @@ class TVO(Objective):
     def bound(self, log_w: Tensor) -> Tensor:
         """Return the sum of the widths times the weighted means of log w."""
         points, widths = self.partition(log_w)
-        weights = (points[:, None, None] * log_w).softmax(1)
-        return (widths[:, None] * (weights * log_w).sum(1)).sum(0)
+        weights = (points[:, None, None] * log_w.nan_to_num(neginf=LOWEST)).softmax(1)
+        terms = weights * log_w.masked_fill(log_w == -math.inf, 0.0)
+        bound = (widths[:, None] * terms.sum(1)).sum(0)
+        return bound.masked_fill((log_w == -math.inf).any(0), -math.inf)  # as the ELBO, its first term
 
     def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
         """Return a tensor of shape (B,) with the bound's value and the chosen estimator's gradient."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
-from pyro_vae.inference.objectives.gradients import valued
+from pyro_vae.inference.objectives.gradients import valued, weighted_sum
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.structure import sample_sites
@@ -51,8 +51,8 @@ class RWS(Objective):
         terms = self.weight_terms(model, guide, args, Rescorer(detached, freeze=False))
         weights = terms.log_w.detach().softmax(0)
         log_p = torch.stack([*terms.likelihood.values(), *terms.prior.values()]).sum(0)
-        total = (weights * log_p).sum(0)
-        wake = (weights * terms.log_q).sum(0) if self.phi != "sleep" else 0.0
+        total = weighted_sum(weights, log_p)
+        wake = weighted_sum(weights, terms.log_q) if self.phi != "sleep" else 0.0
         sleep = self._sleep(model, guide, args) if self.phi != "wake" else 0.0
         total = total + (wake + sleep) / (2 if self.phi == "both" else 1)
         return valued(self.bound(terms.log_w.detach()), total)

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from test_gradients import Coin, TwoLayers, X, _agree, _mean_gradient
+from torch import nn
 from truth import LinearGaussian
 
 from pyro_vae.inference import AmortizedGuide, fit, gradient_snr, guides, schedules
@@ -306,3 +307,126 @@ def _two_observed(x):
 def _one_guide(x):
     with pyro.plate("data", x.shape[0]):
         pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+
+def _nested_model(x):
+    with pyro.plate("data", x.shape[0], dim=-2):
+        with pyro.plate("groups", 3, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum((-2, -1), keepdim=False)[..., None], 1.0), obs=x)
+
+
+def _nested_guide(x):
+    with pyro.plate("data", x.shape[0], dim=-2), pyro.plate("groups", 3, dim=-1):
+        loc = x[..., None] * torch.tensor([0.3, -0.2], dtype=x.dtype)
+        pyro.sample("z", dist.Normal(loc.expand(*x.shape[:-1], 3, 2), 0.7).to_event(1))
+
+
+def test_free_bits_sum_over_inner_plates_and_mind_the_order_of_sites():
+    x = torch.randn(5, 1, dtype=torch.float64)
+    for num_particles in (1, 4):
+        values = []
+        for objective in (FreeBits(0.0, num_particles=num_particles), ELBO(num_particles, kl="analytic")):
+            objective.loss(_nested_model, _nested_guide, x)
+            torch.manual_seed(0)
+            values.append(objective.loss(_nested_model, _nested_guide, x))
+        assert values[0] == pytest.approx(values[1])
+    layers = TwoLayers()  # the guide draws b before a, the model a before b: no closed form holds site by site
+    torch.manual_seed(0)
+    floorless = FreeBits(0.0).value(layers.model, layers.guide, X)
+    torch.manual_seed(0)
+    terms = ELBO().weight_terms(layers.model, layers.guide, (X,))
+    penalty = sum((terms.guide[name] - terms.prior[name]).mean().clamp(min=0) for name in "ab")
+    torch.testing.assert_close(floorless, terms.likelihood["x"][0] - penalty)
+
+
+def test_penalties_refuse_latents_that_they_would_get_wrong():
+    x = torch.randn(3, 1, dtype=torch.float64)
+    for objective in (BetaTCVAE(10), InfoVAE()):
+        with pytest.raises(ValueError, match=r"event shape \(D,\) in the data plate alone"):
+            objective.loss(_nested_model, _nested_guide, x)
+
+    def flow_guide(x):
+        base = dist.Normal(torch.zeros(3, dtype=x.dtype), 1.0).expand([len(x), 3]).to_event(1)
+        flow = dist.transforms.AffineTransform(torch.ones(3, dtype=x.dtype), 2.0, event_dim=1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+    model, _, x = _pair()
+    for objective in (FreeBits(), BetaTCVAE(10)):
+        with pytest.raises(ValueError, match="the guide at latent site 'z' to factorise"):
+            objective.loss(model, flow_guide, x)
+
+
+def test_enumeration_is_unscaled_validates_and_takes_one_particle():
+    program = Coin()
+    exact = program.exact(lambda log_w: log_w.mean(0), 1, X).mean().item()
+
+    def scaled(x):
+        with pyro.poutine.scale(scale=10.0):
+            program.model(x)
+
+    def scaled_guide(x):
+        with pyro.poutine.scale(scale=10.0):
+            program.guide(x)
+
+    objective = ELBO(gradient="enumerate")
+    assert objective.loss(scaled, scaled_guide, X) == pytest.approx(-exact)
+    result = fit(program.model, program.guide, X, objective=objective, valid=X, batch_size=3, epochs=2, progress=False)
+    assert math.isfinite(result.history[-1]["valid_bound"])
+    with pytest.raises(ValueError, match='Expected num_particles=1 with gradient="enumerate"'):
+        ELBO(3, gradient="enumerate")
+
+
+class Affine(nn.Module):
+    """A flow guide whose parameters live in its transform, and which caches what it drew, as Pyro's flows do."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(0.5, dtype=torch.float64).log() / 2)
+
+    def forward(self, x):
+        base = dist.Normal(torch.zeros_like(x), 1.0)
+        flow = torch.distributions.AffineTransform(x / 2, self.log_scale.exp(), cache_size=1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+
+@pytest.mark.parametrize("gradient", ["stl", "dreg"])
+def test_flows_that_cache_have_the_gradient_of_the_frozen_guide(gradient):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    guide = Affine()  # the exact posterior, where the gradient without the score is 0 at every draw
+    loss = ELBO(gradient=gradient).differentiable_loss(model, guide, X)
+    (grad,) = torch.autograd.grad(loss, guide.log_scale)
+    assert abs(grad.item()) < 1e-12
+
+
+def _uniform_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+        pyro.factor("x", torch.where((x - z).abs() < 1.0, 0.0, -math.inf), has_rsample=True)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered .inf:UserWarning")  # Pyro points them out
+@pytest.mark.parametrize(
+    "objective", [IWAE(20, "dreg"), IWAE(20, "vimco"), IWAE(20, "score"), RWS(20)], ids=lambda o: o.gradient
+)
+def test_particles_of_weight_zero_do_not_spoil_a_finite_bound(objective):
+    program = TwoLayers()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(program.m * x, program.log_s.exp()))
+
+    loss = objective.differentiable_loss(_uniform_model, guide, X[:2])
+    assert loss.isfinite()
+    assert torch.autograd.grad(loss, program.m)[0].isfinite()
+
+
+def test_tvo_of_a_particle_of_weight_zero_is_minus_infinity_as_the_elbo_is():
+    log_w = torch.tensor([[0.0], [-math.inf]])
+    assert TVO(2, 3).bound(log_w).item() == -math.inf

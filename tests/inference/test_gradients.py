@@ -298,6 +298,7 @@ def test_particles_that_run_one_by_one_have_the_same_estimators():
         (lambda: CIWAE(3, 1.5), r"Expected alpha in \[0, 1\]; got 1\.5"),
         (lambda: Renyi(3, math.inf), "Expected alpha < inf"),
         (lambda: Renyi(3, math.nan), "Expected alpha < inf"),
+        (lambda: Renyi(3, -math.inf, "dreg"), "for VR-max, which has no second derivative"),
         (lambda: ELBO(kl="exact"), 'Expected kl="mc" or "analytic"'),
         (lambda: ELBO(kl="analytic", gradient="stl"), 'Expected gradient="pathwise" with kl="analytic"'),
     ],
