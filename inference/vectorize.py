@@ -32,9 +32,8 @@ def plan_particles(model: Program, guide: Program, args: tuple[Tensor, ...]) -> 
         ValueError: if the programs have no per-datum weights at all.
     """
     with poutine.block(), fork_rng(args[0].device), training_mode(model, guide, False):
-        probe = _few(model, guide, args)
+        probe, depth = _few(model, guide, args)
         num_data = len(probe[0])
-        depth = check_structure(*trace_pair(model, guide, probe), num_data)
         try:
             with pyro.plate(PARTICLES, 2, dim=-1 - depth):
                 together = trace_pair(model, guide, probe)
@@ -65,16 +64,15 @@ def scored(trace: Trace) -> Trace:
     return trace
 
 
-def _few(model: Program, guide: Program, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return a few data, or all where the programs are tied to their number, as a non-amortised guide is."""
+def _few(model: Program, guide: Program, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
+    """Return a few data, or all where the programs are tied to their number, and the data plate's depth."""
     few = tuple(arg[:PROBES] for arg in args)
     try:
-        check_structure(*trace_pair(model, guide, few), len(few[0]))
+        return few, check_structure(*trace_pair(model, guide, few), len(few[0]))
     except StructureError:
         raise
     except Exception:  # the run on all data says what is wrong, if anything is
-        return args
-    return few
+        return args, check_structure(*trace_pair(model, guide, args), len(args[0]))
 
 
 def _difference(model: Program, guide: Program, args: tuple[Tensor, ...], together: tuple[Trace, Trace]) -> str:

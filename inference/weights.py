@@ -136,16 +136,24 @@ def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
     """Return the terms of a pair of (model, guide) traces, checked to be those of single data."""
     depth = check_structure(*traces, num_data)
 
-    def per_datum(sites: dict[str, Site], weighted: bool = True) -> dict[str, Tensor]:
-        sums = {name: _per_datum(site, depth, num_data) for name, site in sites.items()}
-        return {name: sums[name] * site.get("kl_weight", 1.0) for name, site in sites.items()} if weighted else sums
+    def per_datum(sites: dict[str, Site]) -> dict[str, Tensor]:
+        return {name: _per_datum(site, depth, num_data) for name, site in sites.items()}
+
+    def weighted(sums: dict[str, Tensor], sites: dict[str, Site]) -> dict[str, Tensor]:
+        return {name: total * sites[name].get("kl_weight", 1.0) for name, total in sums.items()}
 
     sites, guide_sites = (sample_sites(trace) for trace in traces)
     observed = {name: site for name, site in sites.items() if site["is_observed"]}
     latent = {name: site for name, site in sites.items() if not site["is_observed"]}
-    log_q = sum(per_datum(guide_sites, weighted=False).values(), torch.zeros(()))
+    guide = per_datum(guide_sites)
     return WeightTerms(
-        per_datum(observed), per_datum(latent), per_datum(guide_sites), log_q, guide_sites, sites, depth - 1
+        likelihood=weighted(per_datum(observed), sites),
+        prior=weighted(per_datum(latent), sites),
+        guide=weighted(guide, guide_sites),
+        log_q=sum(guide.values(), torch.zeros(())),
+        guide_sites=guide_sites,
+        model_sites=sites,
+        inner_plates=depth - 1,
     )
 
 
