@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.diagnostics import khat_from_tail, tail_length
+from pyro_vae.inference.diagnostics.pareto import khat_from_tail, tail_length
 
 
 class WeightStream:

@@ -1,4 +1,4 @@
-"""Diagnostics of importance weights, as functions of arrays."""
+"""Pareto k-hat: whether importance weights can be trusted."""
 
 from __future__ import annotations
 

@@ -1,49 +1,15 @@
-"""Guides q(z|x): families whose ``forward(h)`` returns a distribution, and the program that samples from one."""
+"""The guide as a Pyro program: a family behind an encoder that all data share."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae._checks import check_positive_int
 from pyro_vae._distributions import as_pyro
 from pyro_vae._parts import Network, Shape, as_shape, build_network, expose_parameters
-
-
-class GuideFamily(nn.Module):
-    """Base class of the families shipped here; any module with ``num_features`` and ``forward(h)`` will do."""
-
-    num_features: int
-    """Width of the encoder's output."""
-
-    @abstractmethod
-    def forward(self, h: Tensor) -> dist.TorchDistribution:
-        """Return q(z|x) for h of shape (..., num_features): batch shape (...), event shape (D,)."""
-
-
-class DiagonalNormal(GuideFamily):
-    """Diagonal normal family, q(z|x) = N(z; mu, diag(sigma^2)), h = (mu, log sigma).
-
-    Args:
-        dim: latent dimension D.
-
-    Source: Kingma and Welling (2014), section 3, equation 9.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        check_positive_int(dim, "dim")
-        self.num_features = 2 * dim
-
-    def forward(self, h: Tensor) -> dist.TorchDistribution:
-        """Return q(z|x) for h of shape (..., 2 D)."""
-        loc, log_scale = h.chunk(2, -1)
-        return dist.Normal(loc, log_scale.exp()).to_event(1)
+from pyro_vae.inference.guides.base import GuideFamily
 
 
 class AmortizedGuide(nn.Module):

@@ -1,22 +1,13 @@
-"""Priors p(z): modules whose ``forward()`` returns a distribution of batch shape () and event shape (D,)."""
+"""Normal priors."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
-
-
-class Prior(nn.Module):
-    """Base class of the priors shipped here; any module whose ``forward()`` returns a distribution will do."""
-
-    @abstractmethod
-    def forward(self) -> dist.TorchDistribution:
-        """Return p(z), batch shape (), event shape (D,)."""
+from pyro_vae.models.priors.base import Prior
 
 
 class StandardNormal(Prior):

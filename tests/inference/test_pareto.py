@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.inference.diagnostics import pareto_khat, tail_length
+from pyro_vae.inference.diagnostics import pareto_khat
+from pyro_vae.inference.diagnostics.pareto import tail_length
 
 
 def _pareto(shape: float, size: tuple[int, ...]) -> torch.Tensor:
