@@ -1,120 +1,27 @@
-"""Estimates of log p(x) with their uncertainty, by importance weighting in bounded memory."""
+"""Estimation of log p(x) with its uncertainty, in bounded memory."""
 
 from __future__ import annotations
 
 import math
-import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae._files import atomic_path
-from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, place, training_mode
-from pyro_vae.inference.proposals import check_proposal
-from pyro_vae.inference.streaming import WeightStream, WeightSummary
+from pyro_vae._checks import check_positive_int, did_you_mean
+from pyro_vae.inference import methods
+from pyro_vae.inference.estimates import Evidence, standard_error
+from pyro_vae.inference.methods import Method
+from pyro_vae.inference.methods.base import Args, Pair
+from pyro_vae.inference.partial import PartialResults, hash_of_data, hash_of_programs
+from pyro_vae.inference.posterior import Source
+from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, place, seed_rng, training_mode
+from pyro_vae.inference.streaming import WeightSummary
 from pyro_vae.inference.vectorize import plan_particles
-from pyro_vae.inference.weights import weight_terms
 
-KHAT_LIMIT = 0.7
-"""Above it importance weights are not to be trusted (Vehtari et al., 2024)."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Importance-weighted estimates of log p(x_n), in nats.
-
-    Attributes:
-        log_px: log (1/K) sum_k w_kn, shape (N,); a stochastic lower bound, E[log_px] = L_K <= log p(x_n).
-        std_error: Monte Carlo standard error of each, by the delta method, shape (N,); NaN for K = 1.
-        ess: effective sample size (sum w)^2 / sum w^2 out of K, shape (N,).
-        khat: Pareto k-hat of the weights, shape (N,); above 0.7 a datum's estimate cannot be trusted.
-        elbo: (1/K) sum_k log w_kn, shape (N,).
-        curve: {k: (mean over data of L_k, its standard error)} for k = 1, 2, 4, ... <= K.
-        num_particles: K.
-        seed: the seed it was computed with.
-    """
-
-    log_px: Tensor
-    std_error: Tensor
-    ess: Tensor
-    khat: Tensor
-    elbo: Tensor
-    curve: dict[int, tuple[float, float]]
-    num_particles: int
-    seed: int
-
-    @property
-    def mean(self) -> float:
-        """Mean of log_px over data, nats per datum."""
-        return self.log_px.mean().item()
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of ``mean`` as an estimate of E[log p(x)], over data and Monte Carlo.
-
-        s / sqrt(N), with s the sample standard deviation of log_px: each estimate carries its own independent
-        Monte Carlo noise, so that s^2 already contains the mean Monte Carlo variance, and adding it would
-        count it twice. NaN for N = 1. The noise's downward bias is in ``bias``, not here.
-        """
-        return _standard_error(self.log_px)
-
-    @property
-    def mc_stderr(self) -> float:
-        """The Monte Carlo part of ``stderr``: sqrt(sum_n std_error_n^2) / N."""
-        return (self.std_error.square().sum().sqrt() / len(self.std_error)).item()
-
-    @property
-    def bias(self) -> float:
-        """First-order bias of ``mean``, -1/2 mean_n std_error_n^2 <= 0, not corrected for.
-
-        Source: Nowozin (2018), Debiasing Evidence Approximations, proposition 1.
-        """
-        return -0.5 * self.std_error.square().mean().item()
-
-    @property
-    def num_unreliable(self) -> int:
-        """Number of data with k-hat above 0.7."""
-        return int((self.khat > KHAT_LIMIT).sum())
-
-    def __str__(self) -> str:
-        """Return the result in one line."""
-        num_data = len(self.log_px)
-        khat = "unknown, K < 26" if self.khat.isnan().all() else f"{self.num_unreliable} of {num_data}"
-        return (
-            f"log p(x) = {self.mean:.2f} +- {self.stderr:.2f} nats  "
-            f"(K={self.num_particles}, N={num_data}, k-hat > {KHAT_LIMIT}: {khat})"
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write everything to one ``.npz`` file, under a temporary name until it is whole."""
-        per_datum = {name: getattr(self, name).numpy() for name in _PER_DATUM}
-        curve = np.array([[k, *row] for k, row in self.curve.items()])
-        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, curve=curve, num_particles=self.num_particles, seed=self.seed, **per_datum)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Evidence:
-        """Read what ``save`` wrote.
-
-        Raises:
-            ValueError: if the file is missing or unreadable.
-        """
-        try:
-            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                per_datum = {name: torch.from_numpy(file[name]) for name in _PER_DATUM}
-                curve = {int(k): (mean, se) for k, mean, se in file["curve"].tolist()}
-                return cls(**per_datum, curve=curve, num_particles=int(file["num_particles"]), seed=int(file["seed"]))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"Cannot read {path}: {error}. Run the evaluation again.") from error
-
-
-_PER_DATUM = ("log_px", "std_error", "ess", "khat", "elbo")
+METHODS = {"iw": methods.IW, "jackknife": methods.Jackknife}
 
 
 @torch.no_grad()
@@ -122,29 +29,38 @@ def evidence(
     model: Program,
     guide: Program,
     x: Data,
-    num_particles: int = 5000,
+    num_particles: int | None = None,
     *,
+    method: str | Method = "iw",
     chunk_size: int = 10_000,
     seed: int = 0,
     device: str | torch.device = "auto",
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Evidence:
-    """Estimate log p(x_n) for every datum by importance weighting with the guide as proposal.
+    """Estimate log p(x_n) for every datum, by default by importance weighting with the guide as proposal.
 
-        log p(x_n) ~ log (1/K) sum_k p(x_n, z_kn) / q(z_kn | x_n),   z_kn ~ q(z | x_n)
+        log p(x_n) ~ log (1/K) sum_k p(x_n, z_kn) / q(z_kn | x_n),   z_kn ~ q(z_kn | x_n)
 
     Weights are streamed: at most ``chunk_size`` (particle, datum) pairs exist at once, so that memory is
-    chunk_size times what the programs need for one pair, plus 5 + log2(K) numbers for each datum, whatever K
-    and N are. Modules are put in evaluation mode for the while.
+    chunk_size times what the programs need for one pair, plus 3 sqrt(K) + log2(K) + 7 numbers for each datum of a
+    chunk and 6 + log2(K) for each datum in all. Modules are put in evaluation mode for the while.
+
+    Each chunk of data has random numbers of its own, derived from ``seed`` and its place, so that an evaluation
+    that goes on from ``checkpoint`` gives what it would have given undisturbed.
 
     Args:
         model: Pyro program for p(x, z) with an outermost data plate.
         guide: Pyro program for q(z | x).
         x: data, shape (N, *event), or a tuple of tensors with the data first.
-        num_particles: K.
+        num_particles: K; 5,000 if absent, and 16 chains for annealed importance sampling.
+        method: "iw", "jackknife" or "ais", or one of ``methods`` with its settings, such as
+            ``methods.IW(defensive=0.1)``.
         chunk_size: largest number of (particle, datum) pairs in memory at once.
         seed: seed of the draws; the global generator is left as it was.
         device: "auto" (a GPU where there is one), or a torch device.
+        checkpoint: folder in which partial results are kept while it runs, every few seconds and when it is
+            interrupted; the same call goes on from them. The file is gone when all is done.
         progress: show a progress bar, where there is a terminal to show it.
 
     Returns:
@@ -156,38 +72,88 @@ def evidence(
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 3; standard error: the delta method.
     """
+    how = as_method(method)
+    num_particles = how.default_particles if num_particles is None else num_particles
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
     check_data(model, x)
     args, device = place(model, guide, as_args(x), device)
-    num_data = len(args[0])
-    chunk_data = max(1, min(num_data, chunk_size // min(num_particles, 256)))
-    chunk_particles = max(1, chunk_size // chunk_data)
+    chunk_data = max(1, min(len(args[0]), chunk_size // min(num_particles, 256)))
+    counts = _split(num_particles, max(1, chunk_size // chunk_data))
+    data = hash_of_data(args)
+    key = f"{how!r} {num_particles} {chunk_size} {seed} {device.type} {data} {hash_of_programs(model, guide)}"
+    partial = PartialResults(checkpoint, hash_of_data([torch.tensor(list(key.encode()))]))
 
-    parts: list[WeightSummary] = []
     with training_mode(model, guide, False), fork_rng(device, seed):
-        first = tuple(arg[:chunk_data] for arg in args)
-        plan = plan_particles(model, guide, first) if num_particles > 1 else None
-        check_proposal(model, guide, first)
-        total = num_data * num_particles
-        with tqdm(
-            total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=None if progress else True
-        ) as bar:
-            for batch in zip(*(arg.split(chunk_data) for arg in args), strict=True):
-                stream = WeightStream(len(batch[0]), num_particles, device)
-                for start in range(0, num_particles, chunk_particles):
-                    count = min(chunk_particles, num_particles - start)
-                    stream.add(weight_terms(model, guide, batch, count, plan=plan).log_w)
-                    bar.update(len(batch[0]) * count)
-                parts.append(stream.summary())
-    return _collect(parts, num_particles, seed)
+        pair = _look_at(how, model, guide, tuple(arg[:chunk_data] for arg in args), num_particles)
+        total = len(args[0]) * num_particles * how.steps_per_particle
+        with tqdm(total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=_hidden(progress)) as bar:
+            try:
+                for index, batch in _remaining(args, chunk_data, len(partial.done)):
+                    seed_rng(device, _seed_of_chunk(seed, index))
+                    partial.add(_summarize(how, pair, batch, counts, bar))
+            except BaseException:
+                partial.write()
+                raise
+    partial.remove()
+    source = Source(model, guide, args)
+    return _collect(partial.done, num_particles, seed, str(how), data, how.debiased, source)
 
 
-def _collect(parts: list[WeightSummary], num_particles: int, seed: int) -> Evidence:
+def as_method(method: str | Method) -> Method:
+    """Return the estimator that a name or an estimator means.
+
+    Raises:
+        ValueError: for a name that there is not.
+    """
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        known = ", ".join(f'"{name}"' for name in METHODS)
+        raise ValueError(
+            f"Expected method to be one of {known}, or a Method; got {method!r}.{did_you_mean(str(method), METHODS)}"
+        )
+    return METHODS[method]()
+
+
+def _look_at(how: Method, model: Program, guide: Program, first: Args, num_particles: int) -> Pair:
+    """Find out on the first chunk how the programs run, and whether they can be scored in this way."""
+    pair = Pair(model, guide, plan_particles(model, guide, first) if num_particles > 1 else None)
+    how.check(pair, first)
+    return pair
+
+
+def _hidden(progress: bool) -> bool | None:
+    return None if progress else True
+
+
+def _split(total: int, size: int) -> list[int]:
+    return [min(size, total - start) for start in range(0, total, size)]
+
+
+def _remaining(args: Args, chunk_data: int, done: int) -> Iterator[tuple[int, Args]]:
+    chunks = list(zip(*(arg.split(chunk_data) for arg in args), strict=True))
+    yield from list(enumerate(chunks))[done:]
+
+
+def _seed_of_chunk(seed: int, index: int) -> int:
+    """Return a seed for each chunk, unrelated to those of other chunks and other seeds."""
+    return int(np.random.SeedSequence([seed % 2**64, index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _summarize(how: Method, pair: Pair, batch: Args, counts: list[int], bar: tqdm) -> WeightSummary:
+    stream = how.stream(len(batch[0]), sum(counts), batch[0].device)
+    for weights in how.weights(pair, batch, counts, bar.update):
+        stream.add(weights.log_w, weights.acceptance)
+    return stream.summary()
+
+
+def _collect(
+    parts: list[WeightSummary], num_particles: int, seed: int, method: str, data: str, debiased: bool, source: Source
+) -> Evidence:
     """Join the chunks of data; refuse NaN and inf rather than average over it."""
-    log_px, std_error, ess, elbo, khat = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("log_px", "std_error", "ess", "elbo", "khat")
-    )
+    joined = {n: torch.cat([part.tensors()[n] for part in parts]) for n in parts[0].tensors() if "bounds:" not in n}
+    log_px = joined["log_px"]
     bad = log_px.isnan() | (log_px == math.inf)  # -inf is an answer: x has probability 0 at every particle
     if bad.any():
         datum = int(bad.nonzero()[0])
@@ -195,10 +161,14 @@ def _collect(parts: list[WeightSummary], num_particles: int, seed: int) -> Evide
             f"The log weights of datum {datum} are NaN or inf: the programs' parameters or densities are not finite."
         )
     bounds = {k: torch.cat([part.bounds[k] for part in parts]) for k in parts[0].bounds}
-    bounds[num_particles] = log_px
-    curve = {k: (b.mean().item(), _standard_error(b)) for k, b in bounds.items()}
-    return Evidence(log_px, std_error, ess, khat, elbo, curve, num_particles, seed)
-
-
-def _standard_error(values: Tensor) -> float:
-    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+    curve = {k: (b.mean().item(), standard_error(b)) for k, b in bounds.items()}
+    return Evidence(
+        **joined,
+        curve=curve,
+        num_particles=num_particles,
+        seed=seed,
+        method=method,
+        data=data,
+        debiased=debiased,
+        source=source,
+    )

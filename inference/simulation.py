@@ -20,10 +20,12 @@ class Simulation:
     Attributes:
         args: the program's arguments, with the simulated data in the place of the data.
         latents: {site: value, shape (N, *event)} of the latent sites, z ~ p(z).
+        places: {site: i} where argument i is what the site observes.
     """
 
     args: tuple[Tensor, ...]
     latents: dict[str, Tensor]
+    places: dict[str, int]
 
 
 @torch.no_grad()
@@ -46,16 +48,16 @@ def simulate(model: Program, x: Data) -> Simulation:
             belongs, or if nothing is observed.
     """
     args = as_args(x)
-    sites = sample_sites(poutine.trace(poutine.uncondition(model)).get_trace(*args))
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
+    sites = sample_sites(poutine.util.prune_subsample_sites(trace))
     observed = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
     if not observed:
         raise ValueError("Expected a model that observes its data, pyro.sample(..., obs=x); it has no such site.")
-    drawn = list(args)
-    for name, site in observed.items():
-        i = _place(name, site, args)
-        drawn[i] = site["value"].reshape(args[i].shape)
+    drawn, places = list(args), {name: _place(name, site, args) for name, site in observed.items()}
+    for name, i in places.items():
+        drawn[i] = observed[name]["value"].reshape(args[i].shape)
     latents = {name: site["value"] for name, site in sites.items() if name not in observed}
-    return Simulation(tuple(drawn), latents)
+    return Simulation(tuple(drawn), latents, places)
 
 
 def _place(name: str, site: Site, args: tuple[Tensor, ...]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,10 +30,14 @@ class WeightStream:
         self.sum = torch.zeros_like(self.log_sum)
         self.top = torch.empty(0, num_data, dtype=torch.float64, device=device)
         self.curve = BoundCurve()
+        self.accepted: Tensor | None = None
 
-    def add(self, log_w: Tensor) -> None:
-        """Take in a chunk of log weights, shape (k, B)."""
+    def add(self, log_w: Tensor, acceptance: Tensor | None = None) -> None:
+        """Take in a chunk of log weights, shape (k, B), and the rate of acceptance behind them, shape (B,)."""
         log_w = log_w.double()
+        if acceptance is not None:
+            before = 0.0 if self.accepted is None else self.accepted
+            self.accepted = before + acceptance.double() * len(log_w) / self.num_particles
         self.sum += log_w.sum(0)
         self.log_sum = torch.logaddexp(self.log_sum, log_w.logsumexp(0))
         self.log_sum_squares = torch.logaddexp(self.log_sum_squares, (2 * log_w).logsumexp(0))
@@ -51,7 +55,8 @@ class WeightStream:
             ess=ess.cpu(),
             elbo=(self.sum / self.num_particles).cpu(),
             khat=khat_from_tail(self.top),
-            bounds=self.curve.bounds(),
+            bounds=self.curve.bounds() | {self.num_particles: log_px.cpu()},
+            acceptance=None if self.accepted is None else self.accepted.cpu(),
         )
 
     def _std_error(self, ess: Tensor) -> Tensor:
@@ -61,6 +66,52 @@ class WeightStream:
         """
         count = self.num_particles
         return ((count / ess - 1).clamp(min=0) / (count - 1)).sqrt() if count > 1 else torch.full_like(ess, math.nan)
+
+
+class JackknifeStream(WeightStream):
+    """The same with all K weights kept, for the estimate without its bias of first order; see ``Jackknife``."""
+
+    def __init__(self, num_data: int, num_particles: int, device: torch.device) -> None:
+        super().__init__(num_data, num_particles, device)
+        self.chunks: list[Tensor] = []
+
+    def add(self, log_w: Tensor, acceptance: Tensor | None = None) -> None:
+        """Take in a chunk of log weights, shape (k, B), and the rate of acceptance behind them, shape (B,)."""
+        super().add(log_w, acceptance)
+        self.chunks.append(log_w.double())
+
+    def summary(self) -> WeightSummary:
+        """Return the estimates that the weights so far give; all K must have been added."""
+        log_px, std_error = jackknife(torch.cat(self.chunks))
+        return replace(super().summary(), log_px=log_px.cpu(), std_error=std_error.cpu())
+
+
+def jackknife(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the jackknife estimate of log p(x) and its standard error, each of shape (B,), in nats.
+
+        J = mean_i p_i,   p_i = K L_K - (K - 1) L_(K-1) without i,   se^2 = Var(p_i) / K
+
+    Args:
+        log_w: log weights, shape (K, B).
+
+    Returns:
+        L_K itself and NaN for K = 1.
+    """
+    count = len(log_w)
+    bound = log_w.logsumexp(0) - math.log(count)
+    if count == 1:
+        return bound, torch.full_like(bound, math.nan)
+    pseudo = count * bound - (count - 1) * (_sums_without_each(log_w) - math.log(count - 1))
+    return pseudo.mean(0), pseudo.std(0) / math.sqrt(count)
+
+
+def _sums_without_each(log_w: Tensor) -> Tensor:
+    """Return logsumexp of the others for each particle, shape (K, B); the largest is not subtracted but left out."""
+    total = log_w.logsumexp(0)
+    largest = log_w.argmax(0, keepdim=True)
+    share = (log_w - total).exp().scatter(0, largest, 0.0)
+    others = log_w.scatter(0, largest, -math.inf).logsumexp(0, keepdim=True)
+    return (total + torch.log1p(-share)).scatter(0, largest, others)
 
 
 @dataclass(frozen=True)
@@ -73,6 +124,18 @@ class WeightSummary:
     elbo: Tensor
     khat: Tensor
     bounds: dict[int, Tensor]
+    acceptance: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all of it by name, for a file."""
+        named = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return named | {f"bounds:{k}": bound for k, bound in self.bounds.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> WeightSummary:
+        """Take up what ``tensors`` returned."""
+        bounds = {int(name[7:]): value for name, value in tensors.items() if name.startswith("bounds:")}
+        return cls(**{n: v for n, v in tensors.items() if not n.startswith("bounds:")}, bounds=bounds)
 
 
 class BoundCurve:

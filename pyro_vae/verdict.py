@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pyro_vae import _page, plots
-from pyro_vae.inference.evidence import KHAT_LIMIT, Evidence
+from pyro_vae.inference.estimates import KHAT_LIMIT, Evidence
 
 _BLIND = (
     "What k-hat cannot see: a mode of p(z|x) that the guide never visits. No draw lands there, so log p(x) comes "
@@ -48,7 +48,8 @@ def warnings(evidence: Evidence) -> str:
 def _last_gain(evidence: Evidence) -> tuple[float, int]:
     """Return L_K - L_k for the largest k <= K / 2 on the curve, in nats, and that k; NaN and 0 for K = 1."""
     half = [k for k in evidence.curve if 2 * k <= evidence.num_particles]
-    return (evidence.mean - evidence.curve[max(half)][0], max(half)) if half else (math.nan, 0)
+    last, _ = evidence.curve[evidence.num_particles]
+    return (last - evidence.curve[max(half)][0], max(half)) if half else (math.nan, 0)
 
 
 def evidence_section(evidence: Evidence) -> str:

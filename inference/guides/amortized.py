@@ -53,9 +53,17 @@ class AmortizedGuide(nn.Module):
         Raises:
             ValueError: if x has another event shape.
         """
+        return self.family(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the encoder's output h, shape (N, family.num_features), for x of shape (N, *in_shape).
+
+        Raises:
+            ValueError: if x has another event shape.
+        """
         if x.shape[x.ndim - len(self.in_shape) :] != self.in_shape:
             raise ValueError(f"Expected x of shape (N, {', '.join(map(str, self.in_shape))}); got {tuple(x.shape)}.")
-        return self.family(self.encoder(self.standardize(x)))
+        return self.encoder(self.standardize(x))
 
 
 class Standardize(nn.Module):

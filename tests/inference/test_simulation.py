@@ -32,6 +32,7 @@ def test_inner_plates_and_modules():
     model, _ = make_pair()
     drawn = simulate(model, *example_data(model, 7))
     assert drawn.args[0].shape == (7, 6)
+    assert drawn.latents.keys() == {"z"}
     assert set(drawn.args[0].unique().tolist()) <= {0.0, 1.0}
 
 

@@ -1,0 +1,159 @@
+"""Estimates of log p(x): what is known of each datum, and of the mean over data."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae._files import atomic_path
+
+if TYPE_CHECKING:
+    from pyro_vae.inference.posterior import Source
+
+KHAT_LIMIT = 0.7
+"""Above it importance weights are not to be trusted (Vehtari et al., 2024)."""
+_PER_DATUM = ("log_px", "std_error", "ess", "khat", "elbo")
+_FACTS = ("num_particles", "seed", "method", "data", "debiased")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Estimates of log p(x_n), in nats.
+
+    Attributes:
+        log_px: log (1/K) sum_k w_kn, shape (N,); a stochastic lower bound, E[log_px] = L_K <= log p(x_n). The
+            jackknife takes off its bias of first order, and with it the bound.
+        std_error: Monte Carlo standard error of each, by the delta method, shape (N,); NaN for K = 1.
+        ess: effective sample size (sum w)^2 / sum w^2 out of K, shape (N,).
+        khat: Pareto k-hat of the weights, shape (N,); above 0.7 a datum's estimate cannot be trusted.
+        elbo: (1/K) sum_k log w_kn, shape (N,).
+        curve: {k: (mean over data of L_k, its standard error)} for k = 1, 2, 4, ... <= K.
+        num_particles: K.
+        seed: the seed it was computed with.
+        method: the estimator and its settings, in words.
+        data: a hash of the data that were scored; estimates can be compared where it is the same.
+        debiased: whether the bias of first order has been taken off.
+        acceptance: mean acceptance rate of annealed importance sampling, shape (N,); None for other methods.
+        source: the programs and data themselves, for ``to_arviz``; not saved.
+    """
+
+    log_px: Tensor
+    std_error: Tensor
+    ess: Tensor
+    khat: Tensor
+    elbo: Tensor
+    curve: dict[int, tuple[float, float]]
+    num_particles: int
+    seed: int
+    method: str = "importance weighting"
+    data: str = ""
+    debiased: bool = False
+    acceptance: Tensor | None = None
+    source: Source | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def mean(self) -> float:
+        """Mean of log_px over data, nats per datum."""
+        return self.log_px.mean().item()
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of ``mean`` as an estimate of E[log p(x)], over data and Monte Carlo.
+
+        s / sqrt(N), with s the sample standard deviation of log_px: each estimate carries its own independent
+        Monte Carlo noise, so that s^2 already contains the mean Monte Carlo variance, and adding it would
+        count it twice. NaN for N = 1. The noise's downward bias is in ``bias``, not here.
+        """
+        return standard_error(self.log_px)
+
+    @property
+    def mc_stderr(self) -> float:
+        """The Monte Carlo part of ``stderr``: sqrt(sum_n std_error_n^2) / N."""
+        return (self.std_error.square().sum().sqrt() / len(self.std_error)).item()
+
+    @property
+    def bias(self) -> float:
+        """First-order bias of ``mean`` that is left in it, -1/2 mean_n std_error_n^2 <= 0; 0 for the jackknife.
+
+        Source: Nowozin (2018), Debiasing Evidence Approximations, proposition 1.
+        """
+        return 0.0 if self.debiased else -0.5 * self.std_error.square().mean().item()
+
+    @property
+    def num_unreliable(self) -> int:
+        """Number of data with k-hat above 0.7."""
+        return int((self.khat > KHAT_LIMIT).sum())
+
+    def __str__(self) -> str:
+        """Return the result in one line."""
+        num_data = len(self.log_px)
+        khat = "unknown, K < 26" if self.khat.isnan().all() else f"{self.num_unreliable} of {num_data}"
+        return (
+            f"log p(x) = {self.mean:.2f} +- {self.stderr:.2f} nats  "
+            f"(K={self.num_particles}, N={num_data}, k-hat > {KHAT_LIMIT}: {khat})"
+        )
+
+    def to_arviz(self, num_draws: int = 100, *, seed: int = 0) -> Any:
+        """Return an ArviZ ``InferenceData`` (0.x) or ``DataTree`` (1.x) with draws of the posterior of each datum.
+
+        Posterior draws are resampled from K particles with their weights, so that they follow p(z|x_n) and not
+        the guide, as far as the weights can be trusted. All groups have one chain.
+
+            posterior             z, dims (chain, draw, data, ...)
+            posterior_predictive  x drawn at those z
+            log_likelihood        log p(x_n | z), dims (chain, draw, data)
+            sample_stats          log_w, the draws' log weights before resampling, dims (chain, draw, data)
+            prior, prior_predictive
+            observed_data         dims (data, ...)
+            constant_data         log_px, std_error, ess, khat, elbo, dims (data,)
+
+        Programs are run as they are now: further training changes the draws, though not the estimates.
+
+        Args:
+            num_draws: draws for each datum S; all of them are held in memory.
+            seed: seed of the draws.
+
+        Raises:
+            ValueError: if the evidence was loaded from a file, which holds no programs.
+        """
+        from pyro_vae.inference.arviz_data import to_arviz
+
+        return to_arviz(self, num_draws, seed)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything but ``source`` to one ``.npz`` file, under a temporary name until it is whole."""
+        per_datum = {name: getattr(self, name).numpy() for name in _PER_DATUM}
+        if self.acceptance is not None:
+            per_datum["acceptance"] = self.acceptance.numpy()
+        curve = np.array([[k, *row] for k, row in self.curve.items()])
+        facts = {name: getattr(self, name) for name in _FACTS}
+        with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, curve=curve, **facts, **per_datum)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evidence:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: if the file is missing or unreadable.
+        """
+        try:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                per_datum = {n: torch.from_numpy(file[n]) for n in (*_PER_DATUM, "acceptance") if n in file}
+                curve = {int(k): (mean, se) for k, mean, se in file["curve"].tolist()}
+                return cls(**per_datum, curve=curve, **{name: file[name].item() for name in _FACTS})
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+            raise ValueError(f"Cannot read {path}: {error}. Run the evaluation again.") from error
+
+
+def standard_error(values: Tensor) -> float:
+    """Return the standard error of the mean of independent values, NaN for a single one."""
+    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan

@@ -1,0 +1,81 @@
+"""What an estimator of log p(x) is: where its weights come from, and what is made of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_vae.inference.programs import Program
+from pyro_vae.inference.streaming import WeightStream
+
+Args = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model, a guide, and how their particles run.
+
+    Attributes:
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x).
+        plan: what ``plan_particles`` found out about them; None for a single particle.
+    """
+
+    model: Program
+    guide: Program
+    plan: int | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A chunk of log weights, of shape (k, B), and the rate at which its proposals were accepted, if any were."""
+
+    log_w: Tensor
+    acceptance: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Base class of the estimators of log p(x).
+
+    Each makes unbiased weights, E[w_kn] = p(x_n), which are then reduced to an estimate with its diagnostics.
+    """
+
+    default_particles: ClassVar[int] = 5000
+    """K where none is given."""
+    steps_per_particle: ClassVar[int] = 1
+    """Rounds of work in one weight, for the progress bar."""
+    debiased: ClassVar[bool] = False
+    """Whether the bias of first order is taken off."""
+    title: ClassVar[str]
+    """The estimator's name in words."""
+
+    @abstractmethod
+    def weights(
+        self, pair: Pair, batch: Args, counts: list[int], advance: Callable[[int], object]
+    ) -> Iterator[Weights]:
+        """Yield the log weights of one chunk of data, in chunks of so many particles.
+
+        Args:
+            pair: the programs.
+            batch: arguments of the programs, B data.
+            counts: particles in each chunk; they add up to K.
+            advance: called with the number of weights done since the last call.
+        """
+
+    def check(self, pair: Pair, batch: Args) -> None:  # noqa: B027 - most have nothing to add
+        """Refuse programs for which the weights would be wrong, with a ``ValueError``; tried on the first chunk."""
+
+    def stream(self, num_data: int, num_particles: int, device: torch.device) -> WeightStream:
+        """Return what takes in the log weights of B data and reduces them."""
+        return WeightStream(num_data, num_particles, device)
+
+    def __str__(self) -> str:
+        """Return the estimator and its settings in words, for citing."""
+        settings = ", ".join(f"{name} {value}" for name, value in asdict(self).items() if value)
+        return f"{self.title} ({settings})" if settings else self.title

@@ -1,0 +1,91 @@
+"""Importance weighting with the guide as proposal, and the jackknife of its bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from pyro_vae.inference.methods.base import Args, Method, Pair, Weights
+from pyro_vae.inference.methods.defensive import defensive_log_weights
+from pyro_vae.inference.proposals import check_proposal
+from pyro_vae.inference.refinement import refine
+from pyro_vae.inference.streaming import JackknifeStream, WeightStream
+from pyro_vae.inference.weights import weight_terms
+
+
+@dataclass(frozen=True)
+class _Importance(Method):
+    defensive: float = 0.0
+    refine: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.defensive < 1:
+            raise ValueError(f"Expected 0 <= defensive < 1, the prior's share of the draws; got {self.defensive!r}.")
+        if isinstance(self.refine, bool) or not isinstance(self.refine, int) or self.refine < 0:
+            raise ValueError(f"Expected refine to be an integer >= 0, the number of steps; got {self.refine!r}.")
+
+    def check(self, pair: Pair, batch: Args) -> None:
+        """Refuse a point mass as a proposal; warn of one that cannot reach what the prior can."""
+        check_proposal(pair.model, pair.guide, batch)
+
+    def weights(
+        self, pair: Pair, batch: Args, counts: list[int], advance: Callable[[int], object]
+    ) -> Iterator[Weights]:
+        """Yield log p(x, z) - log q(z) for z drawn from the guide, refined or mixed with the prior where asked."""
+        guide = refine(pair.model, pair.guide, batch, self.refine, plan=pair.plan) if self.refine else pair.guide
+        for count in counts:
+            if self.defensive:
+                yield Weights(defensive_log_weights(pair.model, guide, batch, count, self.defensive, plan=pair.plan))
+            else:
+                yield Weights(weight_terms(pair.model, guide, batch, count, plan=pair.plan).log_w)
+            advance(count * len(batch[0]))
+
+
+@dataclass(frozen=True)
+class IW(_Importance):
+    """Importance weighting, log p(x) ~ log (1/K) sum_k p(x, z_k) / q(z_k | x), a stochastic lower bound.
+
+    Args:
+        defensive: share alpha of the draws that come from the prior instead of the guide, their density being
+            the mixture's, (1 - alpha) q(z|x) + alpha p(z): no weight then exceeds p(x|z) / alpha, whatever the
+            guide misses (Hesterberg, 1995).
+        refine: gradient steps that fit a guide of its own to each datum from where the encoder puts it, before
+            the draws that count are made; see ``refine``.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, section 3.
+    """
+
+    title: ClassVar = "importance weighting"
+
+
+@dataclass(frozen=True)
+class Jackknife(_Importance):
+    """Importance weighting without its bias of first order: J = K L_K - (K - 1) mean_i L_(K-1) without i.
+
+    The bias of L_K is of order 1/K, that of J of order 1/K^2; J is no lower bound, in exchange. Where k-hat is
+    high the expansion in 1/K does not hold, and neither estimate is to be trusted. All K weights of a chunk of
+    data are held in memory.
+
+    Args:
+        defensive: as in ``IW``.
+        refine: as in ``IW``.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+
+    Source: Nowozin (2018), Debiasing Evidence Approximations: On Importance-Weighted Autoencoders and Jackknife
+    Variational Inference, section 3.
+    """
+
+    title: ClassVar = "jackknife"
+    debiased: ClassVar = True
+
+    def stream(self, num_data: int, num_particles: int, device: torch.device) -> WeightStream:
+        """Return what takes in the log weights of B data and reduces them."""
+        return JackknifeStream(num_data, num_particles, device)

@@ -1,0 +1,85 @@
+"""Partial results of an evaluation on disk, so that one that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae._files import atomic_path, make_folder
+from pyro_vae.inference.programs import Program, modules_of_both
+from pyro_vae.inference.streaming import WeightSummary
+
+SECONDS_BETWEEN_WRITES = 5.0
+
+
+class PartialResults:
+    """Summaries of the chunks of data that are done, kept in one file until all are.
+
+    Args:
+        folder: where the file goes; None keeps nothing.
+        key: a hash of all that the summaries depend on, the file's name.
+    """
+
+    def __init__(self, folder: str | Path | None, key: str) -> None:
+        self.path = None if folder is None else make_folder(Path(folder)) / f"evidence-{key}.partial.npz"
+        self.done: list[WeightSummary] = self._read()
+        self._written = time.monotonic()
+
+    def add(self, summary: WeightSummary) -> None:
+        """Take in a chunk's summary, and write all of them if the last writing is some seconds ago."""
+        self.done.append(summary)
+        if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is done so far."""
+        self._written = time.monotonic()
+        if self.path is None or not self.done:
+            return
+        arrays = {
+            f"{i}/{name}": value.numpy() for i, part in enumerate(self.done) for name, value in part.tensors().items()
+        }
+        with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+    def remove(self) -> None:
+        """Remove the file, now that all is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _read(self) -> list[WeightSummary]:
+        if self.path is None or not self.path.exists():
+            return []
+        try:
+            with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                parts: dict[int, dict[str, Tensor]] = {}
+                for entry in file.files:
+                    index, name = entry.split("/")
+                    parts.setdefault(int(index), {})[name] = torch.from_numpy(file[entry])
+        except (OSError, ValueError, BadZipFile):
+            return []  # it cannot be read, so all is done anew
+        return [WeightSummary.from_tensors(parts[i]) for i in range(len(parts))]
+
+
+def hash_of_data(args: Iterable[Tensor]) -> str:
+    """Return a hash of the values and shapes of tensors."""
+    digest = hashlib.sha256()
+    for arg in args:
+        digest.update(f"{tuple(arg.shape)}{arg.dtype}".encode())
+        digest.update(arg.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def hash_of_programs(model: Program, guide: Program) -> str:
+    """Return a hash of the parameters of a pair of programs, those in Pyro's store included."""
+    states = [module.state_dict() for module in modules_of_both(model, guide)]
+    store = [value.unconstrained() for _, value in sorted(pyro.get_param_store().items())]
+    return hash_of_data([*(v for state in states for v in state.values() if isinstance(v, Tensor)), *store])

@@ -1,0 +1,130 @@
+"""Evidence as ArviZ's data."""
+
+from __future__ import annotations
+
+import warnings
+
+import matplotlib
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from setups import PIXELS, make_pair
+from truth import GammaPoisson, LinearGaussian
+
+from pyro_vae.inference import Evidence, evidence
+from pyro_vae.inference.posterior import posterior_draws
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    import arviz as az
+
+matplotlib.use("Agg")
+
+
+def _data(truth, guide, x, **settings):
+    return evidence(truth.model, guide, x, 100, progress=False, device="cpu").to_arviz(**settings)
+
+
+def test_posterior_draws_have_the_exact_moments():
+    # A guide too wide and shifted: 2,000 draws of each of 8 data, their mean at 5 standard errors (ESS of the
+    # 1,000 weighted draws included), their covariance likewise.
+    truth = LinearGaussian.random(2, 3)
+    x = truth.sample(8)
+    drawn = posterior_draws(truth.model, truth.guide(1.4, 0.3), (x,), 2000, 20_000)
+    posterior = truth.posterior(x)
+    error = posterior.stddev * (1 / 2000 + 3 / 20_000) ** 0.5
+    assert ((drawn.latents["z"].mean(0) - posterior.mean).abs() < 5 * error).all()
+    assert ((drawn.latents["z"].var(0) / posterior.variance - 1).abs() < 5 * (2 / 2000 + 6 / 20_000) ** 0.5).all()
+    likelihood = dist.Normal(drawn.latents["z"] @ truth.weight.T + truth.bias, truth.scale).to_event(1)
+    torch.testing.assert_close(drawn.log_likelihood["x"], likelihood.log_prob(x))
+    residual = (drawn.predictive["x"] - likelihood.mean) / truth.scale
+    assert residual.std().item() == pytest.approx(1.0, abs=5 / (2 * residual.numel()) ** 0.5)
+
+
+def test_groups_dimensions_and_values():
+    truth = LinearGaussian.random(2, 3)
+    x = truth.sample(5)
+    data = _data(truth, truth.exact_guide, x, num_draws=50)
+    shapes = {
+        "posterior": ("z", ("chain", "draw", "data", "z_dim_0"), (1, 50, 5, 2)),
+        "posterior_predictive": ("x", ("chain", "draw", "data", "x_dim_0"), (1, 50, 5, 3)),
+        "log_likelihood": ("x", ("chain", "draw", "data"), (1, 50, 5)),
+        "sample_stats": ("log_w", ("chain", "draw", "data"), (1, 50, 5)),
+        "prior": ("z", ("chain", "draw", "z_dim_0"), (1, 50, 2)),
+        "prior_predictive": ("x", ("chain", "draw", "x_dim_0"), (1, 50, 3)),
+        "observed_data": ("x", ("data", "x_dim_0"), (5, 3)),
+        "constant_data": ("log_px", ("data",), (5,)),
+    }
+    for group, (name, dims, shape) in shapes.items():
+        assert data[group][name].dims == dims
+        assert data[group][name].shape == shape
+    np.testing.assert_array_equal(data["observed_data"]["x"], x)
+    np.testing.assert_allclose(data["sample_stats"]["log_w"][0, 0], truth.marginal.log_prob(x))
+    assert data.attrs["method"] == "importance weighting"
+
+
+def test_netcdf_round_trip(tmp_path):
+    truth = LinearGaussian.random(2, 3)
+    data = _data(truth, truth.exact_guide, truth.sample(4), num_draws=10)
+    path = tmp_path / "evidence.nc"
+    data.to_netcdf(str(path))
+    back = az.from_netcdf(str(path))
+    np.testing.assert_array_equal(back["posterior"]["z"], data["posterior"]["z"])
+    np.testing.assert_array_equal(back["constant_data"]["khat"], data["constant_data"]["khat"])
+    getattr(back, "close", lambda: None)()
+
+
+@pytest.mark.filterwarnings("ignore")  # ArviZ's and matplotlib's own
+def test_arviz_summarises_and_plots_it():
+    truth = LinearGaussian.random(2, 3)
+    data = _data(truth, truth.exact_guide, truth.sample(2), num_draws=60)
+    summary = az.summary(data)
+    assert len(summary) == 4
+    posterior = truth.posterior(truth.sample(2)).mean.flatten()
+    np.testing.assert_allclose(summary["mean"].astype(float), posterior, atol=0.8)
+    (az.plot_forest if "plot_forest" in vars(az) else az.plot_dist)(data)
+    (az.plot_posterior if "plot_posterior" in vars(az) else az.plot_dist)(data)
+
+
+def test_modules_plates_and_programs_run_one_by_one():
+    model, guide = make_pair()
+    data = evidence(model, guide, PIXELS[:4], 30, progress=False, device="cpu").to_arviz(num_draws=7)
+    assert data["posterior"]["z"].shape == (1, 7, 4, 2)
+    assert set(np.unique(data["posterior_predictive"]["x"])) <= {0.0, 1.0}
+    truth = GammaPoisson()
+    counts = torch.ones(3, 4, dtype=torch.float64)
+    data = _data(truth, truth.exact_guide, counts, num_draws=5)
+    assert data["posterior"]["z"].shape == (1, 5, 3, 1)
+    assert data["posterior_predictive"]["x"].shape == (1, 5, 3, 4)
+
+
+@pytest.mark.filterwarnings("ignore:The programs do not run with all particles at once")
+def test_programs_that_count_dimensions_from_the_left():
+    weight = torch.randn(2, 3)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.softmax(z, dim=1) @ weight, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+    data = evidence(model, guide, torch.randn(4, 3), 30, progress=False).to_arviz(num_draws=6)
+    assert data["posterior"]["z"].shape == (1, 6, 4, 2)
+
+
+def test_seed_and_what_a_file_cannot_hold(tmp_path):
+    truth = LinearGaussian.random(2, 3)
+    ev = evidence(truth.model, truth.guide(1.2), truth.sample(3), 30, progress=False)
+    state = torch.get_rng_state()
+    first, again, other = (ev.to_arviz(5, seed=seed)["posterior"]["z"].values for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    ev.save(tmp_path / "evidence.npz")
+    with pytest.raises(ValueError, match="holds no programs to draw from"):
+        Evidence.load(tmp_path / "evidence.npz").to_arviz()
