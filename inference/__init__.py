@@ -5,8 +5,11 @@ from pyro_vae.inference import guides as guides
 from pyro_vae.inference import methods as methods
 from pyro_vae.inference import objectives as objectives
 from pyro_vae.inference import schedules as schedules
+from pyro_vae.inference.comparison import compare as compare
 from pyro_vae.inference.estimates import Evidence as Evidence
 from pyro_vae.inference.evidence import evidence as evidence
+from pyro_vae.inference.gaps import Gaps as Gaps
+from pyro_vae.inference.gaps import gaps as gaps
 from pyro_vae.inference.guides import AmortizedGuide as AmortizedGuide
 from pyro_vae.inference.signal import GradientSNR as GradientSNR
 from pyro_vae.inference.signal import gradient_snr as gradient_snr

@@ -1,0 +1,93 @@
+"""Comparison of models by log p(x) of the same data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from pyro_vae.inference.estimates import Evidence, standard_error
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def compare(evidences: Mapping[str, Evidence]) -> pd.DataFrame:
+    """Rank models by log p(x), with standard errors of the paired differences.
+
+        d_n = log p_best(x_n) - log p_m(x_n),   diff = mean_n d_n,   diff_stderr = sd(d_n) / sqrt(N)
+
+    Data that are hard for one model are hard for all, so that the error of a difference is much smaller than
+    those of the two means. ``diff_stderr`` covers data and Monte Carlo, both independent between data.
+
+    Args:
+        evidences: {name: what ``evidence`` returned}, of the same data, by the same method, at the same K.
+
+    Returns:
+        a table, the best model first, with the columns rank, log_px, stderr, diff, diff_stderr, mc_stderr (the
+        Monte Carlo part of diff_stderr), bias (of first order, still in log_px) and num_unreliable (data with
+        k-hat above 0.7), in nats per datum; ``attrs["protocol"]`` says how all were scored.
+
+    Raises:
+        ValueError: for fewer than two models, or estimates that cannot be compared: of other data, another
+            number of data, by another method or at another K, where the bound itself differs.
+    """
+    if len(evidences) < 2:
+        raise ValueError(f"Expected at least two models to compare; got {len(evidences)}.")
+    check_comparable(evidences)
+    import pandas as pd
+
+    names = sorted(evidences, key=lambda name: -evidences[name].mean)
+    best = evidences[names[0]]
+    rows = [_row(rank, evidences[name], best) for rank, name in enumerate(names)]
+    table = pd.DataFrame(rows, index=pd.Index(names, name="model"))
+    table.attrs["protocol"] = f"{best.method}, K = {best.num_particles}, N = {len(best.log_px)}; nats per datum"
+    return table
+
+
+def _row(rank: int, evidence: Evidence, best: Evidence) -> dict[str, float]:
+    same = evidence is best
+    difference: Tensor = best.log_px - evidence.log_px
+    noise = (best.std_error.square() + evidence.std_error.square()).sum().sqrt().item() / len(difference)
+    return {
+        "rank": rank,
+        "log_px": evidence.mean,
+        "stderr": evidence.stderr,
+        "diff": difference.mean().item(),
+        "diff_stderr": 0.0 if same else standard_error(difference),
+        "mc_stderr": 0.0 if same else noise,
+        "bias": evidence.bias,
+        "num_unreliable": evidence.num_unreliable,
+    }
+
+
+def check_comparable(evidences: Mapping[str, Evidence]) -> None:
+    """Refuse estimates that differ in anything but the model, or whose mean is -inf.
+
+    Raises:
+        ValueError: naming the first two that cannot be compared, and why.
+    """
+    check_same_data(evidences)
+    _check_same(evidences, lambda e: {"method": e.method, "num_particles": e.num_particles})
+    for name, evidence in evidences.items():
+        if math.isinf(evidence.mean):
+            raise ValueError(f"{name} gives some data log p(x) = -inf: its mean cannot be compared.")
+
+
+def check_same_data(evidences: Mapping[str, Evidence]) -> None:
+    """Refuse estimates of different data, with a ``ValueError`` that names the first two."""
+    _check_same(evidences, lambda e: {"number of data": len(e.log_px), "data": e.data or "no hash"})
+
+
+def _check_same(evidences: Mapping[str, Evidence], facts: Callable[[Evidence], dict[str, object]]) -> None:
+    first, *others = evidences
+    for name in others:
+        for what, value in facts(evidences[first]).items():
+            other = facts(evidences[name])[what]
+            if other != value:
+                raise ValueError(
+                    f"Expected the same {what} of all that are compared; {first} has {value}, {name} has {other}. "
+                    "Score them alike with evidence(...)."
+                )
