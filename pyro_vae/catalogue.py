@@ -9,7 +9,8 @@ from typing import Any
 import pyro.infer
 
 from pyro_vae._checks import did_you_mean
-from pyro_vae.inference import guides, objectives
+from pyro_vae._flows import FLOW_KINDS
+from pyro_vae.inference import guides, methods, objectives
 from pyro_vae.models import likelihoods, priors
 
 Spec = dict[str, Any]
@@ -20,6 +21,7 @@ ROOMS: dict[str, tuple[Any, type]] = {
     "likelihood": (likelihoods, likelihoods.Likelihood),
     "guide": (guides, guides.GuideFamily),
     "objective": (objectives, objectives.Objective),
+    "method": (methods, methods.Method),
 }
 STOCK_OBJECTIVES = (
     "Trace_ELBO", "TraceMeanField_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "RenyiELBO", "ReweightedWakeSleep",
@@ -27,7 +29,7 @@ STOCK_OBJECTIVES = (
 
 
 def known_parts(kind: str) -> dict[str, type]:
-    """Return {name: class} of the parts of one kind: "prior", "likelihood", "guide" or "objective"."""
+    """Return {name: class} of the parts of one kind: "prior", "likelihood", "guide", "objective" or "method"."""
     room, base = ROOMS[kind]
     ours = {
         name: part
@@ -45,8 +47,9 @@ def find_part(kind: str, name: str) -> type:
         ValueError: if there is none, naming the nearest known one.
     """
     known = known_parts(kind)
-    if name in known:
-        return known[name]
+    folded = {k.lower(): part for k, part in known.items()}
+    if name.lower() in folded:
+        return known.get(name, folded[name.lower()])
     module, _, attribute = name.rpartition(".")
     if not module:
         near = did_you_mean(name, known)
@@ -88,6 +91,11 @@ def build_part(kind: str, spec: Spec, **known: Any) -> Any:
         raise ValueError(f"Cannot build {kind} {part.__name__}: {error}") from error
 
 
+def takes(kind: str, spec: Spec, argument: str) -> bool:
+    """Say whether a part's constructor has an argument of this name."""
+    return argument in inspect.signature(find_part(kind, spec["class_path"])).parameters
+
+
 def describe_spec(spec: Spec) -> str:
     """Return a part as it would be written in Python, leaving out arguments at their defaults."""
     module, _, name = spec["class_path"].rpartition(".")
@@ -108,20 +116,25 @@ def list_parts() -> str:
     for kind in ROOMS:
         lines.append(f"{kind}s")
         lines += [f"  {name:<22} {_summary(part)}" for name, part in known_parts(kind).items()]
+    lines.append("kinds of flow (--prior Flow --prior.kind KIND, --guide Flow --guide.kind KIND)")
+    lines += [f"  {kind:<22} {what}" for kind, what in FLOW_KINDS.items()]
     return "\n".join(lines)
 
 
 def describe_part(name: str) -> str:
-    """Return a part's signature and docstring: formula, arguments and source.
+    """Return a part's signature and docstring, formula, arguments and source; of each kind that has one so named.
 
     Raises:
         ValueError: if no part of any kind has that name.
     """
-    every = {name: (kind, part) for kind in ROOMS for name, part in known_parts(kind).items()}
-    if name not in every:
-        raise ValueError(f"Unknown part {name!r}.{did_you_mean(name, every)} `pyro-vae parts` lists all.")
-    kind, part = every[name]
-    return f"{name}{_signature(part)}: --{kind} {name}\n\n{inspect.getdoc(part)}"
+    every = [(known, kind, part) for kind in ROOMS for known, part in known_parts(kind).items()]
+    found = [entry for entry in every if entry[0].lower() == name.lower()]
+    if not found:
+        near = did_you_mean(name, [known for known, _, _ in every])
+        raise ValueError(f"Unknown part {name!r}.{near} `pyro-vae parts` lists all.")
+    return "\n\n\n".join(
+        f"{known}{_signature(part)}: --{kind} {known}\n\n{inspect.getdoc(part)}" for known, kind, part in found
+    )
 
 
 def _signature(part: type) -> str:

@@ -1,4 +1,4 @@
-"""The command ``pyro-vae``: train, evaluate, sample, parts."""
+"""The command ``pyro-vae``: train, evaluate, compare, sample, parts."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
     try:
         _evaluate(run, config, splits, model, guide, result.history, options.num_particles, device=options.device)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted; the model is kept. Go on with: pyro-vae evaluate {run.path}") from None
+        raise KeyboardInterrupt(
+            f"Interrupted; the model is kept. Go on with: pyro-vae train --resume {run.path}"
+        ) from None
 
 
 def _check_epochs(run: Run, epochs: int) -> None:
@@ -136,10 +138,16 @@ def _evaluate_run(parser: ArgumentParser, options: Namespace) -> None:
     config, splits, model, guide, history = run.load(options.data_root)
     if options.split not in PARTS:
         raise ValueError(f"Expected --split to be one of {', '.join(PARTS)}; got {options.split!r}.")
-    check_positive_int(options.num_particles, "num_particles")
-    folder = run.evaluation(options.split, options.num_particles, options.seed)
-    settings = {name: options[name] for name in ("num_particles", "split", "chunk_size", "seed", "device")}
-    _evaluate(folder, config, splits, model, guide, history, **settings)
+    spec = options.method.as_dict()
+    method = build_part("method", spec)
+    num_particles = method.default_particles if options.num_particles is None else options.num_particles
+    check_positive_int(num_particles, "num_particles")
+    folder = run.evaluation(options.split, spec, num_particles, options.seed)
+    settings = {name: options[name] for name in ("split", "chunk_size", "seed", "device")}
+    try:
+        _evaluate(folder, config, splits, model, guide, history, num_particles, method=method, **settings)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted; the same command goes on from what {folder.path} holds.") from None
 
 
 def _evaluate(
@@ -158,7 +166,7 @@ def _evaluate(
     from pyro_vae.report import write_report
 
     x = getattr(splits, split)
-    ev = evidence(model, guide, x, num_particles, device=device, **settings)
+    ev = evidence(model, guide, x, num_particles, device=device, checkpoint=run.path, **settings)
     where = str(next(model.parameters()).device)
     facts = runs.facts(config, splits, ev, split, where)
     run.write_result(ev, facts)
@@ -201,6 +209,12 @@ def draw(model: VAE, num_samples: int, seed: int, mean: bool) -> Tensor:
         return model.decode(model.prior().sample((num_samples,))).mean if mean else model.sample(num_samples)
 
 
+def _compare(parser: ArgumentParser, options: Namespace) -> None:
+    from pyro_vae.comparing import compare_runs
+
+    compare_runs(options.runs, options.out)
+
+
 def _parts(parser: ArgumentParser, options: Namespace) -> None:
     print(describe_part(options.name) if options.name else list_parts())
 
@@ -216,4 +230,10 @@ def _as_config(options: Namespace) -> Config:
     return config
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate_run, "sample": _sample, "parts": _parts}
+_COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate_run,
+    "compare": _compare,
+    "sample": _sample,
+    "parts": _parts,
+}

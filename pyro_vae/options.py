@@ -19,8 +19,14 @@ from pyro_vae._checks import did_you_mean
 from pyro_vae.catalogue import ROOMS, class_path, find_part
 from pyro_vae.runs import ACTIVATIONS, Run
 
-DEFAULTS = {"prior": "StandardNormal", "guide": "DiagonalNormal", "objective": "Trace_ELBO", "likelihood": None}
-FILLED_IN = {"dim", "event_shape"}
+DEFAULTS = {
+    "prior": "StandardNormal",
+    "guide": "DiagonalNormal",
+    "objective": "Trace_ELBO",
+    "likelihood": None,
+    "method": "IW",
+}
+FILLED_IN = {"dim", "event_shape", "data", "guide"}
 """Arguments of parts that the latent dimension and the data determine."""
 
 
@@ -85,7 +91,8 @@ def build_parsers(classes: dict[str, type]) -> tuple[ArgumentParser, dict[str, A
     )
     commands = {
         "train": _train_parser(classes),
-        "evaluate": _evaluate_parser(),
+        "evaluate": _evaluate_parser(classes),
+        "compare": _compare_parser(),
         "sample": _sample_parser(),
         "parts": _parts_parser(),
     }
@@ -112,10 +119,9 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
     data.add_argument("--data-seed", type=int, default=0, help="seed of splits and binarisation")
 
     parts = parser.add_argument_group("model and guide (pyro-vae parts lists the names)")
-    for kind, (_, base) in ROOMS.items():
-        base = pyro.infer.ELBO if kind == "objective" else base
-        given = classes.get(kind, base)
-        _add_part(parser, kind, (base,) if issubclass(given, base) else (base, given))
+    for kind in ROOMS:
+        if kind != "method":
+            _add_part(parser, kind, classes)
     parts.add_argument("--latent-dim", type=int, default=10, help="latent dimension D")
     parts.add_argument("--hidden", type=int, nargs="*", default=[200, 200], help="widths of both networks' layers")
     parts.add_argument(
@@ -151,7 +157,10 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
     return parser
 
 
-def _add_part(parser: ArgumentParser, kind: str, bases: tuple[type, ...]) -> None:
+def _add_part(parser: ArgumentParser, kind: str, classes: dict[str, type]) -> None:
+    base = pyro.infer.ELBO if kind == "objective" else ROOMS[kind][1]
+    given = classes.get(kind, base)
+    bases = (base,) if issubclass(given, base) else (base, given)
     name = DEFAULTS[kind]
     default = {"class_path": class_path(find_part(kind, name))} if name else None
     parser.add_subclass_arguments(
@@ -166,17 +175,31 @@ def _add_part(parser: ArgumentParser, kind: str, bases: tuple[type, ...]) -> Non
     )
 
 
-def _evaluate_parser() -> ArgumentParser:
+def _evaluate_parser(classes: dict[str, type]) -> ArgumentParser:
     parser = _parser(
-        "Estimate log p(x) of a trained run again, with another K, split or seed, and renew its report.",
+        "Estimate log p(x) of a trained run again, by another method or with another K, split or seed. Results go "
+        "to a folder of their own in the run directory; one that was interrupted goes on where it stopped.",
     )
     parser.add_argument("run", type=str, help="run directory")
-    parser.add_argument("--num-particles", type=int, default=5000, help="importance samples per datum K")
+    _add_part(parser, "method", classes)
+    parser.add_argument(
+        "--num-particles",
+        type=int | None,
+        default=None,
+        help="importance samples per datum K: 5000 if absent, 16 chains for AIS",
+    )
     parser.add_argument("--split", type=str, default="test", help="which data to score: test, valid or train")
     parser.add_argument("--chunk-size", type=int, default=10_000, help="(datum, particle) pairs in memory at once")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
+    return parser
+
+
+def _compare_parser() -> ArgumentParser:
+    parser = _parser("Rank trained runs by log p(x) of the same data, with paired differences and their errors.")
+    parser.add_argument("runs", type=str, nargs="+", help="run directories, or evaluation folders inside them")
+    parser.add_argument("--out", type=str | None, default=None, help="write OUT.csv and the picture OUT.png too")
     return parser
 
 

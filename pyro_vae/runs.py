@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from pyro_vae._files import atomic_path, make_folder
-from pyro_vae.catalogue import build_part, describe_spec
+from pyro_vae.catalogue import build_part, describe_spec, takes
 from pyro_vae.data import Splits, load_data
 from pyro_vae.inference import AmortizedGuide, Evidence
 from pyro_vae.inference.checkpoints import load_checkpoint
@@ -57,6 +57,8 @@ class Run:
         make_folder(self.path)
         for name in _FILES.values():
             (self.path / name).unlink(missing_ok=True)
+        for partial in self.path.glob("evidence-*.partial.npz"):
+            partial.unlink()
         self.write_config(config)
 
     def write_config(self, config: Config) -> None:
@@ -106,9 +108,12 @@ class Run:
                 "back, or train anew."
             )
 
-    def evaluation(self, split: str, num_particles: int, seed: int) -> Run:
+    def evaluation(self, split: str, method: Config, num_particles: int, seed: int) -> Run:
         """Return the folder of a later evaluation, beside the run's own result and never over it."""
-        return Run(make_folder(self.path / f"{split}-K{num_particles}-seed{seed}"))
+        settings = "".join(f"-{name}{value}" for name, value in method.get("init_args", {}).items() if value)
+        name = method["class_path"].rpartition(".")[2].lower() + settings
+        prefix = split if name == "iw" else f"{split}-{name}"
+        return Run(make_folder(self.path / f"{prefix}-K{num_particles}-seed{seed}"))
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:
         """Write the history, one row an epoch."""
@@ -200,22 +205,35 @@ def choose_likelihood(splits: Splits) -> Config:
 def build(config: Config, splits: Splits) -> tuple[VAE, AmortizedGuide]:
     """Build model and guide from a config, with every width taken from the data and the latent dimension.
 
+    Parts whose constructor takes ``data`` are given the training data, and a prior that takes ``guide`` the guide.
     Parameters are initialised with the config's seed; the global generator is left as it was.
 
     Raises:
         ValueError: for a part that cannot be found or built.
     """
-    dim, shape = config["latent_dim"], splits.event_shape
+    known = {"dim": config["latent_dim"], "data": splits.train}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
+        guide = build_guide(config, splits, known) if takes("prior", config["prior"], "guide") else None
         model = VAE(
-            build_part("prior", config["prior"], dim=dim),
-            build_part("likelihood", config["likelihood"], event_shape=shape, total_count=splits.max_count),
+            build_part("prior", config["prior"], guide=guide, **known),
+            build_part(
+                "likelihood",
+                config["likelihood"],
+                event_shape=splits.event_shape,
+                total_count=splits.max_count,
+                data=splits.train,
+            ),
             network(config),
         )
-        family = build_part("guide", config["guide"], dim=dim)
-        loc, scale = standardization(splits)
-        return model, AmortizedGuide(shape, family, network(config), loc=loc, scale=scale)
+        return model, build_guide(config, splits, known) if guide is None else guide
+
+
+def build_guide(config: Config, splits: Splits, known: Config) -> AmortizedGuide:
+    """Build the guide from a config; ``known`` is what a family may be given, by name."""
+    loc, scale = standardization(splits)
+    family = build_part("guide", config["guide"], **known)
+    return AmortizedGuide(splits.event_shape, family, network(config), loc=loc, scale=scale)
 
 
 def network(config: Config) -> Factory:
@@ -243,7 +261,7 @@ def facts(config: Config, splits: Splits, evidence: Evidence, split: str, device
     return {
         "data": splits.protocol,
         "scored": f"{split} split, N = {len(evidence.log_px)}",
-        "estimator": f"importance weighting, K = {evidence.num_particles}, seed {evidence.seed}",
+        "estimator": f"{evidence.method}, K = {evidence.num_particles}, seed {evidence.seed}",
         "prior": describe_spec(config["prior"]),
         "likelihood": describe_spec(config["likelihood"]),
         "guide": describe_spec(config["guide"]),

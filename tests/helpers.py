@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_vae.cli import main
 from pyro_vae.data import PARTS, load_data
 from pyro_vae.inference import Evidence
 
 DATA_ROOT = os.environ.get("PYRO_VAE_DATA_ROOT")
+QUICK = ["--epochs", "2", "--batch-size", "20", "--hidden", "8", "--latent-dim", "2", "--num-particles", "30"]
 needs_data = pytest.mark.skipif(not DATA_ROOT, reason="set PYRO_VAE_DATA_ROOT to a folder with the real data sets")
 
 
@@ -48,3 +50,8 @@ def legend(figure):
 def render(figure):
     figure.canvas.draw()
     return figure
+
+
+def train_bits(*extra):
+    """Run ``pyro-vae train`` on the data set that the fixture ``folder`` put in the working directory."""
+    return main(["train", "--data", "bits.npy", *QUICK, *extra])

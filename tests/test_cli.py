@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import QUICK, train_bits
 
 from pyro_vae import cli, runs
 from pyro_vae.cli import main
@@ -17,7 +18,6 @@ from pyro_vae.inference import Evidence
 RESULT = re.compile(
     r"test log p\(x\) = -\d+\.\d\d \+- \d+\.\d\d nats  \(K=(\d+), N=(\d+), k-hat > 0\.7: (\d+ of \d+|unknown.*)\)"
 )
-QUICK = ["--epochs", "2", "--batch-size", "20", "--hidden", "8", "--latent-dim", "2", "--num-particles", "30"]
 PRIOR = """
 import pyro.distributions as dist
 import torch
@@ -34,25 +34,12 @@ class Wide(nn.Module):
 """
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty working directory with a small binary data set in it."""
-    monkeypatch.chdir(tmp_path)
-    bits = np.random.default_rng(0).random((100, 6)) < 0.4
-    np.save("bits.npy", bits.astype(np.float32))
-    return tmp_path
-
-
-def _train(*extra):
-    return main(["train", "--data", "bits.npy", *QUICK, *extra])
-
-
 def _metrics(path):
     return pd.read_csv(path / "metrics.csv").drop(columns="seconds")
 
 
 def test_train_writes_a_run_and_ends_with_the_result(folder, capsys):
-    assert _train() == 0
+    assert train_bits() == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert RESULT.fullmatch(last).groups()[:2] == ("30", "10")
     run = folder / "runs" / "bits-001"
@@ -77,19 +64,19 @@ def test_main_job_needs_no_argument_but_time(folder, capsys):
 
 
 def test_second_run_gets_its_own_directory_and_never_overwrites_unasked(folder, capsys):
-    assert _train() == _train() == 0
+    assert train_bits() == train_bits() == 0
     assert {p.name for p in (folder / "runs").iterdir()} == {"bits-001", "bits-002"}
     before = (folder / "runs" / "bits-001" / "result.json").read_text()
-    assert _train("--out", "runs/bits-001", "--seed", "5") == 2
+    assert train_bits("--out", "runs/bits-001", "--seed", "5") == 2
     assert "runs/bits-001 holds a run already. Continue it with" in capsys.readouterr().err
     assert (folder / "runs" / "bits-001" / "result.json").read_text() == before
-    assert _train("--out", "runs/bits-001", "--seed", "5", "--overwrite") == 0
+    assert train_bits("--out", "runs/bits-001", "--seed", "5", "--overwrite") == 0
     assert (folder / "runs" / "bits-001" / "result.json").read_text() != before
 
 
 def test_resumed_run_equals_the_uninterrupted_one(folder):
-    assert _train("--out", "whole", "--epochs", "5") == 0
-    assert _train("--out", "half", "--epochs", "2") == 0
+    assert train_bits("--out", "whole", "--epochs", "5") == 0
+    assert train_bits("--out", "half", "--epochs", "2") == 0
     assert main(["train", "--resume", "half", "--epochs", "5"]) == 0
     pd.testing.assert_frame_equal(_metrics(folder / "half"), _metrics(folder / "whole"))
     whole, half = (Evidence.load(folder / name / "evidence.npz") for name in ("whole", "half"))
@@ -98,7 +85,7 @@ def test_resumed_run_equals_the_uninterrupted_one(folder):
 
 
 def test_config_of_a_run_repeats_it(folder):
-    assert _train("--out", "first", "--objective", "IWAE", "--objective.num_particles", "3") == 0
+    assert train_bits("--out", "first", "--objective", "IWAE", "--objective.num_particles", "3") == 0
     assert main(["train", "--config", "first/config.yaml", "--out", "second"]) == 0
     pd.testing.assert_frame_equal(_metrics(folder / "first"), _metrics(folder / "second"))
     assert (folder / "first" / "config.yaml").read_text() == (folder / "second" / "config.yaml").read_text()
@@ -109,7 +96,7 @@ def test_interruption_says_how_to_go_on(folder, capsys, monkeypatch):
         raise KeyboardInterrupt(f"Interrupted in epoch 3. The checkpoint {checkpoint} holds 2 epochs; resume from it.")
 
     monkeypatch.setattr(cli, "fit", interrupted)
-    assert _train("--out", "run") == 130
+    assert train_bits("--out", "run") == 130
     error = capsys.readouterr().err
     assert "run/checkpoint.pt holds 2 epochs" in error
     assert "Go on with: pyro-vae train --resume run" in error
@@ -120,24 +107,24 @@ def test_interruption_says_how_to_go_on(folder, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "evidence", interrupted_again)
-    assert _train("--out", "other") == 130
-    assert "the model is kept. Go on with: pyro-vae evaluate other" in capsys.readouterr().err
+    assert train_bits("--out", "other") == 130
+    assert "the model is kept. Go on with: pyro-vae train --resume other" in capsys.readouterr().err
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    assert main(["evaluate", "other", "--num-particles", "25"]) == 0
+    assert main(["train", "--resume", "other"]) == 0
 
 
 @pytest.mark.parametrize("patience", [[], ["--patience", "3"]])
 def test_evaluate_scores_the_model_that_train_scored(folder, patience):
     # A learning rate so high that the last epoch is not the best one.
-    assert _train("--out", "run", "--epochs", "30", "--optimizer.lr", "0.3", *patience) == 0
+    assert train_bits("--out", "run", "--epochs", "30", "--optimizer.lr", "0.3", *patience) == 0
     trained = Evidence.load("run/evidence.npz")
     assert main(["evaluate", "run", "--num-particles", "30"]) == 0
     assert torch.equal(Evidence.load("run/test-K30-seed0/evidence.npz").log_px, trained.log_px)
 
 
 def test_evaluate_scores_again(folder, capsys):
-    assert _train("--out", "run") == 0
+    assert train_bits("--out", "run") == 0
     capsys.readouterr()
     assert main(["evaluate", "run", "--num-particles", "40", "--split", "valid", "--seed", "3"]) == 0
     assert re.search(r"^valid log p\(x\) = .*\(K=40, N=10,", capsys.readouterr().out, re.MULTILINE)
@@ -149,7 +136,7 @@ def test_evaluate_scores_again(folder, capsys):
 
 
 def test_data_that_have_changed_are_refused(folder, capsys):
-    assert _train("--out", "run") == 0
+    assert train_bits("--out", "run") == 0
     bits = np.load("bits.npy")
     np.save("bits.npy", bits[:-1])
     capsys.readouterr()
@@ -163,7 +150,7 @@ def test_data_that_have_changed_are_refused(folder, capsys):
 
 
 def test_resuming_towards_fewer_epochs_is_refused(folder, capsys):
-    assert _train("--out", "run", "--epochs", "3") == 0
+    assert train_bits("--out", "run", "--epochs", "3") == 0
     before = (folder / "run" / "config.yaml").read_text()
     assert main(["train", "--resume", "run", "--epochs", "2"]) == 2
     assert "run holds 3 epochs already. Give --epochs 3 or more" in capsys.readouterr().err
@@ -172,7 +159,7 @@ def test_resuming_towards_fewer_epochs_is_refused(folder, capsys):
 
 @pytest.mark.parametrize("mean", [[], ["--mean"]])
 def test_sample_draws_numbers_and_a_picture(folder, mean):
-    assert _train("--out", "run") == 0
+    assert train_bits("--out", "run") == 0
     assert main(["sample", "run", "--num-samples", "9", *mean]) == 0
     x = np.load("run/samples.npy")
     assert x.shape == (9, 6)
@@ -184,7 +171,7 @@ def test_sample_draws_numbers_and_a_picture(folder, mean):
 
 def test_parts_of_ones_own_are_found_in_the_working_directory(folder, capsys):
     (folder / "cli_test_priors.py").write_text(PRIOR)
-    assert _train("--prior", "cli_test_priors.Wide", "--prior.scale", "3.5", "--out", "run") == 0
+    assert train_bits("--prior", "cli_test_priors.Wide", "--prior.scale", "3.5", "--out", "run") == 0
     config = runs.Run("run").config()
     assert config["prior"] == {"class_path": "cli_test_priors.Wide", "init_args": {"scale": 3.5}}
     assert main(["evaluate", "run", "--num-particles", "25"]) == 0
@@ -223,7 +210,7 @@ def test_no_command_shows_the_help(capsys):
 
 MISTAKES = {
     "unknown prior": (["--prior", "StandrdNormal"], "Unknown prior 'StandrdNormal'. Did you mean StandardNormal?"),
-    "unknown objective": (["--objective", "iwae"], "Unknown objective 'iwae'. Did you mean IWAE?"),
+    "unknown objective": (["--objective", "iwea"], "Unknown objective 'iwea'. Did you mean IWAE?"),
     "no such module": (["--guide", "nowhere.Guide"], "Cannot import guide 'nowhere.Guide'"),
     "no class": (["--prior", "math.pi"], "Expected prior 'math.pi' to be a class; got float"),
     "unknown argument": (["--objective", "IWAE", "--objective.k", "3"], "'k' is not accepted"),
@@ -270,7 +257,7 @@ def test_mistakes_get_one_line_and_leave_nothing_behind(name, folder, capsys):
 def test_directories_that_hold_no_whole_run(command, folder, capsys):
     assert main([command, "absent"]) == 2
     assert "absent holds no run" in capsys.readouterr().err
-    assert _train("--out", "run") == 0
+    assert train_bits("--out", "run") == 0
     checkpoint = folder / "run" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     capsys.readouterr()
