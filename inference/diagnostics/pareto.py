@@ -30,7 +30,7 @@ def pareto_khat(log_w: Tensor) -> Tensor:
         log_w: log weights, shape (K, N).
 
     Returns:
-        k-hat, shape (N,), float64: -inf where the weights have no spread, +inf where no more than M of them
+        k-hat, shape (N,), float64: -inf where the M largest weights are equal, +inf where no more than M of them
         are above 0, NaN where K < 26 leaves a tail of fewer than six.
 
     Source: Vehtari et al. (2024), Pareto Smoothed Importance Sampling, JMLR 25(72).
@@ -51,7 +51,8 @@ def khat_from_tail(top: Tensor) -> Tensor:
         return torch.full((len(tail),), math.nan, dtype=torch.float64)
     khat = np.full(len(tail), np.inf)  # fewer than M + 1 weights above 0: all rests on a handful of draws
     finite = np.isfinite(tail).all(1)
-    spread = np.subtract(tail[:, 0], tail[:, -1], where=finite, out=np.zeros(len(tail)))
+    # Of the M largest alone: where they tie, as with discrete latents, they are bounded and there is nothing to fit.
+    spread = np.subtract(tail[:, 0], tail[:, -2], where=finite, out=np.zeros(len(tail)))
     khat[finite] = -np.inf
     fitted = spread > 1e-10
     if fitted.any():

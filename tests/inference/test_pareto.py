@@ -50,3 +50,8 @@ def test_degenerate_tails():
     assert (pareto_khat(handful) == math.inf).all()
     assert tail_length(100) == 20
     assert tail_length(10_000) == 300
+
+
+def test_ties_of_discrete_latents_are_bounded_weights():
+    log_w = torch.where(torch.rand(1000, 1) < 0.3, 2.0, -5.0)
+    assert pareto_khat(log_w).tolist() == [-math.inf]

@@ -1,0 +1,54 @@
+"""Settings of priors: checked where they come in, and either learnt or fixed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._checks import check_positive_int
+
+
+def log_of(value: float, name: str, dim: int) -> Tensor:
+    """Return the logarithm of a positive setting, once for each dimension, shape (D,).
+
+    Raises:
+        ValueError: unless the value is a positive finite number and D a positive integer.
+    """
+    check_positive_int(dim, "dim")
+    check_positive(value, name)
+    return torch.full((dim,), math.log(value))
+
+
+def logit_of(probability: float, name: str, dim: int) -> Tensor:
+    """Return the logit of a probability, once for each dimension, shape (D,).
+
+    Raises:
+        ValueError: unless 0 < probability < 1 and D is a positive integer.
+    """
+    check_positive_int(dim, "dim")
+    if not 0 < probability < 1:
+        raise ValueError(f"Expected 0 < {name} < 1; got {probability!r}.")
+    return torch.full((dim,), math.log(probability) - math.log1p(-probability))
+
+
+def check_positive(value: float, name: str) -> None:
+    """Refuse anything but a positive finite number, with a ``ValueError``."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"Expected {name} to be a number > 0; got {value!r}.")
+
+
+def check_several(dim: int, what: str) -> None:
+    """Refuse fewer than two dimensions, where one leaves no choice, with a ``ValueError``."""
+    check_positive_int(dim, "dim")
+    if dim < 2:
+        raise ValueError(f"Expected dim >= 2 for {what}; got {dim}.")
+
+
+def keep(module: nn.Module, name: str, value: Tensor, learnable: bool) -> None:
+    """Give a module a tensor, as a parameter if it is learnt and as a buffer if it is fixed."""
+    if learnable:
+        module.register_parameter(name, nn.Parameter(value))
+    else:
+        module.register_buffer(name, value)

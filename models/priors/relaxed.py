@@ -1,0 +1,98 @@
+"""Continuous relaxations of discrete priors, to pair with guides that are relaxed likewise."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Transform, constraints
+from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
+
+from pyro_vae.models.priors._settings import check_several, keep, log_of, logit_of
+from pyro_vae.models.priors.base import Prior
+
+
+class RelaxedBernoulli(Prior):
+    """Independent binary concrete entries on (0, 1), z_i = sigmoid((logit p + L) / t) with L logistic.
+
+    Their density is their own: a bound with it is no bound of the discrete model's log p(x).
+
+    Args:
+        dim: latent dimension D.
+        temperature: t; near 0 the entries are nearly binary.
+        p: probability that an entry is above 1/2.
+        learnable: learn the probability of each dimension, from this value on.
+
+    Raises:
+        ValueError: unless ``temperature`` is positive and 0 < p < 1.
+
+    Source: Maddison, Mnih and Teh (2017), The Concrete Distribution, appendix B.
+    """
+
+    logits: Tensor
+    log_temperature: Tensor
+
+    def __init__(self, dim: int, temperature: float = 0.5, p: float = 0.5, learnable: bool = False) -> None:
+        super().__init__()
+        keep(self, "logits", logit_of(p, "p", dim), learnable)
+        keep(self, "log_temperature", log_of(temperature, "temperature", 1)[0], False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """Return p(z), batch shape (), event shape (D,)."""
+        return dist.RelaxedBernoulli(self.log_temperature.exp(), logits=self.logits).to_event(1)
+
+
+class RelaxedCategorical(Prior):
+    """Concrete law on the simplex, z = softmax((log pi + G) / t) with G_i Gumbel, at first pi_i = 1/D.
+
+    Its density is its own, by Lebesgue measure on D - 1 entries: a bound with it is no bound of the discrete
+    model's log p(x).
+
+    Args:
+        dim: latent dimension D, the number of classes.
+        temperature: t; near 0 the vector has nearly a single one.
+        learnable: learn pi.
+
+    Raises:
+        ValueError: for fewer than two classes, or unless ``temperature`` is positive.
+
+    Source: Maddison, Mnih and Teh (2017), The Concrete Distribution, equation 10; Jang, Gu and Poole (2017).
+    """
+
+    logits: Tensor
+    log_temperature: Tensor
+
+    def __init__(self, dim: int, temperature: float = 0.5, learnable: bool = False) -> None:
+        super().__init__()
+        check_several(dim, "classes to choose from")
+        keep(self, "logits", torch.zeros(dim), learnable)
+        keep(self, "log_temperature", log_of(temperature, "temperature", 1)[0], False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """Return p(z), batch shape (), event shape (D,), support the simplex."""
+        log_z = ExpRelaxedCategorical(self.log_temperature.exp(), logits=self.logits)
+        return dist.TransformedDistribution(log_z, [_ExpOntoSimplex()])
+
+
+class _ExpOntoSimplex(Transform):
+    """z = exp(y) of a y whose exponentials sum to one, kept on the simplex in float32.
+
+    torch's own class leaves it: at low temperatures its draws sum to one within 1e-5, which fails its own check of
+    the support, and entries that underflow to 0 have a log density of NaN.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.simplex
+    bijective = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ExpOntoSimplex)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x.softmax(-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y.clamp(min=torch.finfo(y.dtype).tiny).log()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.sum(-1)
