@@ -1,0 +1,171 @@
+"""Simulation-based calibration: whether q(z|x) is the posterior, on data that the model itself drew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_vae._checks import check_positive_int
+from pyro_vae.inference.diagnostics.running import (
+    Args,
+    batches,
+    evaluating,
+    latent_values,
+    particle_terms,
+    plan_for,
+    terms_at,
+    unit_labels,
+)
+from pyro_vae.inference.diagnostics.uniformity import Uniformity, check_level, random_ranks, uniformity
+from pyro_vae.inference.programs import Data, Program
+from pyro_vae.inference.simulation import Simulation, example_data, simulate
+from pyro_vae.inference.weights import WeightTerms
+
+LOG_LIKELIHOOD = "log p(x|z)"
+
+
+@dataclass(frozen=True)
+class SBC:
+    """Ranks of the true latents among the guide's draws.
+
+    Attributes:
+        ranks: shape (N, D + 1), each in {0, ..., L}; the last column is that of log p(x|z).
+        num_draws: L.
+        test: the test that each column is uniform.
+    """
+
+    ranks: Tensor
+    num_draws: int
+    test: Uniformity
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return self.test.labels
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the guide passed; if it is the posterior, it does with probability >= 1 - alpha."""
+        return self.test.accepted
+
+    def __str__(self) -> str:
+        """Return the result in one line."""
+        return f"calibration of q(z|x): {self.test}"
+
+
+def sbc(
+    model: Program,
+    guide: Program,
+    num_data: int = 1000,
+    *,
+    num_draws: int = 99,
+    x: Data | None = None,
+    alpha: float = 0.05,
+    chunk_size: int = 10_000,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> SBC:
+    """Test a guide on data from the model, for which draws of the true posterior are known.
+
+        (z*, x) ~ p(z) p(x|z),   z_l ~ q(z|x), l = 1, ..., L,   r_j = #{l: z_lj < z*_j}
+
+    If q(z|x) is the posterior, z* and the z_l are exchangeable and every r_j is uniform on {0, ..., L}; ties of
+    discrete latents are broken at random. A guide too narrow has ranks at both ends, one too wide in the middle, one
+    that is shifted on one side. One more column ranks log p(x|z*) among the log p(x|z_l): dimension by dimension
+    calibration holds on average over x, and a guide that ignores x, q(z|x) = p(z), has it too.
+
+    A verdict on the guide under the model's own data; it says nothing of whether the model fits real data.
+
+    Args:
+        model: Pyro program for p(x, z), which observes its data as they were handed in, ``obs=x``.
+        guide: Pyro program for q(z | x).
+        num_data: N, the number of simulated data.
+        num_draws: L; L + 1 with many divisors suits histograms.
+        x: example data, shape (M, *event), or a tuple of tensors, for a model without ``event_shape``; covariates
+            are taken from it in turn.
+        alpha: probability of rejecting an exact guide, at most; see ``uniformity``.
+        chunk_size: largest number of (draw, datum) pairs in memory at once.
+        seed: seed of the draws; the global generator is left as it was.
+        device: "auto" (a GPU where there is one), or a torch device.
+        progress: show a progress bar, where there is a terminal to show it.
+
+    Raises:
+        ValueError: for programs that ``simulate`` or ``log_weights`` refuses, or draws that are NaN.
+
+    Source: Talts, Betancourt, Simpson, Vehtari and Gelman (2018), Validating Bayesian Inference Algorithms with
+    Simulation-Based Calibration; log p(x|z) as a test quantity: Modrák et al. (2023), Simulation-Based Calibration
+    Checking for Bayesian Computation.
+    """
+    check_positive_int(num_draws, "num_draws")
+    check_level(alpha, "alpha")
+    ranks, numbers = [], []
+    with evaluating(model, guide, example_data(model, num_data, x), seed, device) as args:
+        for drawn, plan in simulations(model, guide, args, num_draws, chunk_size, "calibration", progress):
+            truth = terms_at(model, guide, drawn.args, drawn.latents, score_guide=False)
+            values = {name: drawn.latents[name][None] for name in truth.prior}
+            star, labels = _quantities(values, truth)
+            counter = Counter(star[0])
+            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plan):
+                counter.add(_quantities(latent_values(terms), terms)[0])
+            rank, u = random_ranks(counter.less, counter.equal, num_draws)
+            ranks.append(rank.cpu())
+            numbers.append(u.cpu())
+    return SBC(torch.cat(ranks), num_draws, uniformity(torch.cat(numbers), labels, alpha=alpha))
+
+
+def simulations(
+    model: Program, guide: Program, args: Args, num_draws: int, chunk_size: int, desc: str, progress: bool
+) -> Iterator[tuple[Simulation, int]]:
+    """Yield joint draws of the model in place of the data, batch by batch, and how particles can run on them."""
+    plan = None
+    for batch in batches(args, num_draws, chunk_size, desc, progress):
+        drawn = simulate(model, batch)
+        if plan is None:
+            plan = plan_for(model, guide, drawn.args)
+        yield drawn, plan
+
+
+def _quantities(values: dict[str, Tensor], terms: WeightTerms) -> tuple[Tensor, list[str]]:
+    """Return what is ranked, shape (K, B, D + 1), and its names."""
+    columns = [value.reshape(*value.shape[:2], -1).double() for value in values.values()]
+    labels = [label for name, value in values.items() for label in unit_labels(name, value.shape[2:])]
+    log_likelihood = rounded(torch.stack(list(terms.likelihood.values())).sum(0))
+    return torch.cat([*columns, log_likelihood[..., None]], -1), [*labels, LOG_LIKELIHOOD]
+
+
+def rounded(log_density: Tensor) -> Tensor:
+    """Round to 0.01 nats: equal latents then have equal densities, whatever the order in which they were added up.
+
+    Ties are broken at random, so that the rank of what is rounded is as uniform as that of what is not.
+    """
+    return log_density.double().round(decimals=2)
+
+
+class Counter:
+    """Counts how many draws are less than a value and how many equal to it, as they stream by.
+
+    Args:
+        value: what is ranked, any shape.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        self.less = torch.zeros(value.shape, dtype=torch.long, device=value.device)
+        self.equal = self.less.clone()
+
+    def add(self, draws: Tensor) -> None:
+        """Take in draws, shape (k, *value).
+
+        Raises:
+            ValueError: if a draw or the value is NaN, which has no rank.
+        """
+        if draws.isnan().any() or self.value.isnan().any():
+            raise ValueError(
+                "Expected draws with a rank; one is NaN: the programs' parameters or densities are not finite."
+            )
+        self.less += (draws < self.value).sum(0)
+        self.equal += (draws == self.value).sum(0)

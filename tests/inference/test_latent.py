@@ -1,0 +1,352 @@
+"""Active units, KL by dimension, rate and distortion, ELBO surgery: against closed forms and quadrature."""
+
+from __future__ import annotations
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from setups import make_pair, plain_guide, plain_model
+from torch.distributions import kl_divergence
+from truth import BernoulliMixture, GammaPoisson, LinearGaussian
+
+from pyro_vae.inference.diagnostics import active_units, elbo_surgery, kl_per_dimension, rate_distortion
+from pyro_vae.inference.diagnostics.surgery import _log_aggregated
+
+ALL = {"active": active_units, "kl": kl_per_dimension, "rate": rate_distortion, "surgery": elbo_surgery}
+quiet = {"progress": False, "device": "cpu"}
+
+
+class Diagonal(LinearGaussian):
+    """Columns of W at right angles, so that the posterior factorises; the last dimension is not used at all."""
+
+    def __init__(self):
+        weight = torch.zeros(4, 3, dtype=torch.float64)
+        weight[0, 0], weight[1, 1] = 2.0, 0.8
+        super().__init__(weight, torch.arange(4, dtype=torch.float64), 0.7)
+
+    def diagonal_guide(self, x):
+        q = self.posterior(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(q.loc, q.variance.sqrt()).to_event(1))
+
+
+def _chain_model(x):
+    with pyro.plate("data", len(x)):
+        z1 = pyro.sample("z1", dist.Normal(torch.zeros_like(x), 1.0))
+        z2 = pyro.sample("z2", dist.Normal(z1, 1.0))
+        pyro.sample("x", dist.Normal(z2, 1.0), obs=x)
+
+
+def _chain_guide(x):
+    with pyro.plate("data", len(x)):
+        z1 = pyro.sample("z1", dist.Normal(x / 3, (2 / 3) ** 0.5))
+        pyro.sample("z2", dist.Normal((z1 + x) / 2, 0.5**0.5))
+
+
+def test_active_units_are_those_that_are_used():
+    truth = Diagonal()
+    x = truth.sample(500)
+    units = active_units(truth.model, truth.diagonal_guide, x, **quiet)
+    torch.testing.assert_close(units.variance, truth.posterior(x).loc.var(0))
+    assert units.active.tolist() == [True, True, False]
+    assert str(units) == "2 of 3 units active (Var E[z|x] > 0.01); unused: z[2]"
+    # Var(E[z|x]) = 1 - Var(z|x); 5 standard errors.
+    expected = 1 - truth.posterior(x[:1]).variance[0]
+    assert ((units.variance - expected).abs() <= 5 * units.std_error).all()
+    # (kurtosis - 1) / N for a normal
+    torch.testing.assert_close(units.std_error, units.variance * (2 / 500) ** 0.5, rtol=0.2, atol=1e-12)
+
+
+def test_active_units_take_off_the_noise_of_few_particles():
+    # With K = 2 the mean of z2's conditional mean has variance 1/4 * 2/3 / 2 from the draws of z1 alone.
+    x = torch.randn(20_000, dtype=torch.float64)
+    units = active_units(_chain_model, _chain_guide, x, num_particles=2, **quiet)
+    expected = torch.tensor([1 / 9, 4 / 9], dtype=torch.float64) * x.var()
+    assert units.labels == ("z1", "z2")
+    assert ((units.variance - expected).abs() < 5 * units.std_error).all()
+
+    def unused(x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("z2", dist.Normal(z1, 1.0))
+
+    assert active_units(_chain_model, unused, x, num_particles=2, **quiet).count == 0
+
+
+def test_a_categorical_site_is_one_unit():
+    mixture = BernoulliMixture()
+    x = (torch.rand(200, 4) < 0.5).double()
+    assert active_units(mixture, mixture.guide, x, **quiet).count == 0
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            q = dist.Categorical(probs=torch.stack([0.4 * x[:, 0], 1 - 0.4 * x[:, 0], 0 * x[:, 0]], -1))
+            pyro.sample("z", q)
+
+    units = active_units(mixture, guide, x, **quiet)
+    torch.testing.assert_close(units.variance, 2 * 0.16 * x[:, 0].var()[None])
+    assert units.labels == ("z",)
+
+
+def test_kl_of_each_dimension_in_closed_form():
+    truth = Diagonal()
+    x = truth.sample(100)
+    q = truth.posterior(x)
+    expected = 0.5 * (q.variance + q.loc.square() - 1 - q.variance.log())
+    kl = kl_per_dimension(truth.model, truth.diagonal_guide, x, **quiet)
+    torch.testing.assert_close(kl.kl, expected.mean(0))
+    torch.testing.assert_close(kl.std_error, expected.std(0) / 10)
+    assert (kl.mc_error < 1e-12).all()
+    assert kl.labels == ("z[0]", "z[1]", "z[2]")
+    assert kl.whole == ()
+    assert kl.collapsed == ("z[2]",)
+    assert str(kl).endswith("nats, 1 of 3 collapsed (z[2])")
+    assert kl.warning == "Posterior collapse: q(z|x) is the prior in 1 of 3 latent dimensions (z[2])."
+
+
+def test_kl_of_a_guide_that_does_not_factorise_is_of_the_site():
+    truth = LinearGaussian.random(3, 4)
+    x = truth.sample(200)
+    prior = dist.MultivariateNormal(torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64))
+    expected = kl_divergence(truth.posterior(x), prior)
+    kl = kl_per_dimension(truth.model, truth.exact_guide, x, **quiet)
+    assert kl.labels == kl.whole == ("z",)
+    assert abs(kl.total - expected.mean().item()) < 5 * kl.mc_error.item() < 0.3
+    assert kl.warning == ""
+    assert "not by dimension: z" in str(kl)
+
+
+def test_kl_without_a_closed_form_is_a_mean_over_particles():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Laplace(torch.zeros(2, dtype=x.dtype), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.StudentT(5.0, x, 1.0).to_event(1))
+
+    x = torch.tensor([[0.0, 3.0]] * 50, dtype=torch.float64)
+    grid = torch.linspace(-300, 300, 600_001, dtype=torch.float64)
+    q = dist.StudentT(5.0, x[0][:, None], 1.0).log_prob(grid)
+    expected = torch.trapezoid(q.exp() * (q - dist.Laplace(0.0, 1.0).log_prob(grid)), grid)
+    kl = kl_per_dimension(model, guide, x, num_particles=200, **quiet)
+    assert ((kl.kl - expected).abs() < 5 * kl.mc_error).all()
+    assert (kl.mc_error < 0.05).all()
+    # The data are all the same: their spread is Monte Carlo's alone.
+    torch.testing.assert_close(kl.std_error, kl.mc_error, rtol=0.4, atol=0)
+
+
+def test_kl_of_several_sites_and_inner_plates():
+    x = torch.randn(400, dtype=torch.float64)
+    expected = [
+        0.5 * (2 / 3 + x.square() / 9 - 1 - math.log(2 / 3)).mean(),
+        0.5 * (0.5 + ((2 * x / 3) ** 2 + 2 / 3) / 4 - 1 - math.log(0.5)).mean(),
+    ]
+    kl = kl_per_dimension(_chain_model, _chain_guide, x, **quiet)
+    assert kl.labels == ("z1", "z2")
+    assert kl.kl[0].item() == pytest.approx(expected[0].item())
+    assert abs(kl.kl[1] - expected[1]) < 5 * kl.mc_error[1] < 0.1
+    gamma = GammaPoisson()
+    counts = torch.poisson(torch.full((30, 3), 4.0, dtype=torch.float64))
+    prior = dist.Gamma(torch.tensor(gamma.shape, dtype=torch.float64), gamma.rate)
+    exact = kl_divergence(dist.Gamma(gamma.shape + counts.sum(1), gamma.rate + 3), prior).mean()
+    assert kl_per_dimension(gamma.model, gamma.exact_guide, counts, **quiet).total == pytest.approx(exact.item())
+
+
+def test_auxiliary_sites_make_one_group_and_have_no_surgery():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(torch.zeros_like(x), 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(2 * u, log_density=-math.log(2.0)))
+
+    x = torch.randn(300, dtype=torch.float64)
+    kl = kl_per_dimension(model, guide, x, **quiet)
+    assert kl.whole == ("z",)
+    exact = kl_divergence(dist.Normal(0.0, 2.0), dist.Normal(0.0, 1.0)).item()
+    assert abs(kl.total - exact) < 5 * kl.mc_error.item() < 0.3
+    with pytest.raises(ValueError, match="latent sites alone"):
+        elbo_surgery(model, guide, x, **quiet)
+
+
+def test_rate_and_distortion_are_the_closed_forms():
+    truth = Diagonal()
+    x = truth.sample(300)
+    q = truth.posterior(x)
+    rate = 0.5 * (q.variance + q.loc.square() - 1 - q.variance.log()).sum(-1)
+    residual = (x - truth.bias - q.loc @ truth.weight.T).square().sum(-1)
+    trace = (truth.weight @ q.covariance_matrix @ truth.weight.T).diagonal(dim1=-2, dim2=-1).sum(-1)
+    distortion = 2 * math.log(2 * math.pi * 0.49) + (residual + trace) / 0.98
+    found = rate_distortion(truth.model, truth.diagonal_guide, x, num_particles=400, **quiet)
+    torch.testing.assert_close(found.rate, rate)
+    error = found.distortion - distortion
+    assert abs(error.mean()) < 5 * error.std() / 300**0.5 < 0.05
+    # The exact guide's ELBO is log p(x).
+    torch.testing.assert_close(found.elbo, truth.marginal.log_prob(x), atol=0.5, rtol=0)
+    assert found.elbo.mean().item() == pytest.approx(truth.marginal.log_prob(x).mean().item(), abs=0.03)
+    assert found.mean == (found.rate.mean().item(), found.distortion.mean().item())
+    assert found.stderr[0] == pytest.approx(rate.std().item() / 300**0.5)
+
+
+def _by_quadrature(loc, scale):
+    """Return mutual information and marginal KL of the mixture of N(loc_n, scale^2), against N(0, 1)."""
+    z = torch.linspace(-15, 15, 30_001, dtype=torch.float64)
+    log_q = dist.Normal(loc[:, None], scale).log_prob(z).logsumexp(0) - math.log(len(loc))
+    entropy = -torch.trapezoid(log_q.exp() * log_q, z)
+    marginal = -entropy - torch.trapezoid(log_q.exp() * dist.Normal(0.0, 1.0).log_prob(z), z)
+    return (entropy - dist.Normal(0.0, scale).entropy()).item(), marginal.item()
+
+
+@pytest.mark.parametrize(("widen", "shift"), [(1.0, 0.0), (0.5, 0.0), (1.0, 2.0)])
+def test_surgery_agrees_with_quadrature(widen, shift):
+    # Four comparisons at 5 standard errors.
+    truth = LinearGaussian.random(1, 2, scale=0.5)
+    x = truth.sample(40)
+    q = truth.posterior(x)
+    sd = q.scale_tril[0, 0, 0]
+    information, marginal = _by_quadrature(q.loc[:, 0] + shift * sd, widen * sd)
+    found = elbo_surgery(truth.model, truth.guide(widen, shift), x, num_particles=50, **quiet)
+    assert abs(found.mutual_information - information) < 5 * found.mutual_information_error < 0.2
+    assert abs(found.marginal_kl - marginal) < 5 * found.marginal_kl_error < 0.5
+    assert found.kl == pytest.approx(found.mutual_information + found.marginal_kl)
+
+
+def test_surgery_finds_the_limits_of_many_data():
+    # As N grows the exact guide's q(z) becomes the prior, and the information I(x; z) = 1/2 log det(I + W'W / s^2).
+    truth = LinearGaussian.random(2, 3, scale=2.0)
+    found = elbo_surgery(truth.model, truth.exact_guide, truth.sample(1000), **quiet)
+    identity = torch.eye(2, dtype=torch.float64)
+    expected = 0.5 * torch.logdet(identity + truth.weight.T @ truth.weight / 4.0).item()
+    assert found.mutual_information == pytest.approx(expected, abs=0.1)
+    assert abs(found.marginal_kl) < 0.05
+
+
+def test_mutual_information_lies_between_0_and_log_n():
+    truth = LinearGaussian.random(1, 2, scale=0.01)
+    spread = 100 * torch.arange(6, dtype=torch.float64)[:, None].expand(6, 2)
+    apart = elbo_surgery(truth.model, truth.exact_guide, spread, **quiet)
+    assert apart.mutual_information == pytest.approx(math.log(6)) == apart.bound
+    same = elbo_surgery(truth.model, truth.exact_guide, spread[:1].expand(6, 2), **quiet)
+    assert same.mutual_information == pytest.approx(0.0, abs=1e-9)
+    assert "at most log N = 1.79" in str(apart)
+
+
+def test_standard_error_of_surgery_is_that_of_repeats():
+    # 60 repeats: their sd is known to 9%; 0.6 to 1.5 is more than 4 standard errors away on both sides.
+    truth = LinearGaussian.random(1, 2)
+    x = truth.sample(30)
+    runs = [elbo_surgery(truth.model, truth.guide(1.3), x, seed=s, **quiet) for s in range(60)]
+    for name in ("mutual_information", "marginal_kl"):
+        values = torch.tensor([getattr(run, name) for run in runs])
+        claimed = torch.tensor([getattr(run, f"{name}_error") for run in runs]).square().mean().sqrt()
+        assert 0.6 < values.std() / claimed < 1.5
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 64, 10_000])
+@pytest.mark.parametrize("plan", [0, 1])
+def test_aggregated_density_does_not_depend_on_chunks(chunk_size, plan):
+    x = torch.randn(9, dtype=torch.float64)
+    draws = {name: torch.randn(11, 1, dtype=torch.float64) for name in ("z1", "z2")}
+    found = _log_aggregated(_chain_guide, (x,), draws, chunk_size, plan)
+    each = dist.Normal(x / 3, (2 / 3) ** 0.5).log_prob(draws["z1"])
+    each = each + dist.Normal((draws["z1"] + x) / 2, 0.5**0.5).log_prob(draws["z2"])
+    torch.testing.assert_close(found, each.logsumexp(1) - math.log(9))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_any_pair_of_programs(name):
+    gamma, mixture = GammaPoisson(), BernoulliMixture()
+    counts = torch.poisson(torch.full((12, 3), 4.0, dtype=torch.float64))
+    model, guide = make_pair()
+    for programs in (
+        (gamma.model, gamma.exact_guide, counts),
+        (mixture, mixture.guide, (torch.rand(12, 4) < 0.5).double()),
+        (plain_model, plain_guide, torch.randn(12, 3)),
+        (model, guide, model.sample(12)),
+    ):
+        assert "\n" not in str(ALL[name](*programs, **quiet))
+
+
+@pytest.mark.parametrize("num_particles", [16, 300])
+@pytest.mark.parametrize("name", ALL)
+def test_no_more_pairs_than_the_chunk_size_exist_at_once(name, num_particles):
+    sizes = []
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            sizes.append(z.numel())
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            sizes.append(pyro.sample("z", dist.Normal(x / 2, 0.5**0.5)).numel())
+
+    ALL[name](model, guide, torch.randn(12), num_particles=num_particles, chunk_size=40, **quiet)
+    assert max(sizes) <= 40
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_random_state_and_training_mode_are_left_as_they_were(name):
+    model, guide = make_pair()
+    x = model.sample(5)
+    model.train()
+    guide.eval()
+    modes = set()
+    model.register_forward_pre_hook(lambda *_: modes.add(model.training))
+    before = torch.get_rng_state()
+    runs = [str(ALL[name](model, guide, x, seed=seed, **quiet)) for seed in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (model.training, guide.training) == (True, False)
+    assert modes == {False}
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.filterwarnings("ignore:The programs do not run with all particles at once")
+def test_programs_that_run_one_particle_at_a_time():
+    truth = Diagonal()
+    x = truth.sample(40)
+
+    def guide(x):
+        q = truth.posterior(x)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(q.loc, q.variance.sqrt()).to_event(1))
+            assert z.ndim == 2
+
+    one_by_one = {name: check(truth.model, guide, x, num_particles=20, **quiet) for name, check in ALL.items()}
+    at_once = {
+        name: check(truth.model, truth.diagonal_guide, x, num_particles=20, **quiet) for name, check in ALL.items()
+    }
+    torch.testing.assert_close(one_by_one["active"].variance, at_once["active"].variance)
+    torch.testing.assert_close(one_by_one["kl"].kl, at_once["kl"].kl)
+    torch.testing.assert_close(one_by_one["rate"].rate, at_once["rate"].rate)
+    torch.testing.assert_close(
+        one_by_one["rate"].distortion.mean(), at_once["rate"].distortion.mean(), atol=0.3, rtol=0
+    )
+    assert one_by_one["surgery"].kl == pytest.approx(at_once["surgery"].kl, abs=0.3)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_refusals(name):
+    truth = LinearGaussian.random(1, 2)
+    least = 1 if name == "rate" else 2
+    with pytest.raises(ValueError, match=f"Expected num_particles to be an integer >= {least}; got {least - 1}"):
+        ALL[name](truth.model, truth.exact_guide, truth.sample(3), num_particles=least - 1, **quiet)
+    with pytest.raises(ValueError, match="without NaN"):
+        ALL[name](truth.model, truth.exact_guide, truth.sample(3) * math.nan, **quiet)
+    with pytest.raises(ValueError, match="Expected the data inside a vectorised plate"):
+        ALL[name](lambda x: None, lambda x: None, truth.sample(3), **quiet)
+
+
+def test_one_datum_has_no_active_units():
+    truth = LinearGaussian.random(1, 2)
+    with pytest.raises(ValueError, match="Expected the number of data to be an integer >= 2; got 1"):
+        active_units(truth.model, truth.exact_guide, truth.sample(1), **quiet)
