@@ -63,7 +63,7 @@ def check_tensor(x: Tensor, name: str = "x") -> None:
         index = _first(~finite)
         raise ValueError(
             f"Expected {name} without NaN or infinities; got {x[index].item()} at index {index} "
-            f"({int((~finite).sum())} such entries). Remove or impute those data first."
+            f"({int((~finite).sum())} such entries). Remove those data, or let NaN be missing: VAE(..., missing=True)."
         )
 
 
@@ -95,6 +95,8 @@ def check_support(x: Tensor, support: constraints.Constraint, owner: str, name: 
     if not inside.all():
         index = _first(~inside)
         value = x[index]
+        if hasattr(support, "at"):  # each column has a support of its own
+            support, owner, hint = support.at(index)
         got = f"{value.item():g}" if value.ndim == 0 else f"a value of shape {tuple(value.shape)}"
         raise ValueError(
             f"Expected {name} in {describe_support(support)} for {owner}; got {got} at index {index}. {hint}".rstrip()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae._parts import Shape, as_shape
+from pyro_vae.models.likelihoods.parameters import PositiveParameter
 
 
 class Likelihood(nn.Module):
@@ -22,6 +23,8 @@ class Likelihood(nn.Module):
     """What it accepts as data, entry by entry."""
     hint = ""
     """What a user can do about data outside the support."""
+    features_per_entry = 1
+    """Features of the decoder that each entry of x needs, besides those of the positive parameters."""
 
     def __init__(self, event_shape: Shape) -> None:
         super().__init__()
@@ -31,8 +34,9 @@ class Likelihood(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Width of the decoder's output: one feature for each entry of x, unless overridden."""
-        return self.event_shape.numel()
+        """Width of the decoder's output: a feature for each entry of x, and one for each parameter by datum."""
+        by_datum = sum(parameter.per_datum for parameter in self._positive_parameters())
+        return self.event_shape.numel() * (self.features_per_entry + by_datum)
 
     @abstractmethod
     def forward(self, h: Tensor) -> dist.TorchDistribution:
@@ -40,3 +44,15 @@ class Likelihood(nn.Module):
 
     def _to_event(self, h: Tensor) -> Tensor:
         return h.unflatten(-1, self.event_shape)
+
+    def _split(self, h: Tensor) -> tuple[Tensor, ...]:
+        """Return the features of the entries, then each positive parameter in the order of its declaration."""
+        blocks = h.unflatten(-1, (-1, *self.event_shape)).unbind(-1 - len(self.event_shape))
+        features, rest = blocks[: self.features_per_entry], iter(blocks[self.features_per_entry :])
+        return *features, *(parameter(rest, features[0]) for parameter in self._positive_parameters())
+
+    def _independent(self, entries: dist.TorchDistribution) -> dist.TorchDistribution:
+        return entries.to_event(len(self.event_shape))
+
+    def _positive_parameters(self) -> list[PositiveParameter]:
+        return [child for child in self.children() if isinstance(child, PositiveParameter)]

@@ -26,4 +26,4 @@ class Bernoulli(Likelihood):
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for logits h of shape (..., num_features)."""
-        return dist.Bernoulli(logits=self._to_event(h)).to_event(len(self.event_shape))
+        return self._independent(dist.Bernoulli(logits=self._to_event(h)))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
 
 import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._parts import Shape
+from pyro_vae.models.likelihoods._special import log_gamma_ratio
 from pyro_vae.models.likelihoods.base import Likelihood
+from pyro_vae.models.likelihoods.parameters import PositiveParameter, PositiveValue
 
 
 class Normal(Likelihood):
@@ -27,26 +28,71 @@ class Normal(Likelihood):
 
     support = constraints.real
 
-    def __init__(self, event_shape: Shape, scale: float | Literal["shared", "dimension", "datum"] = "shared") -> None:
+    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared") -> None:
         super().__init__(event_shape)
-        self.per_datum = scale == "datum"
-        if scale in ("shared", "dimension"):
-            shape = self.event_shape if scale == "dimension" else torch.Size()
-            self.log_scale: Tensor = nn.Parameter(torch.zeros(shape))
-        elif isinstance(scale, int | float) and scale > 0:
-            self.register_buffer("log_scale", torch.tensor(float(scale)).log())
-        elif not self.per_datum:
-            raise ValueError(f'Expected scale > 0, "shared", "dimension" or "datum"; got {scale!r}.')
-
-    @property
-    def num_features(self) -> int:
-        """Width of the decoder's output: a mean for each entry, and with scale "datum" a log scale too."""
-        return self.event_shape.numel() * (2 if self.per_datum else 1)
+        self.scale = PositiveParameter(scale, self.event_shape, "scale")
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = mu, or h = (mu, log sigma), of shape (..., num_features)."""
-        if self.per_datum:
-            loc, log_scale = map(self._to_event, h.chunk(2, -1))
-        else:
-            loc, log_scale = self._to_event(h), self.log_scale
-        return dist.Normal(loc, log_scale.exp()).to_event(len(self.event_shape))
+        loc, scale = self._split(h)
+        return self._independent(dist.Normal(loc, scale))
+
+
+class Laplace(Likelihood):
+    """Independent Laplace entries, p(x|z) = prod_i exp(-|x_i - mu_i(z)| / b_i) / (2 b_i).
+
+    Args:
+        event_shape: shape of one datum.
+        scale: b, the mean absolute deviation; the standard deviation is sqrt(2) b. As in ``Normal``.
+
+    Raises:
+        ValueError: if ``scale`` is no positive number and none of the three names.
+    """
+
+    support = constraints.real
+
+    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared") -> None:
+        super().__init__(event_shape)
+        self.scale = PositiveParameter(scale, self.event_shape, "scale")
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z) for h = mu, or h = (mu, log b), of shape (..., num_features)."""
+        loc, scale = self._split(h)
+        return self._independent(dist.Laplace(loc, scale))
+
+
+class StudentT(Likelihood):
+    """Independent Student-t entries, p(x|z) = prod_i t_nu((x_i - mu_i(z)) / sigma_i) / sigma_i.
+
+    Args:
+        event_shape: shape of one datum.
+        scale: sigma, which the standard deviation exceeds by sqrt(nu / (nu - 2)). As in ``Normal``.
+        df: degrees of freedom nu: a number, or learnt from 5 on as ``scale`` is, nu = 5 exp(h) by datum. The mean
+            is NaN where nu <= 1.
+
+    Raises:
+        ValueError: if ``scale`` or ``df`` is no positive number and none of the three names.
+    """
+
+    support = constraints.real
+
+    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared", df: PositiveValue = "shared") -> None:
+        super().__init__(event_shape)
+        self.scale = PositiveParameter(scale, self.event_shape, "scale")
+        self.df = PositiveParameter(df, self.event_shape, "df", initial=5.0)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z) for h = mu, with log sigma and log(nu / 5) where the decoder gives them."""
+        loc, scale, df = self._split(h)
+        return self._independent(_StudentT(df, loc, scale))
+
+
+class _StudentT(dist.StudentT):
+    """Student-t whose constant keeps its accuracy as df grows."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        y = (value - self.loc) / self.scale
+        constant = log_gamma_ratio(self.df / 2, 0.5) - (self.df * math.pi).log() / 2 - self.scale.log()
+        return constant - (self.df + 1) / 2 * (y**2 / self.df).log1p()

@@ -1,0 +1,135 @@
+"""The likelihood of a table whose columns differ in their types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._checks import check_support
+from pyro_vae._distributions import as_pyro
+from pyro_vae.models.likelihoods._columns import Columns
+from pyro_vae.models.likelihoods.base import Likelihood
+from pyro_vae.models.likelihoods.schema import Schema, start_at, table_of
+from pyro_vae.models.likelihoods.supports import ByColumn, ColumnSupport, entrywise
+from pyro_vae.models.likelihoods.tables import Column, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Mixed(Likelihood):
+    """Independent columns, each with a likelihood of its own, p(x|z) = prod_j p_j(x_j|z).
+
+        Mixed({"age": Normal(1), "smoker": Bernoulli(1), "visits": Poisson(1), "city": Categorical(1, num_classes=5)})
+        Mixed.from_dataframe(df, schema={"income": LogNormal})
+
+    Data are a floating-point tensor, shape (N, number of columns); ``encode`` makes it of a DataFrame, with NaN for
+    what is missing, and ``decode`` makes a DataFrame of it. The distribution scores entry by entry,
+    ``entry_log_prob(x)``, and leaves out what is missing, ``masked(observed).log_prob(x)``; its mean is that of
+    each column, of a Categorical one the number of the most probable level.
+
+    The decoder's features are split between the columns in their order, after the affine map h -> a + b h with
+    fixed a = 0 and b = 1, or with what ``from_dataframe`` found in the data.
+
+    Args:
+        columns: likelihood of each column by its name, each of event shape (1,).
+
+    Raises:
+        ValueError: if there is no column, or a column's likelihood is of another event shape.
+    """
+
+    support: ByColumn
+    feature_loc: Tensor
+    feature_scale: Tensor
+
+    def __init__(self, columns: Mapping[str, Likelihood]) -> None:
+        super().__init__(_number_of(columns))
+        self.table = Table(tuple(Column(name) for name in columns))
+        self.columns = nn.ModuleList(columns.values())
+        self.widths = [part.num_features for part in columns.values()]
+        self.support = ByColumn([_support_of(name, part) for name, part in columns.items()])
+        self.register_buffer("feature_loc", torch.zeros(self.num_features))
+        self.register_buffer("feature_scale", torch.ones(self.num_features))
+
+    @classmethod
+    def from_dataframe(cls, frame: pd.DataFrame, schema: Schema | None = None) -> Mixed:
+        """Choose a likelihood for each column from its dtype and values.
+
+            two different values, or bool       Bernoulli
+            strings and categories              Categorical, with their number of levels
+            whole numbers >= 0                  NegativeBinomial
+            other numbers                       Normal with one learnt scale
+
+        At h = 0 each column then has about the location, and where it is learnt the scale, that it has in the
+        data, so that the units of a column make no difference to training. The density is that of x itself.
+
+        Args:
+            frame: the table, N rows; missing entries are left out of account.
+            schema: likelihood by column name, for columns where another is wanted: an object such as
+                ``LogNormal(1)`` or its class.
+
+        Returns:
+            the likelihood, which also encodes and decodes such tables.
+
+        Raises:
+            ValueError: for a column that has only one value or that is neither numbers nor levels, and for a name in
+                the schema that is no column.
+        """
+        table, parts = table_of(frame, schema or {})
+        mixed = cls(dict(zip(table.names, parts, strict=True)))
+        mixed.table = table
+        x = mixed.encode(frame)
+        filled = torch.where(x.isnan(), x.new_tensor(mixed.support.some_values), x)
+        check_support(filled, mixed.support, "Mixed", "the table")
+        starts = [start_at(part, column[~column.isnan()]) for part, column in zip(parts, x.unbind(-1), strict=True)]
+        mixed.feature_loc, mixed.feature_scale = (torch.cat(side) for side in zip(*starts, strict=True))
+        return mixed
+
+    @property
+    def num_features(self) -> int:
+        """Width of the decoder's output: that of all columns together."""
+        return sum(self.widths)
+
+    def forward(self, h: Tensor) -> Columns:
+        """Return p(x|z) for h of shape (..., num_features): batch shape (...), event shape (number of columns,)."""
+        blocks = (self.feature_loc + self.feature_scale * h).split(self.widths, -1)
+        columns = [as_pyro(part(block)) for part, block in zip(self.columns, blocks, strict=True)]
+        return Columns(columns, self.support)
+
+    def encode(self, frame: pd.DataFrame) -> Tensor:
+        """Return a table as a tensor of the default dtype, shape (N, number of columns).
+
+        Levels become their numbers and missing entries NaN. Columns that the likelihood does not have are left out.
+
+        Raises:
+            ValueError: if a column is absent, holds a level that was not known, or is not numeric.
+        """
+        return self.table.encode(frame)
+
+    def decode(self, x: Tensor) -> pd.DataFrame:
+        """Return a tensor of shape (N, number of columns) as a table with levels, dtypes and missing entries.
+
+        Numbers of levels are rounded to the nearest; integers that are not whole, as in means, stay real.
+        """
+        return self.table.decode(x)
+
+
+def _number_of(columns: Mapping[str, Likelihood]) -> int:
+    if not isinstance(columns, Mapping) or not columns:
+        raise ValueError('Expected columns as a dict of likelihoods by name, {"age": Normal(1), ...}, at least one.')
+    return len(columns)
+
+
+def _support_of(name: str, part: Likelihood) -> ColumnSupport:
+    with torch.no_grad():
+        p = as_pyro(part(torch.zeros(part.num_features)))
+    if p.event_shape != (1,):
+        raise ValueError(
+            f"Expected a likelihood of event shape (1,) for column {name!r}; got {tuple(p.event_shape)}: "
+            f"{type(part).__name__}(1, ...)."
+        )
+    support = entrywise(getattr(part, "support", p.support))
+    return ColumnSupport(support, f"{type(part).__name__} column {name!r}", getattr(part, "hint", ""))

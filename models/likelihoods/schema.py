@@ -1,0 +1,159 @@
+"""The likelihood that each column of a table calls for, and where its features start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae._checks import did_you_mean
+from pyro_vae.models.likelihoods.base import Likelihood
+from pyro_vae.models.likelihoods.binary import Bernoulli
+from pyro_vae.models.likelihoods.categorical import Categorical
+from pyro_vae.models.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from pyro_vae.models.likelihoods.parameters import PositiveParameter
+from pyro_vae.models.likelihoods.positive import Gamma, LogNormal
+from pyro_vae.models.likelihoods.real import Laplace, Normal, StudentT
+from pyro_vae.models.likelihoods.tables import Column, Table
+from pyro_vae.models.likelihoods.unit_interval import Beta
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Wanted = Likelihood | type[Likelihood]
+Schema = Mapping[str, Wanted]
+"""Likelihoods, or their classes, by column name."""
+
+
+def table_of(frame: pd.DataFrame, schema: Schema) -> tuple[Table, list[Likelihood]]:
+    """Return how a table is encoded, and the likelihood of each column.
+
+    Raises:
+        ValueError: as ``Mixed.from_dataframe``.
+    """
+    if not hasattr(frame, "columns"):
+        raise ValueError(f"Expected a pandas DataFrame; got {type(frame).__name__}.")
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise ValueError(f"Expected columns of different names; got {twice!r} twice.")
+    for name in set(schema) - set(frame.columns):
+        near = did_you_mean(str(name), map(str, frame))
+        raise ValueError(f"Expected the schema to name columns of the table; got {name!r}.{near}")
+    columns, parts = [], []
+    for name in frame.columns:
+        levels, part = _choose(name, frame[name].infer_objects(), schema.get(name))
+        columns.append(Column(name, levels, frame[name].dtype))
+        parts.append(part)
+    return Table(tuple(columns)), parts
+
+
+def _choose(name: str, series: pd.Series, wanted: Wanted | None) -> tuple[tuple[Any, ...] | None, Likelihood]:
+    """Return a column's levels, None for numbers, and its likelihood."""
+    levels = _declared_levels(name, series)
+    distinct = _in_order(series.dropna().unique()) if levels is None else levels
+    if wanted is None:
+        if len(distinct) < 2:
+            raise ValueError(
+                f"Expected at least two different values in column {name!r}; got {len(distinct)}. Drop it, or name its "
+                "likelihood in the schema."
+            )
+        wanted = _by_values(levels, distinct)
+    part = _build(name, wanted, len(distinct)) if isinstance(wanted, type) else wanted
+    numbered = levels is not None or not isinstance(part, Bernoulli | Categorical) or _accepts(part, distinct)
+    return (levels if numbered else distinct), part
+
+
+def _declared_levels(name: str, series: pd.Series) -> tuple[Any, ...] | None:
+    """Return the levels of a column that does not hold numbers, None of one that does."""
+    import pandas as pd
+
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        return tuple(series.dtype.categories)
+    if series.dtype.kind == "b":
+        return (False, True)
+    if series.dtype.kind in "iuf":
+        return None
+    if pd.api.types.is_string_dtype(series.dtype) or series.dtype.kind == "O":
+        return _in_order(series.dropna().unique())
+    raise ValueError(
+        f"Expected numbers, strings, categories or bool in column {name!r}; got dtype {series.dtype}. Convert it first."
+    )
+
+
+def _in_order(values: Any) -> tuple[Any, ...]:
+    """Return values in their order, or in that of their names where they have none."""
+    try:
+        return tuple(sorted(values))
+    except TypeError:
+        return tuple(sorted(values, key=str))
+
+
+def _by_values(levels: tuple[Any, ...] | None, distinct: tuple[Any, ...]) -> type[Likelihood]:
+    """Return the class of likelihood that a column's values call for."""
+    if len(distinct) == 2:
+        return Bernoulli
+    if levels is not None:
+        return Categorical
+    return NegativeBinomial if all(v >= 0 and v == round(v) for v in distinct) else Normal
+
+
+def _build(name: str, part: type[Likelihood], num_classes: int) -> Likelihood:
+    if issubclass(part, Categorical):
+        return part(1, num_classes=num_classes)
+    try:
+        return part(1)
+    except TypeError as error:
+        raise ValueError(
+            f"Cannot build {part.__name__} for column {name!r}: {error}. Put an object in the schema, "
+            f"{part.__name__}(1, ...)."
+        ) from error
+
+
+def _accepts(part: Likelihood, values: tuple[Any, ...]) -> bool:
+    """Say whether numbers are those of levels already."""
+    return bool(part.support.check(torch.tensor(values, dtype=torch.float64)).all())
+
+
+def start_at(part: Likelihood, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the affine map of a column's features that puts h = 0 at the location of the data.
+
+    A learnt scale starts at the standard deviation of the data, where the likelihood has such a parameter.
+
+    Args:
+        part: the column's likelihood.
+        x: its data without missing entries, shape (N,).
+
+    Returns:
+        loc and scale of the features, each of shape (part.num_features,).
+    """
+    loc, scale = torch.zeros(part.num_features), torch.ones(part.num_features)
+    match part:
+        case Normal() | Laplace() | StudentT():
+            loc[0], scale[0] = _moments(x)
+        case LogNormal():
+            loc[0], scale[0] = _moments(x.log())
+        case Gamma() | Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial():
+            loc[0] = x.mean().clamp(min=1e-3).log()
+        case Bernoulli() | Beta():
+            loc[0] = x.mean().clamp(1e-3, 1 - 1e-3).logit()
+        case Categorical():
+            loc = (1 + torch.bincount(x.long(), minlength=part.num_classes)).to(loc).log()
+    if isinstance(part, Normal | Laplace | StudentT | LogNormal):
+        _start_scale(part.scale, scale[0].log(), loc)
+    return loc, scale
+
+
+@torch.no_grad()
+def _start_scale(parameter: PositiveParameter, log_scale: Tensor, loc: Tensor) -> None:
+    if parameter.per_datum:
+        loc[1] = log_scale
+    elif parameter.fixed is None:
+        parameter.log_value.fill_(log_scale)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, 1 where there is no spread."""
+    spread = x.std(correction=0)
+    return x.mean(), torch.where(spread > 0, spread, 1.0)
