@@ -11,6 +11,7 @@ from pyro_vae.inference.evidence import evidence as evidence
 from pyro_vae.inference.gaps import Gaps as Gaps
 from pyro_vae.inference.gaps import gaps as gaps
 from pyro_vae.inference.guides import AmortizedGuide as AmortizedGuide
+from pyro_vae.inference.imputation import impute as impute
 from pyro_vae.inference.signal import GradientSNR as GradientSNR
 from pyro_vae.inference.signal import gradient_snr as gradient_snr
 from pyro_vae.inference.training import FitResult as FitResult

@@ -76,7 +76,7 @@ def evidence(
     num_particles = how.default_particles if num_particles is None else num_particles
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
-    check_data(model, x)
+    check_data(model, x, guide=guide)
     args, device = place(model, guide, as_args(x), device)
     chunk_data = max(1, min(len(args[0]), chunk_size // min(num_particles, 256)))
     counts = _split(num_particles, max(1, chunk_size // chunk_data))

@@ -47,23 +47,26 @@ def modules_of_both(model: Program, guide: Program) -> list[nn.Module]:
     return list(dict.fromkeys([*modules_of(model), *modules_of(guide)]))
 
 
-def check_data(model: Program, x: Data, name: str = "x") -> None:
-    """Refuse data that no program can take, and those that the model itself refuses.
+def check_data(model: Program, x: Data, name: str = "x", guide: Program | None = None) -> None:
+    """Refuse data that no program can take, and those that model or guide themselves refuse.
 
-    A model may have a method ``check_data(x, name=...)``, as ``VAE`` has.
+    Both may have a method ``check_data(x, name=...)``; one of the model, such as that of ``VAE``, has the say on
+    NaN and infinities.
 
     Raises:
         ValueError: for what is no tensor, empty, NaN or infinite, of a wrong dtype or outside the support.
     """
     args = as_args(x)
+    own_checks = [check for program in (model, guide) if (check := getattr(program, "check_data", None)) is not None]
     for arg in args:
-        if not isinstance(arg, Tensor) or arg.is_floating_point() or arg is args[0]:
+        judged_by_model = arg is args[0] and hasattr(model, "check_data")
+        if not judged_by_model and (not isinstance(arg, Tensor) or arg.is_floating_point() or arg is args[0]):
             check_tensor(arg, name)
+    for check in own_checks:
+        check(args[0], name=name)
+    for arg in args:
         if len(arg) != len(args[0]):
             raise ValueError(f"Expected {len(args[0])} data in every tensor of {name}; got {len(arg)} in one.")
-    own_check = getattr(model, "check_data", None)
-    if own_check is not None:
-        own_check(args[0], name=name)
     _check_dtype(model, args[0], name)
 
 

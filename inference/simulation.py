@@ -62,7 +62,7 @@ def simulate(model: Program, x: Data) -> Simulation:
 
 def _place(name: str, site: Site, args: tuple[Tensor, ...]) -> int:
     """Return the position of the argument that a site observes."""
-    data = site["infer"]["obs"]
+    data = site["infer"].get("observes", site["infer"]["obs"])  # VAE observes a copy where entries are missing
     for i, arg in enumerate(args):
         if arg.data_ptr() == data.data_ptr() and arg.numel() == data.numel():  # x itself, or a view of it
             return i

@@ -110,9 +110,9 @@ def fit(
     if resume and checkpoint is None:
         raise ValueError("Expected checkpoint=PATH with resume=True; got no path to resume from.")
     with fork_rng(torch.device("cpu"), seed):
-        check_data(model, _transformed(transform, as_args(data)), "data")
+        check_data(model, _transformed(transform, as_args(data)), "data", guide)
     if valid is not None:
-        check_data(model, valid, "valid")
+        check_data(model, valid, "valid", guide)
     train_args, device = place(model, guide, as_args(data), device)
     valid_args = None if valid is None else place(model, guide, as_args(valid), device)[0]
     path = None if checkpoint is None else Path(checkpoint)

@@ -13,6 +13,7 @@ from pyro_vae._checks import check_event, check_positive_int, check_support, che
 from pyro_vae._distributions import as_part, as_pyro
 from pyro_vae._parts import Network, build_network, expose_parameters
 from pyro_vae.models.likelihoods import Likelihood
+from pyro_vae.models.missing import fill_missing, leave_out_missing
 from pyro_vae.models.networks import mlp
 from pyro_vae.models.priors import Prior
 
@@ -25,6 +26,8 @@ class VAE(nn.Module):
         likelihood: module whose ``forward(h)`` returns p(x|z), with ``num_features``, the width of h, and
             ``support``, a constraint on the data (that of p(x|z) itself where there is none).
         decoder: network factory called with ((D,), likelihood.num_features), or a ready module.
+        missing: take NaN in x as missing at random and leave it out of the likelihood, p(x_obs|z); the guide needs
+            ``missing=True`` too, so that its encoder sees which entries there are.
 
     Raises:
         ValueError: if the prior is not a distribution of batch shape ().
@@ -35,8 +38,11 @@ class VAE(nn.Module):
         prior: Prior | Distribution | Callable[[], Distribution],
         likelihood: Likelihood,
         decoder: Network | None = None,
+        *,
+        missing: bool = False,
     ) -> None:
         super().__init__()
+        self.missing = missing
         self.prior = as_part(prior)
         p_z = self.prior()
         if not isinstance(p_z, Distribution) or p_z.batch_shape:
@@ -65,7 +71,10 @@ class VAE(nn.Module):
         with pyro.plate("data", num_data if x is None else x.shape[0]):
             z = pyro.sample("z", as_pyro(self.prior()))
             _check_latent(z, self.latent_shape)
-            return pyro.sample("x", as_pyro(self.decode(z)), obs=x)
+            if not self.missing or x is None:
+                return pyro.sample("x", as_pyro(self.decode(z)), obs=x)
+            p_x, filled = leave_out_missing(self.decode(z), x, self._support)
+            return pyro.sample("x", p_x, obs=filled, infer={"observes": x})
 
     def decode(self, z: Tensor) -> Distribution:
         """Return p(x|z), batch shape (...), for z of shape (..., D)."""
@@ -92,8 +101,11 @@ class VAE(nn.Module):
             name: what the message calls them.
 
         Raises:
-            ValueError: for a wrong shape or dtype, NaN, infinities, or values outside the likelihood's support.
+            ValueError: for a wrong shape or dtype, NaN unless ``missing``, infinities, or values outside the
+                likelihood's support.
         """
+        if self.missing and isinstance(x, Tensor) and x.is_floating_point():
+            x = fill_missing(x, self._support)
         check_tensor(x, name)
         check_event(x, self.event_shape, name)
         hint = getattr(self.likelihood, "hint", "")

@@ -21,6 +21,8 @@ class AmortizedGuide(nn.Module):
         encoder: network factory called with (in_shape, family.num_features), or a ready module.
         loc: subtracted from x before the encoder, a number or a tensor that broadcasts with x.
         scale: x - loc is divided by it; the likelihood still scores x itself.
+        missing: take NaN in x as missing: the encoder sees 0 in its place, after standardisation, and the mask of
+            observed entries beside x, so that it is built for twice the first event dimension.
 
     Raises:
         ValueError: if ``scale`` is not positive.
@@ -34,11 +36,13 @@ class AmortizedGuide(nn.Module):
         *,
         loc: float | Tensor = 0.0,
         scale: float | Tensor = 1.0,
+        missing: bool = False,
     ) -> None:
         super().__init__()
-        self.in_shape = as_shape(in_shape)
+        self.in_shape, self.missing = as_shape(in_shape), missing
         self.family = family
-        self.encoder = build_network(encoder, self.in_shape, family.num_features)
+        seen = torch.Size((2 * self.in_shape[0], *self.in_shape[1:])) if missing else self.in_shape
+        self.encoder = build_network(encoder, seen, family.num_features)
         self.standardize = Standardize(loc, scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +67,22 @@ class AmortizedGuide(nn.Module):
         """
         if x.shape[x.ndim - len(self.in_shape) :] != self.in_shape:
             raise ValueError(f"Expected x of shape (N, {', '.join(map(str, self.in_shape))}); got {tuple(x.shape)}.")
-        return self.encoder(self.standardize(x))
+        seen = self.standardize(x)
+        if self.missing:
+            observed = (~x.isnan()).to(seen)
+            seen = torch.cat([seen.nan_to_num(0.0), observed], -len(self.in_shape))
+        return self.encoder(seen)
+
+    def check_data(self, x: Tensor, name: str = "x") -> None:
+        """Refuse missing entries unless the guide is made for them.
+
+        Raises:
+            ValueError: for NaN without ``missing``.
+        """
+        if not self.missing and x.isnan().any():
+            raise ValueError(
+                f"Expected a guide with missing=True for {name} with NaN, so that it can tell missing entries."
+            )
 
 
 class Standardize(nn.Module):
@@ -75,6 +94,8 @@ class Standardize(nn.Module):
     def __init__(self, loc: float | Tensor, scale: float | Tensor) -> None:
         super().__init__()
         loc, scale = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (loc, scale))
+        if loc.isnan().any() or scale.isnan().any():
+            raise ValueError("Expected loc and scale without NaN for the encoder's input. Use x.nanmean(0).")
         if not (scale > 0).all():
             raise ValueError("Expected scale > 0 for the encoder's input; got a value <= 0.")
         self.register_buffer("loc", loc)
