@@ -118,9 +118,8 @@ def as_method(method: str | Method) -> Method:
 
 def _look_at(how: Method, model: Program, guide: Program, first: Args, num_particles: int) -> Pair:
     """Find out on the first chunk how the programs run, and whether they can be scored in this way."""
-    pair = Pair(model, guide, plan_particles(model, guide, first) if num_particles > 1 else None)
-    how.check(pair, first)
-    return pair
+    how.check(model, guide, first)
+    return Pair(model, guide, plan_particles(model, guide, first) if num_particles > 1 else None)
 
 
 def _hidden(progress: bool) -> bool | None:

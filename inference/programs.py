@@ -36,6 +36,8 @@ def modules_of(program: Program) -> list[nn.Module]:
     if owner is not None:
         return [value for value in vars(owner).values() if isinstance(value, nn.Module)]
     function = inspect.unwrap(program)
+    if isinstance(function, nn.Module):  # one behind a handler, such as config_enumerate(guide)
+        return [function]
     if not inspect.isfunction(function):
         return []
     names = inspect.getclosurevars(function)
@@ -63,7 +65,7 @@ def check_data(model: Program, x: Data, name: str = "x", guide: Program | None =
         if not judged_by_model and (not isinstance(arg, Tensor) or arg.is_floating_point() or arg is args[0]):
             check_tensor(arg, name)
     for check in own_checks:
-        check(args[0], name=name)
+        check(*args, name=name)
     for arg in args:
         if len(arg) != len(args[0]):
             raise ValueError(f"Expected {len(args[0])} data in every tensor of {name}; got {len(arg)} in one.")

@@ -45,7 +45,7 @@ def simulate(model: Program, x: Data) -> Simulation:
 
     Raises:
         ValueError: if an observed site's data are none of the arguments, so that nobody could say where its draw
-            belongs, or if nothing is observed.
+            belongs, if two sites observe the same one, or if nothing is observed.
     """
     args = as_args(x)
     trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
@@ -54,6 +54,10 @@ def simulate(model: Program, x: Data) -> Simulation:
     if not observed:
         raise ValueError("Expected a model that observes its data, pyro.sample(..., obs=x); it has no such site.")
     drawn, places = list(args), {name: _place(name, site, args) for name, site in observed.items()}
+    if len(set(places.values())) < len(places):
+        raise ValueError(
+            f"Cannot simulate: the sites {list(places)} observe one argument twice. Pass it for each of them."
+        )
     for name, i in places.items():
         drawn[i] = observed[name]["value"].reshape(args[i].shape)
     latents = {name: site["value"] for name, site in sites.items() if name not in observed}

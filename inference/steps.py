@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.programs import Program, modules_of_both
+from pyro_vae.inference.proposals import check_latents
 
 Batch = tuple[Tensor, ...]
 
@@ -100,6 +101,7 @@ def _find_parameters(
         guide_trace = poutine.trace(guide).get_trace(*few)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*few)
     _check_names(capture.trace, owned)
+    check_latents(model_trace, guide_trace)
     frames = [
         frame
         for site in model_trace.nodes.values()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyro.poutine.trace_struct import Trace
+from torch.distributions import biject_to
 
 PARTICLES = "_pyro_vae_particles"
 Site = dict[str, Any]
@@ -110,6 +111,7 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
             raise StructureError(
                 f"Expected one event shape at latent site {name!r}; model {shapes[0]}, guide {shapes[1]}."
             )
+        check_measure(name, site, guide_sites[name])
     latents = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
     auxiliary = {name for name, site in latents.items() if site["infer"].get("is_auxiliary")}
     for name, site in latents.items():
@@ -123,6 +125,44 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
                 f"Expected latent site {name!r} of the guide to be a function of its auxiliary sites, a Delta; it is "
                 "random given them, and q(z | x) is then an integral that is not known."
             )
+
+
+def check_measure(name: str, site: Site, guide_site: Site) -> None:
+    """Refuse a latent site where p(z) and q(z|x) are densities by different measures: p / q is then no weight.
+
+    Raises:
+        ValueError: if one is discrete and the other continuous, or they have densities in different dimensions.
+    """
+    p, q = (_dimensions(s) for s in (site, guide_site))
+    if p is None or q is None or p == q or is_delta(guide_site):
+        return
+    raise StructureError(
+        f"Latent site {name!r} is {_measure(p, site)} in the model and {_measure(q, guide_site)} in the guide: "
+        "their ratio is no importance weight. Choose a guide with the prior's support, or a prior with the guide's."
+    )
+
+
+def _measure(dimensions: int, site: Site) -> str:
+    what = f"a density in {dimensions} dimension{'s' * (dimensions > 1)}" if dimensions else "discrete"
+    return f"{what} ({distribution_name(site['fn'])})"
+
+
+def _dimensions(site: Site) -> int | None:
+    """Return in how many dimensions a site has a density, 0 if it is discrete, None where nobody knows."""
+    fn = site["fn"]
+    try:
+        if fn.support.is_discrete:
+            return 0
+        return biject_to(fn.support).inverse_shape(fn.shape()).numel() // fn.batch_shape.numel()
+    except (AttributeError, NotImplementedError, ValueError):
+        return None
+
+
+def distribution_name(fn: Any) -> str:
+    """Return the name of a distribution's class, without the wrapping that makes dimensions an event."""
+    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+        fn = fn.base_dist
+    return type(fn).__name__
 
 
 def is_delta(site: Site) -> bool:

@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae._checks import check_event, check_positive_int, check_support, check_tensor
+from pyro_vae._checks import check_positive_int
 from pyro_vae._distributions import as_part, as_pyro
 from pyro_vae._parts import Network, build_network, expose_parameters
+from pyro_vae.models._shared import GenerativeModel, check_latent, check_prior
 from pyro_vae.models.likelihoods import Likelihood
-from pyro_vae.models.missing import fill_missing, leave_out_missing
 from pyro_vae.models.networks import mlp
 from pyro_vae.models.priors import Prior
 
 
-class VAE(nn.Module):
+class VAE(GenerativeModel):
     """Generative model z ~ p(z), x ~ p(x|z); ``forward`` is the Pyro program.
 
     Args:
@@ -41,21 +41,10 @@ class VAE(nn.Module):
         *,
         missing: bool = False,
     ) -> None:
-        super().__init__()
-        self.missing = missing
+        super().__init__(likelihood, missing)
         self.prior = as_part(prior)
-        p_z = self.prior()
-        if not isinstance(p_z, Distribution) or p_z.batch_shape:
-            raise ValueError(
-                "Expected prior() to return a distribution with batch shape () and event shape (D,); got "
-                f"{p_z}. Declare independent dimensions as an event: dist.Normal(loc, scale).to_event(1)."
-            )
-        self.latent_shape = p_z.event_shape
-        self.likelihood = likelihood
-        with torch.no_grad():
-            p_x = as_pyro(likelihood(torch.zeros(likelihood.num_features)))
-        self.event_shape, self._support = p_x.event_shape, getattr(likelihood, "support", p_x.support)
-        self.decoder = build_network(decoder or mlp(), p_z.event_shape, likelihood.num_features)
+        self.latent_shape = check_prior(self.prior()).event_shape
+        self.decoder = build_network(decoder or mlp(), self.latent_shape, likelihood.num_features)
 
     def forward(self, x: Tensor | None = None, num_data: int = 1) -> Tensor:
         """Run the generative program.
@@ -70,11 +59,8 @@ class VAE(nn.Module):
         expose_parameters(self)
         with pyro.plate("data", num_data if x is None else x.shape[0]):
             z = pyro.sample("z", as_pyro(self.prior()))
-            _check_latent(z, self.latent_shape)
-            if not self.missing or x is None:
-                return pyro.sample("x", as_pyro(self.decode(z)), obs=x)
-            p_x, filled = leave_out_missing(self.decode(z), x, self._support)
-            return pyro.sample("x", p_x, obs=filled, infer={"observes": x})
+            check_latent(z, self.latent_shape)
+            return self.observe(self.decode(z), x)
 
     def decode(self, z: Tensor) -> Distribution:
         """Return p(x|z), batch shape (...), for z of shape (..., D)."""
@@ -92,29 +78,3 @@ class VAE(nn.Module):
         """
         check_positive_int(num_data, "num_data")
         return self(num_data=num_data)
-
-    def check_data(self, x: Tensor, name: str = "x") -> None:
-        """Refuse data that p(x) cannot have produced.
-
-        Args:
-            x: data, shape (N, *event).
-            name: what the message calls them.
-
-        Raises:
-            ValueError: for a wrong shape or dtype, NaN unless ``missing``, infinities, or values outside the
-                likelihood's support.
-        """
-        if self.missing and isinstance(x, Tensor) and x.is_floating_point():
-            x = fill_missing(x, self._support)
-        check_tensor(x, name)
-        check_event(x, self.event_shape, name)
-        hint = getattr(self.likelihood, "hint", "")
-        check_support(x, self._support, type(self.likelihood).__name__, name, hint)
-
-
-def _check_latent(z: Tensor, shape: torch.Size) -> None:
-    if z.shape[z.ndim - len(shape) :] != shape:
-        raise ValueError(
-            f"Expected z of event shape {tuple(shape)}, the prior's; the guide draws {tuple(z.shape)}. "
-            "Give prior and guide the same dimension."
-        )

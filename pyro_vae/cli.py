@@ -1,4 +1,4 @@
-"""The command ``pyro-vae``: train, evaluate, compare, sample, parts."""
+"""The command ``pyro-vae``: train, evaluate, compare, report, sample, parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import sys
 from argparse import ArgumentError
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +13,12 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from pyro_vae import runs
-from pyro_vae._arrays import PARTS
 from pyro_vae._checks import check_positive_int
 from pyro_vae._files import atomic_path
 from pyro_vae.catalogue import build_part, describe_part, list_parts
 from pyro_vae.data import Splits
-from pyro_vae.inference import AmortizedGuide, evidence, fit
+from pyro_vae.evaluating import Trained, compare_runs, evaluate_run, report_run, score
+from pyro_vae.inference import AmortizedGuide, fit
 from pyro_vae.inference.checkpoints import read_checkpoint
 from pyro_vae.inference.programs import place
 from pyro_vae.inference.training import check_settings
@@ -104,7 +103,8 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
         raise KeyboardInterrupt(f"{interruption}\nGo on with: pyro-vae train --resume {run.path}") from None
     run.write_metrics(result.history)
     try:
-        _evaluate(run, config, splits, model, guide, result.history, options.num_particles, device=options.device)
+        trained = Trained(config, splits, model, guide, result.history)
+        score(run, trained, options.num_particles, device=options.device)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"Interrupted; the model is kept. Go on with: pyro-vae train --resume {run.path}"
@@ -133,59 +133,6 @@ def _check_before_writing(options: Namespace, model: VAE, guide: AmortizedGuide,
         model.check_data(x, name=f"{splits.name} {name}")
 
 
-def _evaluate_run(parser: ArgumentParser, options: Namespace) -> None:
-    run = Run(options.run)
-    config, splits, model, guide, history = run.load(options.data_root)
-    if options.split not in PARTS:
-        raise ValueError(f"Expected --split to be one of {', '.join(PARTS)}; got {options.split!r}.")
-    spec = options.method.as_dict()
-    method = build_part("method", spec)
-    num_particles = method.default_particles if options.num_particles is None else options.num_particles
-    check_positive_int(num_particles, "num_particles")
-    folder = run.evaluation(options.split, spec, num_particles, options.seed)
-    settings = {name: options[name] for name in ("split", "chunk_size", "seed", "device")}
-    try:
-        _evaluate(folder, config, splits, model, guide, history, num_particles, method=method, **settings)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted; the same command goes on from what {folder.path} holds.") from None
-
-
-def _evaluate(
-    run: Run,
-    config: Config,
-    splits: Splits,
-    model: VAE,
-    guide: AmortizedGuide,
-    history: list[dict[str, float]],
-    num_particles: int,
-    split: str = "test",
-    device: str = "auto",
-    **settings: Any,
-) -> None:
-    """Estimate log p(x), write result and report, and print the line that says it."""
-    from pyro_vae.report import write_report
-
-    x = getattr(splits, split)
-    ev = evidence(model, guide, x, num_particles, device=device, checkpoint=run.path, **settings)
-    where = str(next(model.parameters()).device)
-    facts = runs.facts(config, splits, ev, split, where)
-    run.write_result(ev, facts)
-    write_report(
-        run.report,
-        title=f"{splits.name}: {split} log p(x)",
-        facts=facts,
-        history=history,
-        evidence=ev,
-        model=model.cpu(),
-        guide=guide.cpu(),
-        x=x,
-        labels=splits.labels[split] if splits.labels else None,
-        image_shape=splits.image_shape,
-        split=split,
-    )
-    print(f"report: {run.report}\n{split} {ev}")
-
-
 def _sample(parser: ArgumentParser, options: Namespace) -> None:
     from pyro_vae.pictures import image_grid
 
@@ -209,12 +156,6 @@ def draw(model: VAE, num_samples: int, seed: int, mean: bool) -> Tensor:
         return model.decode(model.prior().sample((num_samples,))).mean if mean else model.sample(num_samples)
 
 
-def _compare(parser: ArgumentParser, options: Namespace) -> None:
-    from pyro_vae.comparing import compare_runs
-
-    compare_runs(options.runs, options.out)
-
-
 def _parts(parser: ArgumentParser, options: Namespace) -> None:
     print(describe_part(options.name) if options.name else list_parts())
 
@@ -232,8 +173,9 @@ def _as_config(options: Namespace) -> Config:
 
 _COMMANDS = {
     "train": _train,
-    "evaluate": _evaluate_run,
-    "compare": _compare,
+    "evaluate": lambda parser, options: evaluate_run(options),
+    "compare": lambda parser, options: compare_runs(options.runs, options.out),
+    "report": lambda parser, options: report_run(options),
     "sample": _sample,
     "parts": _parts,
 }

@@ -93,6 +93,7 @@ def build_parsers(classes: dict[str, type]) -> tuple[ArgumentParser, dict[str, A
         "train": _train_parser(classes),
         "evaluate": _evaluate_parser(classes),
         "compare": _compare_parser(),
+        "report": _report_parser(),
         "sample": _sample_parser(),
         "parts": _parts_parser(),
     }
@@ -200,6 +201,18 @@ def _compare_parser() -> ArgumentParser:
     parser = _parser("Rank trained runs by log p(x) of the same data, with paired differences and their errors.")
     parser.add_argument("runs", type=str, nargs="+", help="run directories, or evaluation folders inside them")
     parser.add_argument("--out", type=str | None, default=None, help="write OUT.csv and the picture OUT.png too")
+    return parser
+
+
+def _report_parser() -> ArgumentParser:
+    parser = _parser(
+        "Judge guide and model of a trained run by all diagnostics, and write its report anew with them. log p(x) is "
+        "taken as it was estimated.",
+    )
+    parser.add_argument("run", type=str, help="run directory")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
     return parser
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.inference.estimates import KHAT_LIMIT, Evidence
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
@@ -167,3 +170,19 @@ def _mark_limits(axes: Axes) -> None:
     for limit, style in ((0.5, ":"), (KHAT_LIMIT, "--")):
         axes.axhline(limit, color=GREY, linestyle=style, linewidth=1)
         axes.text(1.01, limit, f"{limit}", transform=axes.get_yaxis_transform(), va="center", color=GREY)
+
+
+def comparison_plot(table: pd.DataFrame) -> Figure:
+    """Draw how far each model is below the best, with two standard errors of the paired difference.
+
+    Args:
+        table: what ``compare`` returned.
+    """
+    figure, axes = single_axes(1.2 + 0.4 * len(table))
+    places = list(range(len(table)))[::-1]
+    axes.errorbar(-table["diff"], places, xerr=2 * table["diff_stderr"], fmt="o", color=BLUE, capsize=3)
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(places, list(table.index))
+    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.set_xlabel(f"log p(x) below that of {table.index[0]}, nats per datum, two standard errors")
+    return figure

@@ -71,6 +71,7 @@ def write_report(
     split: str = "test",
     best_epoch: int | None = None,
     seed: int = 0,
+    further: Sequence[str] = (),
 ) -> None:
     """Write one self-contained HTML page about a trained model: result, warnings, facts and figures.
 
@@ -91,6 +92,7 @@ def write_report(
         split: the name of the split that was scored.
         best_epoch: the epoch whose parameters were kept.
         seed: seed of the draws on the page.
+        further: sections of HTML to put at its end.
 
     Raises:
         ValueError: if evidence, data and labels differ in number, or the file cannot be written.
@@ -103,6 +105,7 @@ def write_report(
     parts.append(evidence_section(evidence))
     with torch.no_grad(), fork_rng(data.device, seed), training_mode(model, guide, False):
         parts += [_samples(data), _reconstructions(data), _extremes(data), _latent(data, labels)]
+    parts += further
     with atomic_path(Path(path)) as temporary:
         temporary.write_text(_page.page(title, parts), encoding="utf-8")
 

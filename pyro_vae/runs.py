@@ -135,6 +135,18 @@ class Run:
         }
         write_text(self.result, json.dumps(numbers | facts, indent=2) + "\n")
 
+    def facts(self) -> dict[str, str]:
+        """Return all that citing the run's result needs, as it was written down.
+
+        Raises:
+            ValueError: if there is no result yet.
+        """
+        try:
+            result = json.loads(self.result.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path} holds no result: cannot read {self.result}.") from error
+        return {name: value for name, value in result.items() if isinstance(value, str) and name != "unit"}
+
 
 _FILES = {
     "config_file": "config.yaml",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import QUICK, train_bits
 
-from pyro_vae import cli, runs
+from pyro_vae import cli, evaluating, runs
 from pyro_vae.cli import main
 from pyro_vae.inference import Evidence
 
@@ -106,7 +106,7 @@ def test_interruption_says_how_to_go_on(folder, capsys, monkeypatch):
     def interrupted_again(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "evidence", interrupted_again)
+    monkeypatch.setattr(evaluating, "evidence", interrupted_again)
     assert train_bits("--out", "other") == 130
     assert "the model is kept. Go on with: pyro-vae train --resume other" in capsys.readouterr().err
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import pytest
 from helpers import train_bits
 from matplotlib.image import imread
 
-from pyro_vae import cli
+from pyro_vae import evaluating
 from pyro_vae.cli import main
 from pyro_vae.inference import Evidence, methods
 
@@ -54,7 +54,7 @@ def test_an_interrupted_evaluation_goes_on(folder, capsys, monkeypatch):
         seen.append(checkpoint)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "evidence", interrupted)
+    monkeypatch.setattr(evaluating, "evidence", interrupted)
     assert main(["evaluate", "run", "--num-particles", "9"]) == 130
     assert "goes on from what run/test-K9-seed0 holds" in capsys.readouterr().err
     assert str(seen[0]) == "run/test-K9-seed0"
@@ -81,3 +81,21 @@ def test_compare_refuses_other_data_and_protocols(folder, capsys):
     for other, message in (("two", "same num_particles"), ("three", "same data")):
         assert main(["compare", "one", other]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_report_adds_the_diagnostics(folder, capsys):
+    assert train_bits("--out", "run") == 0
+    before = (folder / "run" / "report.html").read_text()
+    result = capsys.readouterr().out.splitlines()[-1]
+    assert main(["report", "run"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == result  # log p(x) is as it was
+    page = (folder / "run" / "report.html").read_text()
+    for title in ("Latent dimensions", "ELBO surgery", "Coverage", "Inference gap", "Does the model fit? Entries"):
+        assert any(title in line for line in printed)
+        assert title in page
+        assert title not in before
+    assert not any("Not available" in line for line in printed)
+    (folder / "run" / "result.json").unlink()
+    assert main(["report", "run"]) == 2
+    assert "run holds no result" in capsys.readouterr().err

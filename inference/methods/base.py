@@ -68,7 +68,7 @@ class Method(ABC):
             advance: called with the number of weights done since the last call.
         """
 
-    def check(self, pair: Pair, batch: Args) -> None:  # noqa: B027 - most have nothing to add
+    def check(self, model: Program, guide: Program, batch: Args) -> None:  # noqa: B027 - most have nothing to add
         """Refuse programs for which the weights would be wrong, with a ``ValueError``; tried on the first chunk."""
 
     def stream(self, num_data: int, num_particles: int, device: torch.device) -> WeightStream:

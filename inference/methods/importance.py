@@ -10,6 +10,7 @@ import torch
 
 from pyro_vae.inference.methods.base import Args, Method, Pair, Weights
 from pyro_vae.inference.methods.defensive import defensive_log_weights
+from pyro_vae.inference.programs import Program
 from pyro_vae.inference.proposals import check_proposal
 from pyro_vae.inference.refinement import refine
 from pyro_vae.inference.streaming import JackknifeStream, WeightStream
@@ -27,9 +28,9 @@ class _Importance(Method):
         if isinstance(self.refine, bool) or not isinstance(self.refine, int) or self.refine < 0:
             raise ValueError(f"Expected refine to be an integer >= 0, the number of steps; got {self.refine!r}.")
 
-    def check(self, pair: Pair, batch: Args) -> None:
+    def check(self, model: Program, guide: Program, batch: Args) -> None:
         """Refuse a point mass as a proposal; warn of one that cannot reach what the prior can."""
-        check_proposal(pair.model, pair.guide, batch)
+        check_proposal(model, guide, batch)
 
     def weights(
         self, pair: Pair, batch: Args, counts: list[int], advance: Callable[[int], object]

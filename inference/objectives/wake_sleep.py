@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pyro import poutine
@@ -13,6 +13,7 @@ from pyro_vae.inference.objectives.bounds import log_mean_exp
 from pyro_vae.inference.objectives.gradients import valued, weighted_sum
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached
 from pyro_vae.inference.programs import Program
+from pyro_vae.inference.simulation import simulate
 from pyro_vae.inference.structure import sample_sites
 from pyro_vae.inference.vectorize import scored
 
@@ -29,7 +30,7 @@ class RWS(Objective):
         phi: "wake", "sleep", or "both", their mean.
 
     Raises:
-        ValueError: for another ``phi``, or in sleep if the model has not one observed site and one argument.
+        ValueError: for another ``phi``, or in sleep as ``simulate`` does.
 
     Source: Bornschein and Bengio (2015), Reweighted Wake-Sleep, section 2.3; Le et al. (2019), section 3.
     """
@@ -59,17 +60,8 @@ class RWS(Objective):
 
     def _sleep(self, model: Program, guide: Program, args: Arguments) -> Tensor:
         """Return log q(z | x) at as many draws of (z, x) from the model as there are data, shape (B,)."""
-        with torch.no_grad():
-            dream = poutine.trace(poutine.uncondition(model)).get_trace(*args)
-        seen = [name for name, site in sample_sites(dream).items() if _was_observed(site)]
-        if len(seen) != 1 or len(args) != 1:
-            raise ValueError(f"Expected one observed site and one argument to dream of x; got {seen} and {len(args)}.")
-        x = dream.nodes[seen[0]]["value"].to(args[0])
-        trace = scored(poutine.trace(poutine.replay(guide, trace=dream)).get_trace(x))
+        dream = simulate(model, args)
+        trace = scored(poutine.trace(poutine.condition(guide, data=dream.latents)).get_trace(*dream.args))
         return torch.stack(
-            [site["unscaled_log_prob"].reshape(len(x), -1).sum(-1) for site in sample_sites(trace).values()]
+            [site["unscaled_log_prob"].reshape(len(args[0]), -1).sum(-1) for site in sample_sites(trace).values()]
         ).sum(0)
-
-
-def _was_observed(site: dict[str, Any]) -> bool:
-    return bool(site["infer"].get("was_observed"))

@@ -293,7 +293,7 @@ def test_two_latent_sites_are_refused_where_one_is_meant():
     for objective in (BetaTCVAE(10), InfoVAE()):
         with pytest.raises(ValueError, match="Expected one latent site; got"):
             objective.loss(program.model, program.guide, X)
-    with pytest.raises(ValueError, match="Expected one observed site and one argument to dream"):
+    with pytest.raises(ValueError, match=r"Cannot simulate: the sites \['x', 'y'\] observe one argument twice"):
         RWS(3, phi="sleep").differentiable_loss(_two_observed, _one_guide, X)
 
 

@@ -1,0 +1,81 @@
+"""Discrete families: exact codes, trained with score-function gradients or by enumeration."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_vae._checks import check_positive_int
+from pyro_vae.inference.guides.base import GuideFamily, check_several
+
+MAX_BITS = 16
+"""Largest number of bits whose codes are enumerated."""
+
+
+class Bernoulli(GuideFamily):
+    """Binary codes, q(z|x) = prod_i Bernoulli(z_i; sigmoid(h_i)), z in {0, 1}^D.
+
+    A draw has no derivative: train with ``IWAE(K, gradient="vimco")``, ``ELBO(K, gradient="score")``, or, for few
+    bits, ``ELBO(gradient="enumerate")``, which sums over all 2^D codes. The prior is discrete too.
+
+    Args:
+        dim: number of bits D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        check_positive_int(dim, "dim")
+        self.num_features = dim
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return q(z|x) for h of shape (..., D)."""
+        return BernoulliVector(dist.Bernoulli(logits=h), 1)
+
+
+class BernoulliVector(dist.Independent):
+    """Independent bits as one event that can be enumerated, all 2^D codes of it."""
+
+    has_enumerate_support = True
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Return all codes, shape (2^D, *batch, D); without ``expand`` (2^D, 1, ..., 1, D).
+
+        Raises:
+            ValueError: if there are too many.
+        """
+        (dim,) = self.event_shape
+        if dim > MAX_BITS:
+            raise ValueError(
+                f'Expected at most {MAX_BITS} bits to enumerate; got {dim}, 2^{dim} codes. Use gradient="vimco" or '
+                '"score".'
+            )
+        logits = self.base_dist.logits
+        bit = torch.arange(dim, device=logits.device)
+        codes = (torch.arange(2**dim, device=logits.device).unsqueeze(-1) >> bit & 1).to(logits.dtype)
+        codes = codes.reshape(-1, *[1] * len(self.batch_shape), dim)
+        return codes.expand(-1, *self.batch_shape, dim) if expand else codes
+
+
+class Categorical(GuideFamily):
+    """One of D categories, q(z|x) = Categorical(z; softmax(h)), z a one-hot vector of length D.
+
+    One-hot, so that a decoder takes it as it is and an event has shape (D,), as everywhere. A draw has no
+    derivative: train with ``ELBO(gradient="enumerate")``, which sums over the D categories, or with "vimco" or
+    "score". The prior is one-hot too.
+
+    Args:
+        dim: number of categories D.
+
+    Raises:
+        ValueError: for fewer than two categories.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        check_several(dim, "categories to choose from")
+        self.num_features = dim
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return q(z|x) for logits h of shape (..., D)."""
+        return dist.OneHotCategorical(logits=h)

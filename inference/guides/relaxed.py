@@ -1,0 +1,107 @@
+"""Relaxed discrete families: continuous codes near the corners of a cube or simplex, with pathwise gradients.
+
+They are densities, and stand against a prior that is one: a relaxed prior, not the discrete one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._checks import check_positive_int
+from pyro_vae.inference.guides.base import GuideFamily, check_several
+from pyro_vae.inference.guides.simplex import smallest_share
+
+
+class RelaxedBernoulli(GuideFamily):
+    """Binary concrete family on (0, 1)^D, z_i = sigmoid((h_i + l_i) / tau), l_i ~ Logistic(0, 1).
+
+    As tau falls to 0, z_i falls on 0 or 1, on 1 with probability sigmoid(h_i).
+
+    Args:
+        dim: number of relaxed bits D.
+        temperature: tau, at the start if it is learnt.
+        learnable: learn tau, one for all data.
+
+    Raises:
+        ValueError: if the temperature is not positive.
+
+    Source: Maddison, Mnih and Teh (2017), The Concrete Distribution; Jang, Gu and Poole (2017).
+    """
+
+    def __init__(self, dim: int, temperature: float = 0.5, learnable: bool = False) -> None:
+        super().__init__()
+        check_positive_int(dim, "dim")
+        self.num_features = dim
+        self.temperature = Temperature(temperature, learnable)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return q(z|x) for logits h of shape (..., D)."""
+        return dist.RelaxedBernoulli(self.temperature(), logits=h).to_event(1)
+
+
+class RelaxedCategorical(GuideFamily):
+    """Concrete family on the simplex of D vertices, z = softmax((h + g) / tau), g_i ~ Gumbel(0, 1).
+
+    As tau falls to 0, z falls on a vertex, on the i-th with probability softmax(h)_i.
+
+    Args:
+        dim: number of categories D.
+        temperature: tau, at the start if it is learnt.
+        learnable: learn tau, one for all data.
+
+    Raises:
+        ValueError: if there is one category only, or the temperature is not positive.
+
+    Source: Maddison, Mnih and Teh (2017), The Concrete Distribution, definition 1; Jang, Gu and Poole (2017),
+    Categorical Reparameterization with Gumbel-Softmax, section 2.
+    """
+
+    def __init__(self, dim: int, temperature: float = 0.5, learnable: bool = False) -> None:
+        super().__init__()
+        check_several(dim, "categories to choose from")
+        self.num_features = dim
+        self.temperature = Temperature(temperature, learnable)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return q(z|x) for logits h of shape (..., D)."""
+        return Concrete(self.temperature(), logits=h)
+
+
+class Concrete(dist.RelaxedOneHotCategorical):
+    """The concrete distribution, its draws kept inside the simplex where rounding would put them outside."""
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Return draws of shape (*sample_shape, *batch, D), positive, each summing to one."""
+        z = super().rsample(sample_shape)
+        z = z.clamp(min=smallest_share(z.dtype))
+        return z / z.sum(-1, keepdim=True)
+
+
+class Temperature(nn.Module):
+    """The temperature of a relaxation, fixed or learnt.
+
+    Args:
+        value: tau > 0.
+        learnable: learn its logarithm.
+    """
+
+    log_value: Tensor
+
+    def __init__(self, value: float, learnable: bool) -> None:
+        super().__init__()
+        if not value > 0:
+            raise ValueError(f"Expected temperature > 0; got {value!r}.")
+        log_value = torch.tensor(math.log(value))
+        if learnable:
+            self.log_value = nn.Parameter(log_value)
+        else:
+            self.register_buffer("log_value", log_value)
+
+    def forward(self) -> Tensor:
+        """Return tau, shape ()."""
+        return self.log_value.exp()

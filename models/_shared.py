@@ -1,0 +1,83 @@
+"""What the models have in common: what they accept as data, and how they draw."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_vae._checks import check_event, check_support, check_tensor
+from pyro_vae._distributions import as_pyro
+from pyro_vae.models.likelihoods import Likelihood
+from pyro_vae.models.missing import fill_missing, leave_out_missing
+
+
+class GenerativeModel(nn.Module):
+    """Base of the models whose last step is x ~ p(x|h), h the output of a decoder.
+
+    Args:
+        likelihood: module whose ``forward(h)`` returns p(x|z), with ``num_features``, the width of h, and
+            ``support``, a constraint on the data (that of p(x|z) itself where there is none).
+        missing: take NaN in x as missing, and leave it out of the likelihood.
+    """
+
+    decoder: nn.Module
+
+    def __init__(self, likelihood: Likelihood, missing: bool = False) -> None:
+        super().__init__()
+        self.likelihood, self.missing = likelihood, missing
+        with torch.no_grad():
+            p_x = as_pyro(likelihood(torch.zeros(likelihood.num_features)))
+        self.event_shape, self._support = p_x.event_shape, getattr(likelihood, "support", p_x.support)
+
+    @abstractmethod
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the generative program."""
+
+    def observe(self, p_x: Distribution, x: Tensor | None) -> Tensor:
+        """Run the sample site "x": score x, without what is missing, or draw it where there is none."""
+        if x is None or not self.missing:
+            return pyro.sample("x", as_pyro(p_x), obs=x)
+        p_seen, filled = leave_out_missing(p_x, x, self._support)
+        return pyro.sample("x", p_seen, obs=filled, infer={"observes": x})
+
+    def check_data(self, x: Tensor, *, name: str = "x") -> None:
+        """Refuse data that p(x) cannot have produced.
+
+        Args:
+            x: data, shape (N, *event).
+            name: what the message calls them.
+
+        Raises:
+            ValueError: for a wrong shape or dtype, NaN unless ``missing``, infinities, or values outside the
+                likelihood's support.
+        """
+        if self.missing and isinstance(x, Tensor) and x.is_floating_point():
+            x = fill_missing(x, self._support)
+        check_tensor(x, name)
+        check_event(x, self.event_shape, name)
+        hint = getattr(self.likelihood, "hint", "")
+        check_support(x, self._support, type(self.likelihood).__name__, name, hint)
+
+
+def check_prior(p_z: object) -> Distribution:
+    """Return p(z) as it is, refusing anything but a distribution of batch shape () with a ``ValueError``."""
+    if not isinstance(p_z, Distribution) or p_z.batch_shape:
+        raise ValueError(
+            "Expected prior() to return a distribution with batch shape () and event shape (D,); got "
+            f"{p_z}. Declare independent dimensions as an event: dist.Normal(loc, scale).to_event(1)."
+        )
+    return p_z
+
+
+def check_latent(z: Tensor, shape: torch.Size, name: str = "z") -> None:
+    """Refuse a latent of another event shape than the model's, with a ``ValueError``."""
+    if z.shape[z.ndim - len(shape) :] != shape:
+        raise ValueError(
+            f"Expected {name} of event shape {tuple(shape)}, the prior's; the guide draws {tuple(z.shape)}. "
+            "Give prior and guide the same dimension."
+        )

@@ -1,0 +1,14 @@
+"""Network factories: ``(in_shape, out_features) -> nn.Module``, so that no width is typed twice.
+
+Every network takes any number of leading dimensions, such as (K, B), treats each datum alone, and draws nothing.
+"""
+
+from pyro_vae.models.networks.base import Factory as Factory
+from pyro_vae.models.networks.conv import conv as conv
+from pyro_vae.models.networks.conv import deconv as deconv
+from pyro_vae.models.networks.convolutions import ConvDecoder as ConvDecoder
+from pyro_vae.models.networks.convolutions import ConvEncoder as ConvEncoder
+from pyro_vae.models.networks.perceptrons import MLP as MLP
+from pyro_vae.models.networks.perceptrons import GatedMLP as GatedMLP
+from pyro_vae.models.networks.perceptrons import gated_mlp as gated_mlp
+from pyro_vae.models.networks.perceptrons import mlp as mlp

@@ -1,0 +1,19 @@
+"""What a network factory is, and the checks that all of them make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from pyro_vae._checks import check_positive_int
+
+Factory = Callable[[torch.Size, int], nn.Module]
+"""Called with the event shape of the input and the width of the output."""
+
+
+def check_widths(widths: Sequence[int], name: str) -> None:
+    """Refuse widths that are not positive integers, with a ``ValueError``."""
+    for width in widths:
+        check_positive_int(width, name)

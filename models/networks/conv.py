@@ -1,0 +1,94 @@
+"""Factories of convolutional encoders and decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from pyro_vae._parts import Shape, as_shape
+from pyro_vae.models.networks.base import Factory
+from pyro_vae.models.networks.convolutions import ConvDecoder, ConvEncoder, Stages
+
+
+def conv(
+    channels: Sequence[int] = (32, 64),
+    image_shape: Shape | None = None,
+    *,
+    kernel_size: int = 3,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    residual_blocks: int = 0,
+) -> Factory:
+    """Return a factory of convolutional encoders, from an image to a vector.
+
+    Args:
+        channels: widths of the stages, each of which halves the image.
+        image_shape: (C, H, W) or (H, W) of data that come flat; that of the input itself if absent.
+        kernel_size: odd size of the kernels.
+        activation: class of the nonlinearity.
+        residual_blocks: residual blocks in each stage.
+
+    Raises:
+        ValueError: for widths that are no positive integers, an even kernel size, or, when the factory is called,
+            an input that is no image of that shape.
+    """
+    stages = Stages(tuple(channels), kernel_size, activation, residual_blocks)
+
+    def factory(in_shape: torch.Size, out_features: int) -> nn.Module:
+        image = as_image_shape(in_shape if image_shape is None else image_shape)
+        if image.numel() != torch.Size(in_shape).numel():
+            raise ValueError(f"Expected an input of shape {tuple(image)}, or flat; got {tuple(in_shape)}.")
+        return ConvEncoder(in_shape, out_features, image, stages)
+
+    return factory
+
+
+def deconv(
+    image_shape: Shape,
+    channels: Sequence[int] = (64, 32),
+    *,
+    kernel_size: int = 3,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    residual_blocks: int = 0,
+) -> Factory:
+    """Return a factory of convolutional decoders, from a vector to the features of an image.
+
+    Args:
+        image_shape: (C, H, W) or (H, W) of one datum, which may itself be flat.
+        channels: widths of the stages, each of which doubles the image.
+        kernel_size: odd size of the kernels.
+        activation: class of the nonlinearity.
+        residual_blocks: residual blocks in each stage.
+
+    Raises:
+        ValueError: for widths that are no positive integers, an even kernel size, or, when the factory is called,
+            a number of features that is no multiple of the number of entries.
+    """
+    stages = Stages(tuple(channels), kernel_size, activation, residual_blocks)
+    image = as_image_shape(image_shape)
+
+    def factory(in_shape: torch.Size, out_features: int) -> nn.Module:
+        if out_features % image.numel():
+            raise ValueError(
+                f"Expected a multiple of the {image.numel()} entries of image_shape={tuple(image)} as the number of "
+                f"features; the likelihood wants {out_features}. Give decoder and likelihood the same image."
+            )
+        return ConvDecoder(in_shape, out_features, image, stages)
+
+    return factory
+
+
+def as_image_shape(shape: Shape) -> torch.Size:
+    """Return (C, H, W) as it is and (H, W) with one channel.
+
+    Raises:
+        ValueError: for any other shape.
+    """
+    shape = as_shape(shape)
+    if len(shape) not in (2, 3):
+        raise ValueError(
+            f"Expected an image of shape (C, H, W) or (H, W); got {tuple(shape)}. For data that come flat, give the "
+            "shape: image_shape=(1, 28, 28)."
+        )
+    return shape if len(shape) == 3 else torch.Size((1, *shape))

@@ -1,0 +1,134 @@
+"""The commands that judge trained runs: evaluate, compare, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import Namespace
+from torch import Tensor
+
+from pyro_vae import runs
+from pyro_vae._arrays import PARTS
+from pyro_vae._checks import check_positive_int
+from pyro_vae._files import atomic_path
+from pyro_vae.catalogue import build_part
+from pyro_vae.data import Splits
+from pyro_vae.inference import AmortizedGuide, Evidence, compare, evidence
+from pyro_vae.models import VAE
+from pyro_vae.runs import Config, Run, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run directory holds once it is loaded."""
+
+    config: Config
+    splits: Splits
+    model: VAE
+    guide: AmortizedGuide
+    history: list[dict[str, float]]
+
+
+def evaluate_run(options: Namespace) -> None:
+    """Estimate log p(x) of a trained run anew, in a folder of its own."""
+    run = Run(options.run)
+    trained = Trained(*run.load(options.data_root))
+    if options.split not in PARTS:
+        raise ValueError(f"Expected --split to be one of {', '.join(PARTS)}; got {options.split!r}.")
+    spec = options.method.as_dict()
+    method = build_part("method", spec)
+    num_particles = method.default_particles if options.num_particles is None else options.num_particles
+    check_positive_int(num_particles, "num_particles")
+    folder = run.evaluation(options.split, spec, num_particles, options.seed)
+    settings = {name: options[name] for name in ("split", "chunk_size", "seed", "device")}
+    try:
+        score(folder, trained, num_particles, method=method, **settings)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted; the same command goes on from what {folder.path} holds.") from None
+
+
+def score(
+    run: Run, trained: Trained, num_particles: int, split: str = "test", device: str = "auto", **settings: Any
+) -> None:
+    """Estimate log p(x), write result and report, and print the line that says it."""
+    x = getattr(trained.splits, split)
+    ev = evidence(trained.model, trained.guide, x, num_particles, device=device, checkpoint=run.path, **settings)
+    where = str(next(trained.model.parameters()).device)
+    facts = runs.facts(trained.config, trained.splits, ev, split, where)
+    run.write_result(ev, facts)
+    _write_report(run, trained, ev, facts, split)
+    print(f"report: {run.report}\n{split} {ev}")
+
+
+def report_run(options: Namespace) -> None:
+    """Run all diagnostics of a trained run, print what they find, and write its report anew with them."""
+    from pyro_vae.diagnosis import diagnose
+
+    run = Run(options.run)
+    trained = Trained(*run.load(options.data_root))
+    ev = Evidence.load(run.evidence)
+    findings = diagnose(trained.model, trained.guide, trained.splits.test, options.seed, device=options.device)
+    _write_report(run, trained, ev, run.facts(), "test", [finding.as_section() for finding in findings])
+    for finding in findings:
+        print(f"{finding.title}: {finding.line}")
+    print(f"report: {run.report}\ntest {ev}")
+
+
+def _write_report(
+    run: Run,
+    trained: Trained,
+    evidence: Evidence,
+    facts: Mapping[str, str],
+    split: str,
+    further: Sequence[str] = (),
+) -> None:
+    from pyro_vae.report import write_report
+
+    splits = trained.splits
+    write_report(
+        run.report,
+        title=f"{splits.name}: {split} log p(x)",
+        facts=facts,
+        history=trained.history,
+        evidence=evidence,
+        model=trained.model.cpu(),
+        guide=trained.guide.cpu(),
+        x=_data(splits, split),
+        labels=splits.labels[split] if splits.labels else None,
+        image_shape=splits.image_shape,
+        split=split,
+        further=further,
+    )
+
+
+def _data(splits: Splits, split: str) -> Tensor:
+    return getattr(splits, split)
+
+
+def compare_runs(paths: list[str], out: str | None = None) -> None:
+    """Print the comparison of runs or evaluation folders, and write it where asked.
+
+    Args:
+        paths: run directories, or evaluation folders inside them.
+        out: stem of the files OUT.csv and OUT.png; nothing is written if absent.
+
+    Raises:
+        ValueError: for a path given twice, one without an evaluation, or results that cannot be compared.
+    """
+    if len(set(paths)) < len(paths):
+        raise ValueError("Expected different runs to compare; got one of them twice.")
+    table = compare({path: Evidence.load(Run(path).evidence) for path in paths})
+    if out is not None:
+        from pyro_vae.plots import comparison_plot
+
+        csv, picture = (Path(out).with_suffix(suffix) for suffix in (".csv", ".png"))
+        write_text(csv, table.to_csv())
+        with atomic_path(picture) as temporary:
+            comparison_plot(table).savefig(temporary, format="png", dpi=150)
+        print(f"{csv}\n{picture}")
+    print(f"{table.attrs['protocol']}\n{table.round(3).to_string()}")
