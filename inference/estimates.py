@@ -147,7 +147,9 @@ class Evidence:
         """
         try:
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                per_datum = {n: torch.from_numpy(file[n]) for n in (*_PER_DATUM, "acceptance") if n in file}
+                per_datum: dict[str, Any] = {
+                    n: torch.from_numpy(file[n]) for n in (*_PER_DATUM, "acceptance") if n in file
+                }
                 curve = {int(k): (mean, se) for k, mean, se in file["curve"].tolist()}
                 return cls(**per_datum, curve=curve, **{name: file[name].item() for name in _FACTS})
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -44,7 +45,7 @@ class PartialResults:
         self._written = time.monotonic()
         if self.path is None or not self.done:
             return
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{i}/{name}": value.numpy() for i, part in enumerate(self.done) for name, value in part.tensors().items()
         }
         with atomic_path(self.path) as temporary, open(temporary, "wb") as file:

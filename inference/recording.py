@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-Tensors = tuple[Tensor, ...]
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 WORTHWHILE = 300
 """Calls that pay for recording: a Pyro program costs about 1 ms a call, its recording about 100 ms."""
 
@@ -41,5 +42,5 @@ def recorded(function: Callable[[Tensor], Tensors], example: Tensor, num_calls: 
     return torch.no_grad()(graph) if same else function
 
 
-def _finite(values: Tensors) -> list[Tensor]:
+def _finite(values: tuple[Tensor, ...]) -> list[Tensor]:
     return [value.nan_to_num(nan=0.123) for value in values]

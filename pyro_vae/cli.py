@@ -22,9 +22,12 @@ from pyro_vae.inference import AmortizedGuide, fit
 from pyro_vae.inference.checkpoints import read_checkpoint
 from pyro_vae.inference.programs import place
 from pyro_vae.inference.training import check_settings
-from pyro_vae.models import VAE
+from pyro_vae.models import VAE, start_at_data
 from pyro_vae.options import build_parsers, nearest_option, resolve_parts
 from pyro_vae.runs import Config, Run
+
+START_DATA = 5000
+"""Training data that the decoder's first bias is taken from, at most."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,7 +71,9 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
     model, guide = runs.build(config, splits)
     objective = build_part("objective", config["objective"])
     functions = parser.instantiate(options)
-    _check_before_writing(functions, model, guide, splits)
+    train = _check_before_writing(functions, model, guide, splits)
+    if options.start_at_data and not options.resume:
+        start_at_data(model, train[:START_DATA])
 
     run = Run(options.resume or options.out or runs.next_path(config["data"]))
     if options.resume:
@@ -118,8 +123,8 @@ def _check_epochs(run: Run, epochs: int) -> None:
         raise ValueError(f"{run.path} holds {done} epochs already. Give --epochs {done} or more, or train anew.")
 
 
-def _check_before_writing(options: Namespace, model: VAE, guide: AmortizedGuide, splits: Splits) -> None:
-    """Refuse settings and data that cannot work while there is still nothing to clean up."""
+def _check_before_writing(options: Namespace, model: VAE, guide: AmortizedGuide, splits: Splits) -> Tensor:
+    """Refuse settings and data that cannot work while there is still nothing to clean up; return the training data."""
     check_positive_int(options.num_particles, "num_particles")
     names = ("epochs", "batch_size", "patience", "kl_warmup", "clip_norm")
     check_settings(splits.train, valid=splits.valid, **{name: options[name] for name in names})
@@ -131,6 +136,7 @@ def _check_before_writing(options: Namespace, model: VAE, guide: AmortizedGuide,
         train = splits.train if splits.transform is None else splits.transform(splits.train)
     for name, x in (("train", train), ("valid", splits.valid), ("test", splits.test)):
         model.check_data(x, name=f"{splits.name} {name}")
+    return train
 
 
 def _sample(parser: ArgumentParser, options: Namespace) -> None:

@@ -129,6 +129,10 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
         "--activation", type=str, default="tanh", help=f"nonlinearity of both networks: {', '.join(ACTIVATIONS)}"
     )
 
+    parts.add_argument(
+        "--start-at-data", type=bool, default=True, help="set the decoder's first output bias to the data's marginal"
+    )
+
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=int, default=200, help="passes over the data")
     training.add_argument("--batch-size", type=int, default=100, help="data in a minibatch")

@@ -59,7 +59,7 @@ def _trace_mixture(model: Program, guide: Program, args: Args, share: float) -> 
             from_prior = torch.rand(_particles_and_data(site), device=site["value"].device) < share
         chosen = from_prior.reshape(*from_prior.shape, *[1] * (site["value"].ndim - from_prior.ndim))
         mixed.nodes[name] = {**site, "value": torch.where(chosen, prior[name]["value"], site["value"])}
-    return tuple(scored(poutine.trace(poutine.replay(p, trace=mixed)).get_trace(*args)) for p in (model, guide))  # type: ignore[return-value]
+    return tuple(scored(poutine.trace(poutine.replay(p, trace=mixed)).get_trace(*args)) for p in (model, guide))
 
 
 def _particles_and_data(site: Site) -> torch.Size:

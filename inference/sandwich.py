@@ -1,0 +1,145 @@
+"""Bidirectional Monte Carlo: log p(x) of simulated data between a lower and an upper bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_vae._checks import check_positive_int
+from pyro_vae.inference.annealing import AIS, anneal, anneal_back
+from pyro_vae.inference.certificate import Sandwich as Sandwich
+from pyro_vae.inference.programs import Data, Program, check_data, fork_rng, place, training_mode
+from pyro_vae.inference.proposals import check_proposal
+from pyro_vae.inference.simulation import example_data, simulate
+from pyro_vae.inference.tuning import tune
+from pyro_vae.inference.unconstrained import Args, plan_for
+
+
+@torch.no_grad()
+def sandwich(
+    model: Program,
+    guide: Program | None,
+    num_data: int,
+    *,
+    x: Data | None = None,
+    num_particles: int = 8,
+    num_temperatures: int = 1000,
+    num_leapfrog: int = 2,
+    start: str = "prior",
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    chunk_size: int = 10_000,
+    progress: bool = True,
+) -> Sandwich:
+    """Bound log p(x) from both sides for data simulated from the model, by bidirectional Monte Carlo.
+
+        lower = log (1/K) sum_k w_k,           z_0 ~ p(z), annealed to p(z|x)
+        upper = -log (1/K) sum_k 1 / w'_k,     z ~ p(z|x) exactly, annealed back to p(z)
+
+    Whoever simulates (z, x) from the model holds in z an exact draw of the posterior p(z|x), and chains that are
+    annealed back from it give an upper bound. When the gap is small, log p(x) of these data is known, and any
+    estimator can be held against it: ``sandwich.contains(evidence(model, guide, sandwich.x))``. A large gap says
+    that chains did not mix; more temperatures close it.
+
+    It certifies estimates on data simulated from the model, and says nothing about data of another kind: real
+    data may have posteriors that are harder than those of the model's own draws.
+
+    Args:
+        model: Pyro program for p(x, z) that observes its data as they were handed in, ``obs=x``.
+        guide: Pyro program for q(z | x); never run, and may be None, where the start is the prior.
+        num_data: data to simulate N, at least 2.
+        x: example data, for programs without an ``event_shape``: their shape matters, and the values of arguments
+            that are not observed.
+        num_particles: chains K for each datum and direction.
+        num_temperatures: steps of the path T.
+        num_leapfrog: leapfrog steps of each transition.
+        start: "prior" or "guide", where the path starts.
+        seed: seed of data and chains; the global generator is left as it was.
+        device: "auto" (a GPU where there is one), or a torch device.
+        chunk_size: largest number of (particle, datum) pairs in memory at once.
+        progress: show a progress bar, where there is a terminal to show it.
+
+    Raises:
+        ValueError: for a setting out of range, latents that ``anneal`` refuses, or data that cannot be simulated.
+
+    Source: Grosse, Ghahramani and Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte
+    Carlo; Grosse, Ancha and Roy (2016), Measuring the reliability of MCMC inference with bidirectional Monte Carlo.
+    """
+    settings = AIS(num_temperatures, num_leapfrog, start)
+    _check_counts(num_data, num_particles, chunk_size)
+    args, device = place(model, model if guide is None else guide, example_data(model, num_data, x), device)
+    with training_mode(model, model if guide is None else guide, False), fork_rng(device, seed):
+        simulation = simulate(model, args)
+        check_data(model, simulation.args)
+        chunks = _chunks(simulation.args, simulation.latents, max(1, chunk_size // num_particles))
+        start_guide = guide if start == "guide" else None
+        if start_guide is not None:
+            check_proposal(model, start_guide, chunks[0][0])
+        plan = plan_for(model, start_guide, chunks[0][0])
+        total = 2 * num_data * num_particles * num_temperatures
+        with tqdm(total=total, desc="sandwich", unit="weight", unit_scale=True, disable=_hidden(progress)) as bar:
+            parts = [_bounds(model, start_guide, *chunk, num_particles, settings, plan, bar.update) for chunk in chunks]
+    bounds = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+    return Sandwich(**bounds, args=simulation.args, num_particles=num_particles, settings=settings, seed=seed)
+
+
+def _check_counts(num_data: int, num_particles: int, chunk_size: int) -> None:
+    check_positive_int(num_data, "num_data")
+    check_positive_int(num_particles, "num_particles")
+    check_positive_int(chunk_size, "chunk_size")
+    if num_data < 2:
+        raise ValueError("Expected num_data >= 2, since the spread over data gives the standard errors; got 1.")
+
+
+def _hidden(progress: bool) -> bool | None:
+    return None if progress else True
+
+
+def _chunks(args: Args, latents: dict[str, Tensor], size: int) -> list[tuple[Args, dict[str, Tensor]]]:
+    """Return data and latents in chunks of so many data."""
+    starts = range(0, len(args[0]), size)
+    return [
+        (tuple(arg[i : i + size] for arg in args), {name: value[i : i + size] for name, value in latents.items()})
+        for i in starts
+    ]
+
+
+def _bounds(
+    model: Program,
+    guide: Program | None,
+    args: Args,
+    latents: dict[str, Tensor],
+    num_particles: int,
+    settings: AIS,
+    plan: int,
+    advance: Callable[[int], object],
+) -> dict[str, Tensor]:
+    """Return lower and upper bounds, their standard errors, and acceptance, each of shape (B,)."""
+    tuning = tune(model, guide, args, settings=settings, plan=plan)  # sees x alone, not the latents
+    common: dict[str, Any] = {"settings": settings, "plan": plan, "tuning": tuning, "advance": advance}
+    forwards = anneal(model, guide, args, num_particles, **common)
+    backwards = anneal_back(model, guide, args, latents, num_particles, **common)
+    lower, lower_error = _log_mean(forwards.log_w)
+    upper, upper_error = _log_mean(-backwards.log_w)
+    return {
+        "lower": lower,
+        "upper": -upper,
+        "lower_std_error": lower_error,
+        "upper_std_error": upper_error,
+        "acceptance": (forwards.acceptance + backwards.acceptance) / 2,
+    }
+
+
+def _log_mean(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log mean_k w_k and its standard error by the delta method, NaN for K = 1, each of shape (B,)."""
+    count = len(log_w)
+    share = log_w.softmax(0)  # w_k / sum w
+    error = (
+        ((count * share.square().sum(0) - 1).clamp(min=0) / (count - 1)).sqrt() if count > 1 else log_w[0] * math.nan
+    )
+    return log_w.logsumexp(0) - math.log(count), error

@@ -1,0 +1,215 @@
+"""The latents of any pair of programs as one vector of real numbers, and their log densities as functions of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyro_vae._checks import check_positive_int
+from pyro_vae.inference.programs import Program, fork_rng
+from pyro_vae.inference.reals import At, Continuous, unvalidated
+from pyro_vae.inference.structure import Site, sample_sites
+from pyro_vae.inference.vectorize import plan_particles, scored, trace_pair
+from pyro_vae.inference.weights import Tracer, WeightTerms, weight_terms
+
+Args = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class LogDensities:
+    """Log densities of the unconstrained latents, in nats, each of shape (K, B).
+
+    Attributes:
+        prior: log p(z) + log |dz/du|.
+        likelihood: log p(x|z).
+        guide: log q(z|x) + log |dz/du|; equal to ``prior`` where there is no guide.
+    """
+
+    prior: Tensor
+    likelihood: Tensor
+    guide: Tensor
+
+
+class Unconstrained:
+    """A pair of programs as functions of u, one vector of D real numbers for each particle and datum.
+
+        z = T(u),   T = biject_to(support of z under the model),   D = all latent numbers of one datum
+
+    Latent sites are laid side by side in the order of the model, those in inner plates flattened. Making one
+    draws K particles and so finds out the layout.
+
+    Args:
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x), or None to draw z from the prior and never run a guide.
+        args: their arguments, B data.
+        num_particles: K.
+        plan: as in ``weight_terms``.
+
+    Attributes:
+        start: u of K draws from the guide, or from the prior without one, shape (K, B, D); 0 where ``lost``.
+        lost: draws of the guide to which the prior gives no density, shape (K, B).
+
+    Raises:
+        ValueError: if a latent site is discrete, a point mass or improper, has a support without a map from the
+            reals, or depends on auxiliary sites of the guide, and for programs that ``log_weights`` refuses.
+    """
+
+    def __init__(
+        self, model: Program, guide: Program | None, args: Args, num_particles: int, *, plan: int | None = None
+    ) -> None:
+        check_positive_int(num_particles, "num_particles")
+        self.model, self.args = model, args
+        self.guide = prior_program(model) if guide is None else guide
+        self.prior_only = guide is None
+        self._check_continuous()
+        self.plan = plan_for(model, guide, args) if plan is None else plan
+        self.num_particles = num_particles
+        recorder = _Recorder()
+        with torch.no_grad(), unvalidated():
+            self._terms(recorder)
+        self.one_by_one = len(recorder.model_traces) > 1 or num_particles == 1
+        first = self._vectors(recorder.model_traces[0])
+        self.shapes = {name: value.shape[0 if self.one_by_one else 1 :] for name, value in first.items()}
+        start = torch.cat([self._flat(self._vectors(trace)) for trace in recorder.model_traces])
+        self.lost = ~start.isfinite().all(-1)
+        self.start = start.where(~self.lost[..., None], 0.0)
+        self._guide_trace = recorder.guide_trace
+
+    @property
+    def dim(self) -> int:
+        """D, the number of real numbers of one particle and datum."""
+        return self.start.shape[-1]
+
+    def __call__(self, u: Tensor) -> LogDensities:
+        """Return the log densities at u, shape (K, B, D); NaN where T(u) is outside the support in floating point.
+
+        Whatever u is, no error is raised; gradients flow to it.
+        """
+        replay = _Replay(self, u)
+        with unvalidated():
+            terms = self._terms(replay)
+        log_jacobian = torch.cat(replay.log_jacobians)
+        prior = _sum(terms.prior) + log_jacobian
+        return LogDensities(
+            prior=prior,
+            likelihood=_sum(terms.likelihood),
+            guide=prior if self.prior_only else terms.log_q + log_jacobian,
+        )
+
+    @torch.no_grad()
+    def inverse(self, latents: dict[str, Tensor]) -> Tensor:
+        """Return u of given latents {site: z, shape (B, ...)}, as ``simulate`` returns them; shape (B, D)."""
+        given = _with_values(poutine.trace(prior_program(self.model)).get_trace(*self.args), latents)
+        trace = poutine.trace(poutine.replay(self.model, trace=given)).get_trace(*self.args)
+        return self._flat(self._vectors(poutine.util.prune_subsample_sites(trace)), single=True)[0]
+
+    def split(self, u: Tensor) -> dict[str, Tensor]:
+        """Return {site: its part of u}, for u of shape (B, D) or (K, B, D) as the programs run."""
+        particles = [] if u.ndim == 2 else [len(u)]
+        sizes = [shape[1:].numel() for shape in self.shapes.values()]
+        parts = zip(self.shapes.items(), u.split(sizes, -1), strict=True)
+        return {name: part.reshape(*particles, *shape) for (name, shape), part in parts}
+
+    def guide_trace(self, model_trace: Trace) -> Trace:
+        """Return a scored trace of the guide at the latents of a trace of the model.
+
+        Where the guide has one site, its distribution can depend on no other and is scored without another run.
+        """
+        latents = {name: site for name, site in sample_sites(model_trace).items() if not site["is_observed"]}
+        if self.prior_only:
+            return _only(model_trace, latents)
+        guide_sites = sample_sites(self._guide_trace)
+        try:
+            if len(guide_sites) > 1:
+                return scored(poutine.trace(poutine.replay(self.guide, trace=model_trace)).get_trace(*self.args))
+            return scored(_with_values(self._guide_trace, {name: latents[name]["value"] for name in guide_sites}))
+        except (KeyError, NotImplementedError) as error:  # what torch's and Pyro's flows raise
+            raise ValueError(
+                "The guide cannot score a value that it did not just draw, as a flow without an inverse. Start from "
+                'the prior: start="prior".'
+            ) from error
+
+    def _terms(self, tracer: Tracer) -> WeightTerms:
+        return weight_terms(self.model, self.guide, self.args, self.num_particles, plan=self.plan, tracer=tracer)
+
+    def _vectors(self, trace: Trace) -> dict[str, Tensor]:
+        """Return {site: T^-1(z)} of a trace of the model."""
+        latents = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
+        return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in latents.items()}
+
+    def _flat(self, vectors: dict[str, Tensor], single: bool = False) -> Tensor:
+        """Lay {site: u} side by side: (K, B, D)."""
+        particles = 1 if single or self.one_by_one else self.num_particles
+        return torch.cat([value.reshape(particles, len(self.args[0]), -1) for value in vectors.values()], -1)
+
+    @torch.no_grad()
+    def _check_continuous(self) -> None:
+        """Run the programs once under a handler that refuses a site before it is drawn."""
+        with poutine.block(), fork_rng(self.args[0].device), Continuous():
+            trace_pair(self.model, self.guide, self.args)
+
+
+def plan_for(model: Program, guide: Program | None, args: Args) -> int:
+    """Return what ``plan_particles`` finds out about a pair, or about the model alone if there is no guide."""
+    return plan_particles(model, prior_program(model) if guide is None else guide, args)
+
+
+def prior_program(model: Program) -> Program:
+    """Return a program that draws the model's latents from p(z), to take a guide's place."""
+    return poutine.block(model, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
+
+
+class _Recorder:
+    """Tracer for ``weight_terms`` that keeps the traces of every run."""
+
+    def __init__(self) -> None:
+        self.model_traces: list[Trace] = []
+
+    def __call__(self, model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
+        model_trace, self.guide_trace = trace_pair(model, guide, args)
+        self.model_traces.append(model_trace)
+        return model_trace, self.guide_trace
+
+
+class _Replay:
+    """Tracer for ``weight_terms`` that runs the model at given unconstrained latents."""
+
+    def __init__(self, space: Unconstrained, u: Tensor) -> None:
+        self.space = space
+        self.rest = iter(u) if space.one_by_one else iter([u])
+        self.log_jacobians: list[Tensor] = []
+
+    def __call__(self, model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
+        u = next(self.rest)
+        at = At(self.space.split(u))
+        model_trace = scored(poutine.trace(at(model)).get_trace(*args))
+        shape = (1, *u.shape[:1]) if u.ndim == 2 else u.shape[:2]
+        terms = [log_jacobian.reshape(*shape, -1).sum(-1) for log_jacobian in at.log_jacobians]
+        self.log_jacobians.append(torch.stack(terms).sum(0))
+        return model_trace, self.space.guide_trace(model_trace)
+
+
+def _only(trace: Trace, sites: dict[str, Site]) -> Trace:
+    """Return a copy of a trace with these sample sites alone."""
+    copy = trace.copy()
+    for name in [n for n, node in copy.nodes.items() if node["type"] == "sample" and n not in sites]:
+        copy.remove_node(name)
+    return copy
+
+
+def _with_values(trace: Trace, values: dict[str, Tensor]) -> Trace:
+    """Return a copy of a trace with other values at some sites, not scored yet."""
+    copy = trace.copy()
+    for name, value in values.items():
+        node = {key: entry for key, entry in copy.nodes[name].items() if "log_prob" not in key}
+        copy.nodes[name] = {**node, "value": value}
+    return copy
+
+
+def _sum(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum(0)
