@@ -19,9 +19,9 @@ from pyro_vae.catalogue import build_part, describe_part, list_parts
 from pyro_vae.data import Splits
 from pyro_vae.evaluating import Trained, compare_runs, evaluate_run, report_run, score
 from pyro_vae.inference import AmortizedGuide, fit
-from pyro_vae.inference.checkpoints import read_checkpoint
 from pyro_vae.inference.programs import place
-from pyro_vae.inference.training import check_settings
+from pyro_vae.inference.training.checkpoints import read_checkpoint
+from pyro_vae.inference.training.fitting import check_settings
 from pyro_vae.models import VAE, start_at_data
 from pyro_vae.options import build_parsers, nearest_option, resolve_parts
 from pyro_vae.runs import Config, Run

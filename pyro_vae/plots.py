@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.inference.estimates import KHAT_LIMIT, Evidence
+from pyro_vae.inference.scoring.estimates import KHAT_LIMIT, Evidence
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,9 @@ from torch.distributions import Distribution
 
 from pyro_vae import _page, pictures, plots
 from pyro_vae._files import atomic_path
-from pyro_vae.inference.estimates import Evidence
 from pyro_vae.inference.guides import AmortizedGuide
 from pyro_vae.inference.programs import fork_rng, training_mode
+from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.models.vae import VAE
 from pyro_vae.verdict import evidence_section, warnings
 

@@ -18,7 +18,7 @@ from pyro_vae._files import atomic_path, make_folder
 from pyro_vae.catalogue import build_part, describe_spec, takes
 from pyro_vae.data import Splits, load_data
 from pyro_vae.inference import AmortizedGuide, Evidence
-from pyro_vae.inference.checkpoints import load_checkpoint
+from pyro_vae.inference.training.checkpoints import load_checkpoint
 from pyro_vae.models import VAE, likelihoods, mlp
 from pyro_vae.models.networks import Factory
 

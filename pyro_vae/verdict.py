@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pyro_vae import _page, plots
-from pyro_vae.inference.estimates import KHAT_LIMIT, Evidence
+from pyro_vae.inference.scoring.estimates import KHAT_LIMIT, Evidence
 
 _BLIND = (
     "What k-hat cannot see: a mode of p(z|x) that the guide never visits. No draw lands there, so log p(x) comes "

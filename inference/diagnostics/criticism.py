@@ -21,10 +21,10 @@ from pyro_vae.inference.diagnostics.running import (
     particle_terms,
     plan_for,
 )
-from pyro_vae.inference.estimates import KHAT_LIMIT
 from pyro_vae.inference.programs import Data, Program, check_data
+from pyro_vae.inference.scoring.estimates import KHAT_LIMIT
+from pyro_vae.inference.scoring.streaming import WeightStream
 from pyro_vae.inference.simulation import simulate
-from pyro_vae.inference.streaming import WeightStream
 
 Statistic = Callable[..., Tensor | float]
 """T(x): a whole data set, in the form in which the data were given, to one number."""

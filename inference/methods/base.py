@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.inference.programs import Program
-from pyro_vae.inference.streaming import WeightStream
+from pyro_vae.inference.scoring.streaming import WeightStream
 
 Args = tuple[Tensor, ...]
 
@@ -48,8 +48,6 @@ class Method(ABC):
 
     default_particles: ClassVar[int] = 5000
     """K where none is given."""
-    steps_per_particle: ClassVar[int] = 1
-    """Rounds of work in one weight, for the progress bar."""
     debiased: ClassVar[bool] = False
     """Whether the bias of first order is taken off."""
     title: ClassVar[str]
@@ -67,6 +65,11 @@ class Method(ABC):
             counts: particles in each chunk; they add up to K.
             advance: called with the number of weights done since the last call.
         """
+
+    @property
+    def steps_per_particle(self) -> int:
+        """Rounds of work in one weight, for the progress bar."""
+        return 1
 
     def check(self, model: Program, guide: Program, batch: Args) -> None:  # noqa: B027 - most have nothing to add
         """Refuse programs for which the weights would be wrong, with a ``ValueError``; tried on the first chunk."""

@@ -11,9 +11,9 @@ import torch
 from pyro_vae.inference.methods.base import Args, Method, Pair, Weights
 from pyro_vae.inference.methods.defensive import defensive_log_weights
 from pyro_vae.inference.programs import Program
-from pyro_vae.inference.proposals import check_proposal
-from pyro_vae.inference.refinement import refine
-from pyro_vae.inference.streaming import JackknifeStream, WeightStream
+from pyro_vae.inference.scoring.proposals import check_proposal
+from pyro_vae.inference.scoring.refinement import refine
+from pyro_vae.inference.scoring.streaming import JackknifeStream, WeightStream
 from pyro_vae.inference.weights import weight_terms
 
 

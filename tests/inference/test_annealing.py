@@ -12,10 +12,10 @@ from setups import make_pair
 from truth import GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import evidence
-from pyro_vae.inference.annealing import AIS, anneal, anneal_back
-from pyro_vae.inference.paths import Path, schedule
+from pyro_vae.inference.annealing.chains import Annealing, anneal, anneal_back
+from pyro_vae.inference.annealing.paths import Path, schedule
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.simulation import simulate
-from pyro_vae.inference.tuning import tune
 
 F64 = torch.float64
 
@@ -109,7 +109,7 @@ def test_weights_are_unbiased(name, start):
     """With four temperatures E[w] / p(x) = 1, within 4.5 standard errors of 4,000 chains."""
     truth, guide, like = TRUTHS[name]
     args = simulate(truth.model, like).args
-    annealed = anneal(truth.model, guide, args, 4000, settings=AIS(4, 2, start))
+    annealed = anneal(truth.model, guide, args, 4000, settings=Annealing(4, 2, start))
     _check_mean_is_one((annealed.log_w - truth.log_px(args[0])).exp())
     assert ((annealed.acceptance > 0.3) & (annealed.acceptance < 0.99)).all()
 
@@ -123,7 +123,7 @@ def test_weights_forwards_and_backwards_are_each_others_reversal(name, start):
     """
     truth, guide, like = TRUTHS[name]
     drawn = simulate(truth.model, like[:1].expand(4000, *like.shape[1:]))
-    settings, exact = AIS(4, 2, start), truth.log_px(drawn.args[0])
+    settings, exact = Annealing(4, 2, start), truth.log_px(drawn.args[0])
     tuning = tune(truth.model, guide, drawn.args, settings=settings)
     forwards = anneal(truth.model, guide, drawn.args, 1, settings=settings, tuning=tuning)
     backwards = anneal_back(truth.model, guide, drawn.args, drawn.latents, 1, settings=settings, tuning=tuning)
@@ -145,11 +145,11 @@ def test_the_bound_closes_on_the_exact_evidence(name):
     truth, _, like = TRUTHS[name]
     args = simulate(truth.model, like).args
     exact = truth.log_px(args[0])
-    log_w = anneal(truth.model, None, args, 400, settings=AIS(30, 3)).log_w
+    log_w = anneal(truth.model, None, args, 400, settings=Annealing(30, 3)).log_w
     error = (log_w - exact).exp().std(0) / 20
     assert (error < 0.2).all()
     assert ((log_mean(log_w) - exact).abs() < 4.5 * error).all()
-    rough = anneal(truth.model, None, args, 400, settings=AIS(4, 3)).log_w
+    rough = anneal(truth.model, None, args, 400, settings=Annealing(4, 3)).log_w
     assert rough.mean() < log_w.mean() < exact.mean()
 
 
@@ -158,7 +158,7 @@ def test_many_dimensions(dim):
     """The lower bound falls short, the upper exceeds, and both errors are a small part of log p(x)'s spread."""
     truth = LinearGaussian.random(dim, 20, scale=dim**0.5)
     drawn = simulate(truth.model, torch.zeros(10, 20, dtype=F64))
-    settings = AIS(60, 3)
+    settings = Annealing(60, 3)
     tuning = tune(truth.model, None, drawn.args, settings=settings)
     forwards = anneal(truth.model, None, drawn.args, 8, settings=settings, tuning=tuning)
     backwards = anneal_back(truth.model, None, drawn.args, drawn.latents, 8, settings=settings, tuning=tuning)
@@ -174,17 +174,17 @@ def test_from_the_prior_it_finds_the_mode_that_importance_weighting_misses():
     plain = evidence(truth.model, truth.guide, x, 4000, progress=False)
     assert plain.num_unreliable == 0  # nothing warns
     torch.testing.assert_close(plain.log_px, truth.log_px(x) - math.log(2), atol=0.1, rtol=0)
-    annealed = anneal(truth.model, truth.guide, (x,), 200, settings=AIS(40, 3))
+    annealed = anneal(truth.model, truth.guide, (x,), 200, settings=Annealing(40, 3))
     torch.testing.assert_close(log_mean(annealed.log_w), truth.log_px(x), atol=0.3, rtol=0)
 
 
 def test_one_temperature_is_importance_sampling():
     # From the exact posterior every weight is p(x); from the prior a weight is the likelihood at its draw.
     x = LINEAR.sample(3)
-    exact = anneal(LINEAR.model, LINEAR.exact_guide, (x,), 5, settings=AIS(1, start="guide"))
+    exact = anneal(LINEAR.model, LINEAR.exact_guide, (x,), 5, settings=Annealing(1, start="guide"))
     torch.testing.assert_close(exact.log_w, LINEAR.log_px(x).expand(5, 3))
     torch.manual_seed(3)
-    prior = anneal(LINEAR.model, None, (x,), 20_000, settings=AIS(1))
+    prior = anneal(LINEAR.model, None, (x,), 20_000, settings=Annealing(1))
     _check_mean_is_one((prior.log_w - LINEAR.log_px(x)).exp())
     assert (prior.acceptance == 1).all()
 
@@ -192,7 +192,7 @@ def test_one_temperature_is_importance_sampling():
 def test_path_interpolates_between_start_and_joint():
     x = LINEAR.sample(3)
     for start in ("prior", "guide"):
-        path = Path(LINEAR.model, LINEAR.exact_guide, (x,), 5, AIS(start=start), None)
+        path = Path(LINEAR.model, LINEAR.exact_guide, (x,), 5, Annealing(start=start), None)
         u = torch.randn(5, 3, 2, dtype=F64)
         prior = dist.Normal(0.0, 1.0).log_prob(u).sum(-1)
         first = prior if start == "prior" else LINEAR.posterior(x).log_prob(u)
@@ -226,10 +226,10 @@ def test_step_sizes_follow_the_posterior_and_hold_the_acceptance():
             pyro.sample("x", dist.Normal(z, scale[:, None]).to_event(1), obs=x)
 
     args = torch.zeros(40, 3, dtype=F64), torch.tensor([0.1, 0.5], dtype=F64).repeat(20)
-    tuning = tune(model, None, args, settings=AIS(60, 3))
+    tuning = tune(model, None, args, settings=Annealing(60, 3))
     precise, vague = tuning.step_sizes[-1].view(20, 2).mean(0)
     assert 2 < vague / precise < 6
-    path = Path(model, None, args, 10, AIS(60, 3), None)
+    path = Path(model, None, args, 10, Annealing(60, 3), None)
     rates = []
     move = path.move
     path.move = lambda *a: (lambda moved: rates.append(moved[1].mean().item()) or moved)(move(*a))
@@ -243,7 +243,7 @@ def test_the_guide_is_never_run_from_the_prior():
         raise AssertionError
 
     x = LINEAR.sample(3)
-    assert anneal(LINEAR.model, guide, (x,), 2, settings=AIS(3, 2)).log_w.shape == (2, 3)
+    assert anneal(LINEAR.model, guide, (x,), 2, settings=Annealing(3, 2)).log_w.shape == (2, 3)
 
 
 def test_one_run_of_the_model_for_each_leapfrog_step():
@@ -254,8 +254,8 @@ def test_one_run_of_the_model_for_each_leapfrog_step():
         LINEAR.model(x)
 
     x = LINEAR.sample(3)
-    tuning = tune(LINEAR.model, None, (x,), settings=AIS(8, 5))
-    path = Path(model, None, (x,), 2, AIS(8, 5), 1)
+    tuning = tune(LINEAR.model, None, (x,), settings=Annealing(8, 5))
+    path = Path(model, None, (x,), 2, Annealing(8, 5), 1)
     runs.clear()
     path.follow(path.space.start, schedule(8), tuning)
     assert len(runs) == 1 + 7 * 5
@@ -266,14 +266,14 @@ def test_progress_dtype_gradients_and_repetition():
     x, done = torch.ones(3, 6), []
     for start in ("prior", "guide"):
         torch.manual_seed(1)
-        first = anneal(model, guide, (x,), 4, settings=AIS(5, 2, start), advance=done.append)
+        first = anneal(model, guide, (x,), 4, settings=Annealing(5, 2, start), advance=done.append)
         torch.manual_seed(1)
-        again = anneal(model, guide, (x,), 4, settings=AIS(5, 2, start))
+        again = anneal(model, guide, (x,), 4, settings=Annealing(5, 2, start))
         assert torch.equal(first.log_w, again.log_w)
         assert not first.log_w.requires_grad
         assert all(p.grad is None for p in model.parameters())
     assert done == [12] * 10
-    assert Path(model, None, (x,), 2, AIS(), None).target(torch.zeros(2, 3, 2))[0].dtype == torch.float32
+    assert Path(model, None, (x,), 2, Annealing(), None).target(torch.zeros(2, 3, 2))[0].dtype == torch.float32
 
 
 def test_a_likelihood_that_does_not_depend_on_z():
@@ -283,7 +283,7 @@ def test_a_likelihood_that_does_not_depend_on_z():
             pyro.sample("x", dist.Normal(torch.zeros((), dtype=F64), 1.0), obs=x)
 
     x = torch.randn(3, dtype=F64)
-    log_w = anneal(model, None, (x,), 4, settings=AIS(5, 2)).log_w
+    log_w = anneal(model, None, (x,), 4, settings=Annealing(5, 2)).log_w
     torch.testing.assert_close(log_w, dist.Normal(0.0, 1.0).log_prob(x).expand(4, 3))
 
 
@@ -298,9 +298,9 @@ def test_a_likelihood_that_does_not_depend_on_z():
 )
 def test_settings_out_of_range_are_refused(setting, value, message):
     with pytest.raises(ValueError, match=message):
-        AIS(**{setting: value})
+        Annealing(**{setting: value})
 
 
 def test_a_start_at_no_guide_is_refused():
     with pytest.raises(ValueError, match=r'Expected a guide to start from; got None.*start="prior"'):
-        anneal(LINEAR.model, None, (LINEAR.sample(2),), 2, settings=AIS(2, start="guide"))
+        anneal(LINEAR.model, None, (LINEAR.sample(2),), 2, settings=Annealing(2, start="guide"))

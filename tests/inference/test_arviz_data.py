@@ -14,7 +14,7 @@ from setups import PIXELS, make_pair
 from truth import GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import Evidence, evidence
-from pyro_vae.inference.posterior import posterior_draws
+from pyro_vae.inference.scoring.posterior import posterior_draws
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -9,7 +9,7 @@ import torch
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import Evidence, evidence
-from pyro_vae.inference.streaming import BoundCurve, WeightStream
+from pyro_vae.inference.scoring.streaming import BoundCurve, WeightStream
 from pyro_vae.models import VAE, likelihoods, mlp, priors
 
 

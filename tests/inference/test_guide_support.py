@@ -10,7 +10,7 @@ from pyro import poutine
 from setups import PIXELS, quick
 
 from pyro_vae.inference import AmortizedGuide, evidence, guides, log_weights, objectives
-from pyro_vae.inference.proposals import check_latents, check_proposal
+from pyro_vae.inference.scoring.proposals import check_latents, check_proposal
 from pyro_vae.models import VAE, likelihoods, mlp, priors
 
 DIFFERENT_MEASURES = {

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch.distributions import Gamma, MultivariateNormal, Normal
 
-from pyro_vae.inference.hmc import Point, leapfrog, transition
+from pyro_vae.inference.annealing.hmc import Point, leapfrog, transition
 
 ONE = (1.0,)
 COVARIANCE = torch.tensor([[1.0, 0.8, 0.0], [0.8, 1.5, -0.3], [0.0, -0.3, 0.5]], dtype=torch.float64)

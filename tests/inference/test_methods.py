@@ -12,8 +12,8 @@ from setups import make_pair
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import evidence, log_weights, methods
-from pyro_vae.inference.refinement import refine
-from pyro_vae.inference.streaming import JackknifeStream, jackknife
+from pyro_vae.inference.scoring.refinement import refine
+from pyro_vae.inference.scoring.streaming import JackknifeStream, jackknife
 
 
 def _evidence(truth, guide, x, num_particles, method):

@@ -8,7 +8,7 @@ from setups import make_pair
 from truth import LinearGaussian
 
 from pyro_vae.inference import evidence, methods
-from pyro_vae.inference.partial import PartialResults
+from pyro_vae.inference.scoring.partial import PartialResults
 
 
 def _settings(tmp_path=None):

@@ -7,11 +7,11 @@ import torch
 from setups import make_pair
 from truth import GammaPoisson
 
-from pyro_vae.inference.annealing import AIS, anneal
-from pyro_vae.inference.paths import Path
-from pyro_vae.inference.recording import WORTHWHILE, recorded
+from pyro_vae.inference.annealing.chains import Annealing, anneal
+from pyro_vae.inference.annealing.paths import Path
+from pyro_vae.inference.annealing.recording import WORTHWHILE, recorded
 
-LONG = AIS(WORTHWHILE, 1)
+LONG = Annealing(WORTHWHILE, 1)
 
 
 def _pairs():
@@ -23,7 +23,7 @@ def _pairs():
 @pytest.mark.parametrize("pair", range(2))
 def test_recorded_path_has_the_values_and_gradients_of_the_program(pair, start):
     model, guide, x = list(_pairs())[pair]
-    path = Path(model, guide, (x,), 4, AIS(WORTHWHILE, 1, start), None)
+    path = Path(model, guide, (x,), 4, Annealing(WORTHWHILE, 1, start), None)
     assert path.target != path.evaluate
     u = 3 * torch.randn_like(path.space.start)
     u[0, 0] = torch.nan

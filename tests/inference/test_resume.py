@@ -9,7 +9,7 @@ from pyro import infer
 from setups import PIXELS, losses_of, make_pair, plain_guide, plain_model, quick, weights_of
 
 from pyro_vae.inference import evidence, fit, objectives
-from pyro_vae.inference.checkpoints import load_checkpoint, read_checkpoint
+from pyro_vae.inference.training.checkpoints import load_checkpoint, read_checkpoint
 
 
 def test_plain_functions_with_params_train_score_and_resume(tmp_path):

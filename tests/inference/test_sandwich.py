@@ -12,7 +12,7 @@ from setups import make_pair
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import evidence
-from pyro_vae.inference.sandwich import Sandwich, sandwich
+from pyro_vae.inference.annealing.sandwich import Sandwich, sandwich
 from pyro_vae.models import VAE, likelihoods, mlp, priors
 
 F64 = torch.float64

@@ -11,8 +11,8 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
+from pyro_vae.inference.annealing.unconstrained import Unconstrained, plan_for
 from pyro_vae.inference.simulation import simulate
-from pyro_vae.inference.unconstrained import Unconstrained, plan_for
 
 F64 = torch.float64
 COUNTS = torch.tensor([[0.0, 2.0, 1.0], [5.0, 3.0, 8.0]], dtype=F64)

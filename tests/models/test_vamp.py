@@ -14,7 +14,7 @@ from truth import LinearGaussian
 
 from pyro_vae.cli import main
 from pyro_vae.inference import AmortizedGuide, evidence, fit, guides
-from pyro_vae.inference.checkpoints import load_checkpoint
+from pyro_vae.inference.training.checkpoints import load_checkpoint
 from pyro_vae.models import VAE, likelihoods, mlp
 from pyro_vae.models.priors import VampPrior
 from pyro_vae.runs import Run

@@ -11,13 +11,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.annealing import AIS, anneal, anneal_back
-from pyro_vae.inference.certificate import Sandwich as Sandwich
+from pyro_vae.inference.annealing.certificate import Sandwich as Sandwich
+from pyro_vae.inference.annealing.chains import Annealing, anneal, anneal_back
+from pyro_vae.inference.annealing.tuning import tune
+from pyro_vae.inference.annealing.unconstrained import Args, plan_for
 from pyro_vae.inference.programs import Data, Program, check_data, fork_rng, place, training_mode
-from pyro_vae.inference.proposals import check_proposal
+from pyro_vae.inference.scoring.proposals import check_proposal
 from pyro_vae.inference.simulation import example_data, simulate
-from pyro_vae.inference.tuning import tune
-from pyro_vae.inference.unconstrained import Args, plan_for
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def sandwich(
     Source: Grosse, Ghahramani and Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte
     Carlo; Grosse, Ancha and Roy (2016), Measuring the reliability of MCMC inference with bidirectional Monte Carlo.
     """
-    settings = AIS(num_temperatures, num_leapfrog, start)
+    settings = Annealing(num_temperatures, num_leapfrog, start)
     _check_counts(num_data, num_particles, chunk_size)
     args, device = place(model, model if guide is None else guide, example_data(model, num_data, x), device)
     with training_mode(model, model if guide is None else guide, False), fork_rng(device, seed):
@@ -115,7 +115,7 @@ def _bounds(
     args: Args,
     latents: dict[str, Tensor],
     num_particles: int,
-    settings: AIS,
+    settings: Annealing,
     plan: int,
     advance: Callable[[int], object],
 ) -> dict[str, Tensor]:

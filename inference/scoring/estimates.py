@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vae._files import atomic_path
 
 if TYPE_CHECKING:
-    from pyro_vae.inference.posterior import Source
+    from pyro_vae.inference.scoring.posterior import Source
 
 KHAT_LIMIT = 0.7
 """Above it importance weights are not to be trusted (Vehtari et al., 2024)."""
@@ -124,7 +124,7 @@ class Evidence:
         Raises:
             ValueError: if the evidence was loaded from a file, which holds no programs.
         """
-        from pyro_vae.inference.arviz_data import to_arviz
+        from pyro_vae.inference.scoring.arviz_data import to_arviz
 
         return to_arviz(self, num_draws, seed)
 

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.hmc import Point
-from pyro_vae.inference.paths import AIS, Path, Tuning, schedule
+from pyro_vae.inference.annealing.hmc import Point
+from pyro_vae.inference.annealing.paths import Annealing, Path, Tuning, schedule
+from pyro_vae.inference.annealing.unconstrained import Args
 from pyro_vae.inference.programs import Program
-from pyro_vae.inference.unconstrained import Args
 
 TARGET_ACCEPTANCE = 0.65
 """Optimal for HMC in many dimensions (Beskos et al., 2013, Optimal tuning of the hybrid Monte Carlo algorithm)."""
@@ -24,7 +24,7 @@ SMOOTHING = 20
 
 @torch.no_grad()
 def tune(
-    model: Program, guide: Program | None, args: Args, *, settings: AIS | None = None, plan: int | None = None
+    model: Program, guide: Program | None, args: Args, *, settings: Annealing | None = None, plan: int | None = None
 ) -> Tuning:
     """Find step sizes and scales in a pilot run along the path, with chains of its own.
 
@@ -39,7 +39,7 @@ def tune(
         settings: as in ``anneal``.
         plan: as in ``anneal``.
     """
-    settings = settings or AIS()
+    settings = settings or Annealing()
     path = Path(model, guide, args, settings.num_pilot, settings, plan)
     betas = schedule(min((settings.num_temperatures + 1) // 2 + 1, MAX_STAGES + 1))[1:-1]
     betas = betas if settings.num_temperatures > 1 else ()

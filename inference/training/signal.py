@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, modules_of
-from pyro_vae.inference.steps import param_sites
+from pyro_vae.inference.training.steps import param_sites
 
 
 @dataclass(frozen=True)

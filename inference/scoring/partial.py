@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_vae._files import atomic_path, make_folder
 from pyro_vae.inference.programs import Program, modules_of_both
-from pyro_vae.inference.streaming import WeightSummary
+from pyro_vae.inference.scoring.streaming import WeightSummary
 
 SECONDS_BETWEEN_WRITES = 5.0
 

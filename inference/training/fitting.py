@@ -15,11 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.checkpoints import load_program_state, read_checkpoint, save_checkpoint
-from pyro_vae.inference.epochs import Epochs, Row
 from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, place, seed_rng, training_mode
-from pyro_vae.inference.schedules import Schedule, as_schedule
-from pyro_vae.inference.steps import Batch, Stepper
+from pyro_vae.inference.training.checkpoints import load_program_state, read_checkpoint, save_checkpoint
+from pyro_vae.inference.training.epochs import Epochs, Row
+from pyro_vae.inference.training.schedules import Schedule, as_schedule
+from pyro_vae.inference.training.steps import Batch, Stepper
 
 adam = partial(torch.optim.Adam, lr=1e-3)
 

@@ -12,16 +12,16 @@ from tqdm.auto import tqdm
 
 from pyro_vae._checks import check_positive_int, did_you_mean
 from pyro_vae.inference import methods
-from pyro_vae.inference.estimates import Evidence, standard_error
 from pyro_vae.inference.methods import Method
 from pyro_vae.inference.methods.base import Args, Pair
-from pyro_vae.inference.partial import PartialResults, hash_of_data, hash_of_programs
-from pyro_vae.inference.posterior import Source
 from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, place, seed_rng, training_mode
-from pyro_vae.inference.streaming import WeightSummary
+from pyro_vae.inference.scoring.estimates import Evidence, standard_error
+from pyro_vae.inference.scoring.partial import PartialResults, hash_of_data, hash_of_programs
+from pyro_vae.inference.scoring.posterior import Source
+from pyro_vae.inference.scoring.streaming import WeightSummary
 from pyro_vae.inference.vectorize import plan_particles
 
-METHODS = {"iw": methods.IW, "jackknife": methods.Jackknife}
+METHODS = {"iw": methods.IW, "jackknife": methods.Jackknife, "ais": methods.AIS}
 
 
 @torch.no_grad()

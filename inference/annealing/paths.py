@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.hmc import Point, transition
+from pyro_vae.inference.annealing.hmc import Point, transition
+from pyro_vae.inference.annealing.recording import recorded
+from pyro_vae.inference.annealing.unconstrained import Args, Unconstrained
 from pyro_vae.inference.programs import Program
-from pyro_vae.inference.recording import recorded
-from pyro_vae.inference.unconstrained import Args, Unconstrained
 
 STEEPNESS = 4.0
 JITTER = 0.2
@@ -24,7 +24,7 @@ Observe = Callable[[Point, Tensor], object]
 
 
 @dataclass(frozen=True)
-class AIS:
+class Annealing:
     """Settings of annealed importance sampling.
 
     Args:
@@ -112,7 +112,13 @@ class Path:
     """
 
     def __init__(
-        self, model: Program, guide: Program | None, args: Args, num_particles: int, settings: AIS, plan: int | None
+        self,
+        model: Program,
+        guide: Program | None,
+        args: Args,
+        num_particles: int,
+        settings: Annealing,
+        plan: int | None,
     ) -> None:
         self.from_prior = settings.start == "prior"
         self.num_leapfrog = settings.num_leapfrog
@@ -174,7 +180,7 @@ class Path:
         return Annealed(log_w, _stack(acceptance, torch.ones_like(log_w[0])).mean(0))
 
 
-def start_of(guide: Program | None, settings: AIS) -> Program | None:
+def start_of(guide: Program | None, settings: Annealing) -> Program | None:
     """Return the guide where chains start at it, or None for the prior."""
     if settings.start == "guide" and guide is None:
         raise ValueError('Expected a guide to start from; got None. Start from the prior: start="prior".')

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.paths import AIS as AIS
-from pyro_vae.inference.paths import Advance, Annealed, Path, Tuning, schedule, start_of
+from pyro_vae.inference.annealing.paths import Advance, Annealed, Path, Tuning, schedule, start_of
+from pyro_vae.inference.annealing.paths import Annealing as Annealing
+from pyro_vae.inference.annealing.tuning import tune
+from pyro_vae.inference.annealing.unconstrained import Args, plan_for
 from pyro_vae.inference.programs import Program
-from pyro_vae.inference.tuning import tune
-from pyro_vae.inference.unconstrained import Args, plan_for
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def anneal(
     args: Args,
     num_particles: int,
     *,
-    settings: AIS | None = None,
+    settings: Annealing | None = None,
     plan: int | None = None,
     tuning: Tuning | None = None,
     advance: Advance | None = None,
@@ -58,7 +58,7 @@ def anneal(
     Source: Neal (2001), Annealed Importance Sampling; for decoders, Wu, Burda, Salakhutdinov and Grosse (2017), On
     the Quantitative Analysis of Decoder-Based Generative Models.
     """
-    settings = settings or AIS()
+    settings = settings or Annealing()
     plan = plan_for(model, start_of(guide, settings), args) if plan is None else plan
     tuning = tune(model, guide, args, settings=settings, plan=plan) if tuning is None else tuning
     path = Path(model, guide, args, num_particles, settings, plan)
@@ -74,7 +74,7 @@ def anneal_back(
     latents: dict[str, Tensor],
     num_particles: int,
     *,
-    settings: AIS,
+    settings: Annealing,
     tuning: Tuning,
     plan: int | None = None,
     advance: Advance | None = None,

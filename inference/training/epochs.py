@@ -10,10 +10,10 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
-from pyro_vae.inference.checkpoints import State, load_program_state, program_state
 from pyro_vae.inference.programs import fork_rng, training_mode
-from pyro_vae.inference.schedules import Schedule
-from pyro_vae.inference.steps import Batch, Stepper
+from pyro_vae.inference.training.checkpoints import State, load_program_state, program_state
+from pyro_vae.inference.training.schedules import Schedule
+from pyro_vae.inference.training.steps import Batch, Stepper
 from pyro_vae.inference.weights import KLWeight
 
 Row = dict[str, float]

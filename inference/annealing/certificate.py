@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.estimates import Evidence, standard_error
-from pyro_vae.inference.paths import AIS
+from pyro_vae.inference.annealing.paths import Annealing
+from pyro_vae.inference.annealing.unconstrained import Args
 from pyro_vae.inference.programs import Data
-from pyro_vae.inference.unconstrained import Args
+from pyro_vae.inference.scoring.estimates import Evidence, standard_error
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Sandwich:
     acceptance: Tensor
     args: Args
     num_particles: int
-    settings: AIS
+    settings: Annealing
     seed: int
 
     @property

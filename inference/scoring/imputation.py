@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.posterior import posterior_draws
 from pyro_vae.inference.programs import Program, check_data, fork_rng, place, training_mode
+from pyro_vae.inference.scoring.posterior import posterior_draws
 
 
 @torch.no_grad()

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.comparison import check_same_data
-from pyro_vae.inference.estimates import Evidence, standard_error
-from pyro_vae.inference.evidence import evidence
 from pyro_vae.inference.methods import IW
 from pyro_vae.inference.programs import Data, Program
+from pyro_vae.inference.scoring.comparison import check_same_data
+from pyro_vae.inference.scoring.estimates import Evidence, standard_error
+from pyro_vae.inference.scoring.evidence import evidence
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def gaps(
 ) -> Gaps:
     """Decompose the inference gap into approximation gap and amortisation gap.
 
-    q* is fitted to each datum from where the guide starts (``refinement.refine``), so that it is a local optimum:
+    q* is fitted to each datum from where the guide starts (as ``methods.IW(refine=steps)`` does), so that it is a local optimum:
     the approximation gap is an upper bound on the family's, the amortisation gap a lower one. log p(x) is a
     stochastic lower bound itself, here with q* as the proposal; a better one, such as that of annealed importance
     sampling, can be handed in.

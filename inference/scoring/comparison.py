@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from pyro_vae.inference.estimates import Evidence, standard_error
+from pyro_vae.inference.scoring.estimates import Evidence, standard_error
 
 if TYPE_CHECKING:
     import pandas as pd

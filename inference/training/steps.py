@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.programs import Program, modules_of_both
-from pyro_vae.inference.proposals import check_latents
+from pyro_vae.inference.scoring.proposals import check_latents
 
 Batch = tuple[Tensor, ...]
 

@@ -1,0 +1,1 @@
+"""Annealed importance sampling with Hamiltonian Monte Carlo, and bounds on log p(x) from both sides."""

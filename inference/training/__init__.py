@@ -1,0 +1,1 @@
+"""Training by stochastic variational inference: ``fit``, its steps, epochs, checkpoints and schedules."""

@@ -1,0 +1,63 @@
+"""Annealed importance sampling through ``evidence``: what a user calls."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from setups import make_pair
+from truth import GammaPoisson, LinearGaussian
+
+from pyro_vae.inference import AmortizedGuide, Evidence, evidence, guides, methods
+from pyro_vae.models import mlp
+
+
+@pytest.mark.parametrize("chunk_size", [7, 10_000])
+def test_agrees_with_the_exact_value_in_any_chunks(chunk_size):
+    # 6 data, within 5 standard errors of log p(x), where the first-order bias is below one.
+    truth = LinearGaussian.random(2, 3)
+    x = truth.sample(6)
+    how = methods.AIS(60, 3)
+    ev = evidence(truth.model, truth.guide(0.3), x, 40, method=how, chunk_size=chunk_size, progress=False)
+    assert ((ev.log_px - truth.marginal.log_prob(x)).abs() < 5 * ev.std_error + 0.02).all()
+    assert ((ev.acceptance > 0.4) & (ev.acceptance < 0.95)).all()
+    assert ev.method == "annealed importance sampling (num_temperatures 60, num_leapfrog 3, start prior, num_pilot 4)"
+
+
+def test_positive_latents_start_at_the_guide_and_save(tmp_path):
+    truth = GammaPoisson()
+    counts = torch.tensor([[0.0, 3.0, 2.0], [9.0, 8.0, 12.0]], dtype=torch.float64)
+    how = methods.AIS(40, 3, start="guide")
+    ev = evidence(truth.model, truth.exact_guide, counts, 30, method=how, progress=False)
+    torch.testing.assert_close(ev.log_px, truth.log_px(counts), atol=1e-6, rtol=0)  # started at the exact posterior
+    ev.save(tmp_path / "ais.npz")
+    back = Evidence.load(tmp_path / "ais.npz")
+    torch.testing.assert_close(back.acceptance, ev.acceptance)
+    assert back.method == ev.method
+
+
+def test_name_default_chains_progress_and_seed(monkeypatch):
+    model, guide = make_pair()
+    x = torch.bernoulli(torch.full((3, 6), 0.5))
+    monkeypatch.setattr("pyro_vae.inference.scoring.evidence.METHODS", {"ais": lambda: methods.AIS(20, 2)})
+    first, again = (evidence(model, guide, x, method="ais", progress=False) for _ in range(2))
+    assert first.num_particles == 16
+    assert torch.equal(first.log_px, again.log_px)
+    assert math.isfinite(first.mean)
+    counted = []
+    how = methods.AIS(20, 2)
+    pair = methods.base.Pair(model, guide, None)
+    list(how.weights(pair, (x,), [5, 2], counted.append))
+    assert sum(counted) == 7 * 3 * how.steps_per_particle
+
+
+def test_what_cannot_be_a_start_is_refused():
+    model, _ = make_pair()
+    guide = AmortizedGuide(6, guides.PointMass(2), mlp((8,)))
+    x = torch.bernoulli(torch.full((3, 6), 0.5))
+    with pytest.raises(ValueError, match="Guide site 'z' is a point mass"):
+        evidence(model, guide, x, method=methods.AIS(20, 2, start="guide"), progress=False)
+    assert evidence(model, guide, x, 4, method=methods.AIS(20, 2), progress=False).log_px.isfinite().all()
+    with pytest.raises(ValueError, match='Expected start to be "prior" or "guide"'):
+        methods.AIS(start="nowhere")
