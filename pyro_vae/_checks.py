@@ -109,6 +109,13 @@ def check_positive_int(value: int, name: str) -> None:
         raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}.")
 
 
+def check_several(dim: int, what: str) -> None:
+    """Refuse fewer than two dimensions, where one leaves no choice, with a ``ValueError``."""
+    check_positive_int(dim, "dim")
+    if dim < 2:
+        raise ValueError(f"Expected dim >= 2 for {what}; got {dim}.")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean NAME?" for the nearest known name, whatever its case, or ""."""
     folded = {k.lower(): k for k in known}

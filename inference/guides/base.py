@@ -7,8 +7,6 @@ from abc import abstractmethod
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae._checks import check_positive_int
-
 
 class GuideFamily(nn.Module):
     """Base class of the families shipped here; any module with ``num_features`` and ``forward(h)`` will do."""
@@ -19,10 +17,3 @@ class GuideFamily(nn.Module):
     @abstractmethod
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return q(z|x) for h of shape (..., num_features): batch shape (...), event shape (D,)."""
-
-
-def check_several(dim: int, what: str) -> None:
-    """Refuse fewer than two dimensions, where one leaves no choice, with a ``ValueError``."""
-    check_positive_int(dim, "dim")
-    if dim < 2:
-        raise ValueError(f"Expected dim >= 2 for {what}; got {dim}.")

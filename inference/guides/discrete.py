@@ -6,8 +6,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.guides.base import GuideFamily, check_several
+from pyro_vae._checks import check_positive_int, check_several
+from pyro_vae.inference.guides.base import GuideFamily
 
 MAX_BITS = 16
 """Largest number of bits whose codes are enumerated."""

@@ -6,15 +6,14 @@ They are densities, and stand against a prior that is one: a relaxed prior, not 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.guides.base import GuideFamily, check_several
-from pyro_vae.inference.guides.simplex import smallest_share
+from pyro_vae._checks import check_positive_int, check_several
+from pyro_vae._simplex import Concrete
+from pyro_vae.inference.guides.base import GuideFamily
 
 
 class RelaxedBernoulli(GuideFamily):
@@ -70,16 +69,6 @@ class RelaxedCategorical(GuideFamily):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return q(z|x) for logits h of shape (..., D)."""
         return Concrete(self.temperature(), logits=h)
-
-
-class Concrete(dist.RelaxedOneHotCategorical):
-    """The concrete distribution, its draws kept inside the simplex where rounding would put them outside."""
-
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Return draws of shape (*sample_shape, *batch, D), positive, each summing to one."""
-        z = super().rsample(sample_shape)
-        z = z.clamp(min=smallest_share(z.dtype))
-        return z / z.sum(-1, keepdim=True)
 
 
 class Temperature(nn.Module):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
-from torch.distributions import Transform, constraints
-from torch.nn.functional import pad
 
-from pyro_vae.inference.guides.base import GuideFamily, check_several
+from pyro_vae._checks import check_several
+from pyro_vae._simplex import AdditiveLogistic
+from pyro_vae.inference.guides.base import GuideFamily
 
 
 class LogisticNormal(GuideFamily):
@@ -37,42 +36,3 @@ class LogisticNormal(GuideFamily):
         loc, log_scale = h.chunk(2, -1)
         normal = dist.Normal(loc, log_scale.exp()).to_event(1)
         return dist.TransformedDistribution(normal, [AdditiveLogistic()])
-
-
-class AdditiveLogistic(Transform):
-    """The map u -> softmax(u_1, ..., u_(D-1), 0) from R^(D-1) to the simplex, |det| = prod_i z_i over all D shares."""
-
-    domain = constraints.real_vector
-    codomain = constraints.simplex
-    bijective = True
-
-    def __eq__(self, other: object) -> bool:
-        """Return whether the other is the same map."""
-        return isinstance(other, AdditiveLogistic)
-
-    def __hash__(self) -> int:
-        """Return one hash for all, as they are one map."""
-        return hash(AdditiveLogistic)
-
-    def _call(self, x: Tensor) -> Tensor:
-        return pad(x, (0, 1)).softmax(-1).clamp(min=smallest_share(x.dtype))
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return y[..., :-1].log() - y[..., -1:].log()
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log |det dy/dx|, shape (...)."""
-        return y.log().sum(-1)
-
-    def forward_shape(self, shape: torch.Size) -> torch.Size:
-        """Return (..., D) for (..., D - 1)."""
-        return torch.Size((*shape[:-1], shape[-1] + 1))
-
-    def inverse_shape(self, shape: torch.Size) -> torch.Size:
-        """Return (..., D - 1) for (..., D)."""
-        return torch.Size((*shape[:-1], shape[-1] - 1))
-
-
-def smallest_share(dtype: torch.dtype) -> float:
-    """Return what a share that would vanish is set to: a number whose reciprocal a gradient can still multiply."""
-    return torch.finfo(dtype).tiny ** 0.75

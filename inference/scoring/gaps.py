@@ -63,7 +63,7 @@ def gaps(
 ) -> Gaps:
     """Decompose the inference gap into approximation gap and amortisation gap.
 
-    q* is fitted to each datum from where the guide starts (as ``methods.IW(refine=steps)`` does), so that it is a local optimum:
+    q* is fitted to each datum from where the guide puts it, as ``methods.IW(refine=steps)`` does, a local optimum:
     the approximation gap is an upper bound on the family's, the amortisation gap a lower one. log p(x) is a
     stochastic lower bound itself, here with q* as the proposal; a better one, such as that of annealed importance
     sampling, can be handed in.

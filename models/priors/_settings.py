@@ -39,13 +39,6 @@ def check_positive(value: float, name: str) -> None:
         raise ValueError(f"Expected {name} to be a number > 0; got {value!r}.")
 
 
-def check_several(dim: int, what: str) -> None:
-    """Refuse fewer than two dimensions, where one leaves no choice, with a ``ValueError``."""
-    check_positive_int(dim, "dim")
-    if dim < 2:
-        raise ValueError(f"Expected dim >= 2 for {what}; got {dim}.")
-
-
 def keep(module: nn.Module, name: str, value: Tensor, learnable: bool) -> None:
     """Give a module a tensor, as a parameter if it is learnt and as a buffer if it is fixed."""
     if learnable:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Transform, constraints
-from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
-from pyro_vae.models.priors._settings import check_several, keep, log_of, logit_of
+from pyro_vae._checks import check_several
+from pyro_vae._simplex import Concrete
+from pyro_vae.models.priors._settings import keep, log_of, logit_of
 from pyro_vae.models.priors.base import Prior
 
 
@@ -70,29 +70,4 @@ class RelaxedCategorical(Prior):
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z), batch shape (), event shape (D,), support the simplex."""
-        log_z = ExpRelaxedCategorical(self.log_temperature.exp(), logits=self.logits)
-        return dist.TransformedDistribution(log_z, [_ExpOntoSimplex()])
-
-
-class _ExpOntoSimplex(Transform):
-    """z = exp(y) of a y whose exponentials sum to one, kept on the simplex in float32.
-
-    torch's own class leaves it: at low temperatures its draws sum to one within 1e-5, which fails its own check of
-    the support, and entries that underflow to 0 have a log density of NaN.
-    """
-
-    domain = constraints.real_vector
-    codomain = constraints.simplex
-    bijective = True
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ExpOntoSimplex)
-
-    def _call(self, x: Tensor) -> Tensor:
-        return x.softmax(-1)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return y.clamp(min=torch.finfo(y.dtype).tiny).log()
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return x.sum(-1)
+        return Concrete(self.log_temperature.exp(), logits=self.logits)

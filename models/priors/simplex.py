@@ -8,9 +8,10 @@ from __future__ import annotations
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Transform, constraints
 
-from pyro_vae.models.priors._settings import check_several, keep, log_of
+from pyro_vae._checks import check_several
+from pyro_vae._simplex import AdditiveLogistic
+from pyro_vae.models.priors._settings import keep, log_of
 from pyro_vae.models.priors.base import Prior
 
 
@@ -70,31 +71,4 @@ class LogisticNormal(Prior):
         """Return p(z), batch shape (), event shape (D,), support the simplex."""
         variance = (2 * self.log_scale).exp()
         ratios = dist.MultivariateNormal(self.loc[:-1] - self.loc[-1], variance[:-1].diag() + variance[-1])
-        return dist.TransformedDistribution(ratios, [_InverseLogRatios()])
-
-
-class _InverseLogRatios(Transform):
-    """z = softmax((r, 0)), from R^(D-1) onto the simplex of D shares; |det dz_-D / dr| = prod_i z_i."""
-
-    domain = constraints.real_vector
-    codomain = constraints.simplex
-    bijective = True
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _InverseLogRatios)
-
-    def _call(self, x: Tensor) -> Tensor:
-        return torch.cat([x, torch.zeros_like(x[..., :1])], -1).softmax(-1)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        log_y = y.clamp(min=torch.finfo(y.dtype).tiny).log()
-        return log_y[..., :-1] - log_y[..., -1:]
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.cat([x, torch.zeros_like(x[..., :1])], -1).log_softmax(-1).sum(-1)
-
-    def forward_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.Size((*shape[:-1], shape[-1] + 1))
-
-    def inverse_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.Size((*shape[:-1], shape[-1] - 1))
+        return dist.TransformedDistribution(ratios, [AdditiveLogistic()])

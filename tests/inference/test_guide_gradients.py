@@ -6,9 +6,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_vae._simplex import AdditiveLogistic
 from pyro_vae.inference import guides
 from pyro_vae.inference.guides.mixture import NormalMixture
-from pyro_vae.inference.guides.simplex import AdditiveLogistic
 
 DIM = 3
 

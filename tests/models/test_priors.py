@@ -291,8 +291,8 @@ def test_relaxed_categorical_is_torchs_where_that_is_defined_and_stays_defined_b
     z = z / z.sum(-1, keepdim=True)
     torch.testing.assert_close(prior().log_prob(z), torchs.log_prob(z), rtol=1e-4, atol=1e-4)
     cold = priors.RelaxedCategorical(20, temperature=0.05)()
-    z = cold.sample((1000,))  # with entries that underflow to 0, and validated
-    assert (z == 0).any()
+    z = cold.sample((1000,))  # with entries that would underflow to 0, and validated
+    assert 0 < z.min() < 1e-25
     assert cold.log_prob(z).isfinite().all()
 
 
