@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import ModuleType
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_vae._checks import check_tensor
 
+_FOREIGN = {"builtins", "torch", "numpy", "pandas", "pyro", "functools"}
+"""Packages whose objects hold no modules of a user's."""
 Program = Callable[..., Any]
 """A Pyro model or guide: a function or a module that calls ``pyro.sample``."""
 Data = Tensor | tuple[Tensor, ...]
@@ -25,23 +30,45 @@ def as_args(x: Data) -> tuple[Tensor, ...]:
 
 
 def modules_of(program: Program) -> list[nn.Module]:
-    """Return the modules that a program is made of: itself, its bound object, or those its function refers to."""
-    if isinstance(program, nn.Module):
-        return [program]
-    if isinstance(program, partial):
-        return modules_of(program.func)
-    owner = getattr(program, "__self__", None)
-    if isinstance(owner, nn.Module):
-        return [owner]
-    if owner is not None:
-        return [value for value in vars(owner).values() if isinstance(value, nn.Module)]
-    function = inspect.unwrap(program)
-    if isinstance(function, nn.Module):  # one behind a handler, such as config_enumerate(guide)
-        return [function]
-    if not inspect.isfunction(function):
-        return []
-    names = inspect.getclosurevars(function)
-    return [value for value in [*names.nonlocals.values(), *names.globals.values()] if isinstance(value, nn.Module)]
+    """Return the modules that a program is made of.
+
+    Itself, or those found in what it is bound to, its closure, the globals that it names, the arguments of a
+    ``partial``, and in lists, dicts and functions among them.
+    """
+    found: dict[nn.Module, None] = {}
+    _collect(program, found, set())
+    return list(found)
+
+
+def _collect(value: Any, found: dict[nn.Module, None], seen: set[int]) -> None:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        found[value] = None
+    else:
+        for part in _parts_of(value):
+            _collect(part, found, seen)
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    """Return the objects in which a program may hold modules."""
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, list | tuple | set):
+        return value
+    if isinstance(value, dict):
+        return value.values()
+    if inspect.ismethod(value):
+        return [value.__self__, value.__func__]
+    unwrapped = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
+    if inspect.isfunction(unwrapped):
+        names = inspect.getclosurevars(unwrapped)
+        return [*names.nonlocals.values(), *names.globals.values()]
+    if unwrapped is not value:  # behind a handler, such as config_enumerate(guide)
+        return [unwrapped]
+    is_plain = isinstance(value, type | ModuleType) or type(value).__module__.partition(".")[0] in _FOREIGN
+    return [] if is_plain else getattr(value, "__dict__", {}).values()
 
 
 def modules_of_both(model: Program, guide: Program) -> list[nn.Module]:
@@ -59,17 +86,32 @@ def check_data(model: Program, x: Data, name: str = "x", guide: Program | None =
         ValueError: for what is no tensor, empty, NaN or infinite, of a wrong dtype or outside the support.
     """
     args = as_args(x)
-    own_checks = [check for program in (model, guide) if (check := getattr(program, "check_data", None)) is not None]
+    if not args or any(isinstance(arg, Tensor) and arg.ndim == 0 for arg in args):
+        raise ValueError(f"Expected {name} as tensors with the data first; got none, or one without dimensions.")
     for arg in args:
         judged_by_model = arg is args[0] and hasattr(model, "check_data")
         if not judged_by_model and (not isinstance(arg, Tensor) or arg.is_floating_point() or arg is args[0]):
             check_tensor(arg, name)
-    for check in own_checks:
-        check(*args, name=name)
+    for program in (model, guide):
+        _check_by_program(program, args, name)
     for arg in args:
         if len(arg) != len(args[0]):
             raise ValueError(f"Expected {len(args[0])} data in every tensor of {name}; got {len(arg)} in one.")
     _check_dtype(model, args[0], name)
+
+
+def _check_by_program(program: Program | None, args: tuple[Tensor, ...], name: str) -> None:
+    check = getattr(program, "check_data", None)
+    if check is None:
+        return
+    try:
+        inspect.signature(check).bind(*args, name=name)
+    except TypeError:
+        kind = type(program).__name__
+        raise ValueError(
+            f"Expected other data for {kind}; got {len(args)} tensors. See help({kind}.forward)."
+        ) from None
+    check(*args, name=name)
 
 
 def _check_dtype(model: Program, x: Tensor, name: str) -> None:
@@ -116,6 +158,19 @@ def fork_rng(device: torch.device, seed: int | None = None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def short_errors() -> Iterator[None]:
+    """Cut the tables of shapes that Pyro appends to whatever a program raises, so that what it raised can be read."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        message = str(error)
+        if "Trace Shapes:" not in message and "Param Sites:" not in message:
+            raise
+        short = message.partition("Trace Shapes:")[0].partition("Param Sites:")[0].strip()
+        raise type(error)(short) from error
+
+
 def seed_rng(device: torch.device, seed: int) -> None:
     """Seed the generators of the CPU and of this device, and of no other, as ``torch.manual_seed`` would."""
     torch.default_generator.manual_seed(seed)
@@ -136,3 +191,14 @@ def training_mode(model: Program, guide: Program, mode: bool) -> Iterator[None]:
     finally:
         for module, was in before.items():
             module.training = was
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Check no arguments of distributions and warn of no NaN for the while; each check waits for the device."""
+    before = Distribution._validate_args
+    try:
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        Distribution.set_default_validate_args(before)

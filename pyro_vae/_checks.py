@@ -109,6 +109,13 @@ def check_positive_int(value: int, name: str) -> None:
         raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}.")
 
 
+def check_seed(seed: int) -> int:
+    """Return a seed as an int, refusing what is none, or is outside [-2^63, 2^64), with a ``ValueError``."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+        raise ValueError(f"Expected seed to be an integer of at most 64 bits; got {seed!r}.")
+    return int(seed)
+
+
 def check_several(dim: int, what: str) -> None:
     """Refuse fewer than two dimensions, where one leaves no choice, with a ``ValueError``."""
     check_positive_int(dim, "dim")

@@ -70,7 +70,7 @@ def diagnose(
     for title, check in _CHECKS.items():
         try:
             findings.append(check(title, model, guide, x, settings))
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, RuntimeError) as error:
             findings.append(Finding(title, f"Not available: {error}", ""))
     return findings
 

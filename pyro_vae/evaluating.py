@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae import runs
 from pyro_vae._arrays import PARTS
-from pyro_vae._checks import check_positive_int
+from pyro_vae._checks import check_positive_int, check_seed
 from pyro_vae._files import atomic_path
 from pyro_vae.catalogue import build_part
 from pyro_vae.data import Splits
@@ -44,6 +44,8 @@ def evaluate_run(options: Namespace) -> None:
     method = build_part("method", spec)
     num_particles = method.default_particles if options.num_particles is None else options.num_particles
     check_positive_int(num_particles, "num_particles")
+    check_positive_int(options.chunk_size, "chunk_size")
+    check_seed(options.seed)
     folder = run.evaluation(options.split, spec, num_particles, options.seed)
     settings = {name: options[name] for name in ("split", "chunk_size", "seed", "device")}
     try:
@@ -120,7 +122,7 @@ def compare_runs(paths: list[str], out: str | None = None) -> None:
     Raises:
         ValueError: for a path given twice, one without an evaluation, or results that cannot be compared.
     """
-    if len(set(paths)) < len(paths):
+    if len({Path(path).resolve() for path in paths}) < len(paths):
         raise ValueError("Expected different runs to compare; got one of them twice.")
     table = compare({path: Evidence.load(Run(path).evidence) for path in paths})
     if out is not None:

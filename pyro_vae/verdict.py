@@ -23,7 +23,8 @@ def doubts(evidence: Evidence) -> list[str]:
             count > 0,
             f"{count} of {num_data} data have k-hat above {KHAT_LIMIT}: a few draws carry nearly all of their weight, "
             "so that neither their log p(x) nor its Monte Carlo error can be trusted, and log p(x) is most likely too "
-            "low. A guide with heavier tails or a richer family helps more than a larger K.",
+            "low. More than a larger K helps a guide with heavier tails, a richer family, or one fitted to each datum "
+            "(evaluate --method IW --method.refine 300); annealed importance sampling (--method AIS) does without one.",
         ),
         (
             bool(evidence.khat.isnan().all()),
@@ -67,10 +68,18 @@ def _numbers(evidence: Evidence) -> str:
         ("mean log p(x)", evidence.mean, 3, f"nats per datum, K = {evidence.num_particles}"),
         ("its standard error", evidence.stderr, 3, "nats, over data and Monte Carlo"),
         ("Monte Carlo part", evidence.mc_stderr, 4, "nats, already contained in the line above"),
-        ("its bias", evidence.bias, 4, "nats, first order, not corrected for"),
+        (
+            "its bias",
+            evidence.bias,
+            4,
+            f"nats, first order, {'taken off' if evidence.debiased else 'not corrected for'}",
+        ),
         ("ELBO", elbo, 3, f"nats per datum, {evidence.mean - elbo:.3f} below log p(x)"),
         ("median ESS / K", share, 3, "1 where the guide is the exact posterior"),
     )
+    if evidence.acceptance is not None:
+        median = evidence.acceptance.median().item()
+        rows += (("median acceptance", median, 2, "of Hamiltonian Monte Carlo; step sizes were tuned to 0.65"),)
     cells = [(name, _page.decimal(value, digits), meaning) for name, value, digits, meaning in rows]
     return _page.table(("quantity", "value", "what it is"), cells)
 

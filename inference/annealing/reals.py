@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions import ImproperUniform, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution, biject_to
+from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
 from pyro_vae.inference.structure import is_delta
@@ -99,14 +96,3 @@ def _check_site(site: Any) -> None:
 
 def _is_latent(msg: Any) -> bool:
     return not (msg["is_observed"] or site_is_subsample(msg))
-
-
-@contextmanager
-def unvalidated() -> Iterator[None]:
-    """Check no arguments and warn of no NaN for the while: trajectories that diverge are rejected, not errors."""
-    before = Distribution._validate_args
-    try:
-        with pyro.validation_enabled(False):
-            yield
-    finally:
-        Distribution.set_default_validate_args(before)

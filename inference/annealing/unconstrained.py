@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.annealing.reals import At, Continuous, unvalidated
-from pyro_vae.inference.programs import Program, fork_rng
+from pyro_vae.inference.annealing.reals import At, Continuous
+from pyro_vae.inference.programs import Program, fork_rng, unvalidated
 from pyro_vae.inference.structure import Site, sample_sites
 from pyro_vae.inference.vectorize import plan_particles, scored, trace_pair
 from pyro_vae.inference.weights import Tracer, WeightTerms, weight_terms

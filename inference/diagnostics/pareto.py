@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FLAT = 1e-4
+"""Largest weights within so many nats are equal: what is left in single precision is rounding."""
+
 
 def tail_length(num_particles: int) -> int:
     """Return M, the number of largest weights that k-hat is fitted to.
@@ -30,8 +33,8 @@ def pareto_khat(log_w: Tensor) -> Tensor:
         log_w: log weights, shape (K, N).
 
     Returns:
-        k-hat, shape (N,), float64: -inf where the M largest weights are equal, +inf where no more than M of them
-        are above 0, NaN where K < 26 leaves a tail of fewer than six.
+        k-hat, shape (N,), float64: -inf where the M largest weights are equal to 1e-4 nats, +inf where no more than
+        M of them are above 0, NaN where K < 26 leaves a tail of fewer than six.
 
     Source: Vehtari et al. (2024), Pareto Smoothed Importance Sampling, JMLR 25(72).
     """
@@ -54,7 +57,7 @@ def khat_from_tail(top: Tensor) -> Tensor:
     # Of the M largest alone: where they tie, as with discrete latents, they are bounded and there is nothing to fit.
     spread = np.subtract(tail[:, 0], tail[:, -2], where=finite, out=np.zeros(len(tail)))
     khat[finite] = -np.inf
-    fitted = spread > 1e-10
+    fitted = spread > FLAT
     if fitted.any():
         # ArviZ takes the top M of 5 M weights when r_eff <= 45 / M; those below the cutoff are never looked at.
         padding = np.repeat(tail[fitted, -1:] - 1.0, 4 * num_tail - 1, axis=1)

@@ -67,6 +67,11 @@ class Method(ABC):
         """
 
     @property
+    def particles_of_its_own(self) -> int:
+        """Particles for each datum that it runs beside those that are weighed, at most."""
+        return 1
+
+    @property
     def steps_per_particle(self) -> int:
         """Rounds of work in one weight, for the progress bar."""
         return 1

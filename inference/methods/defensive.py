@@ -10,7 +10,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae.inference.methods.base import Args
-from pyro_vae.inference.programs import Program
+from pyro_vae.inference.programs import Program, unvalidated
 from pyro_vae.inference.structure import PARTICLES, Site, sample_sites
 from pyro_vae.inference.vectorize import scored
 from pyro_vae.inference.weights import weight_terms
@@ -41,7 +41,8 @@ def defensive_log_weights(
 
     terms = weight_terms(model, guide, args, num_particles, plan=plan, tracer=tracer)
     log_p = torch.stack(list(terms.prior.values())).sum(0)
-    log_q = torch.logaddexp(math.log1p(-share) + terms.log_q, math.log(share) + log_p)
+    log_q = terms.log_q.nan_to_num(-math.inf, math.inf, -math.inf)  # a draw of the prior may be none of the guide's
+    log_q = torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p)
     return torch.stack(list(terms.likelihood.values())).sum(0) + log_p - log_q
 
 
@@ -59,7 +60,8 @@ def _trace_mixture(model: Program, guide: Program, args: Args, share: float) -> 
             from_prior = torch.rand(_particles_and_data(site), device=site["value"].device) < share
         chosen = from_prior.reshape(*from_prior.shape, *[1] * (site["value"].ndim - from_prior.ndim))
         mixed.nodes[name] = {**site, "value": torch.where(chosen, prior[name]["value"], site["value"])}
-    return tuple(scored(poutine.trace(poutine.replay(p, trace=mixed)).get_trace(*args)) for p in (model, guide))
+    with unvalidated():
+        return tuple(scored(poutine.trace(poutine.replay(p, trace=mixed)).get_trace(*args)) for p in (model, guide))
 
 
 def _particles_and_data(site: Site) -> torch.Size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from pyro_vae.inference.methods.base import Args, Method, Pair, Weights
 from pyro_vae.inference.methods.defensive import defensive_log_weights
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.scoring.proposals import check_proposal
-from pyro_vae.inference.scoring.refinement import refine
+from pyro_vae.inference.scoring.refinement import NUM_PARTICLES, refine
 from pyro_vae.inference.scoring.streaming import JackknifeStream, WeightStream
 from pyro_vae.inference.weights import weight_terms
 
@@ -23,10 +24,15 @@ class _Importance(Method):
     refine: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.defensive < 1:
+        if not isinstance(self.defensive, float | int) or not 0 <= self.defensive < 1:
             raise ValueError(f"Expected 0 <= defensive < 1, the prior's share of the draws; got {self.defensive!r}.")
-        if isinstance(self.refine, bool) or not isinstance(self.refine, int) or self.refine < 0:
+        if isinstance(self.refine, bool) or not isinstance(self.refine, Integral) or self.refine < 0:
             raise ValueError(f"Expected refine to be an integer >= 0, the number of steps; got {self.refine!r}.")
+
+    @property
+    def particles_of_its_own(self) -> int:
+        """Particles for each datum that a guide is fitted with."""
+        return NUM_PARTICLES if self.refine else 1
 
     def check(self, model: Program, guide: Program, batch: Args) -> None:
         """Refuse a point mass as a proposal; warn of one that cannot reach what the prior can."""

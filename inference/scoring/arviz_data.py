@@ -39,13 +39,18 @@ def to_arviz(evidence: Evidence, num_draws: int = 100, seed: int = 0) -> Any:
 
 def _groups(source: Source, num_draws: int) -> Groups:
     drawn = posterior_draws(source.model, source.guide, source.args, num_draws)
-    simulated = simulate(source.model, example_data(source.model, num_draws, source.args))
     sampled = ("chain", "draw", "data")
-    return {
+    groups = {
         "posterior": _dataset(_one_chain(drawn.latents), sampled),
         "posterior_predictive": _dataset(_one_chain(drawn.predictive), sampled),
         "log_likelihood": _dataset(_one_chain(drawn.log_likelihood), sampled),
         "sample_stats": _dataset(_one_chain({"log_w": drawn.log_w}), sampled),
+    }
+    try:
+        simulated = simulate(source.model, example_data(source.model, num_draws, source.args))
+    except ValueError:  # sites that observe something computed from the arguments: nobody can say what it is of
+        return groups
+    return groups | {
         "prior": _dataset(_one_chain(simulated.latents), sampled[:2]),
         "prior_predictive": _dataset(_one_chain(_observed(simulated.args, simulated.places)), sampled[:2]),
         "observed_data": _dataset(_observed(source.args, simulated.places), ("data",)),

@@ -27,13 +27,16 @@ def compare(evidences: Mapping[str, Evidence]) -> pd.DataFrame:
 
     Returns:
         a table, the best model first, with the columns rank, log_px, stderr, diff, diff_stderr, mc_stderr (the
-        Monte Carlo part of diff_stderr), bias (of first order, still in log_px) and num_unreliable (data with
+        Monte Carlo error of diff as if the two had independent noise; evaluations with one seed share theirs, and
+        diff_stderr alone is right), bias (of first order, still in log_px) and num_unreliable (data with
         k-hat above 0.7), in nats per datum; ``attrs["protocol"]`` says how all were scored.
 
     Raises:
         ValueError: for fewer than two models, or estimates that cannot be compared: of other data, another
             number of data, by another method or at another K, where the bound itself differs.
     """
+    if not isinstance(evidences, Mapping) or not all(isinstance(e, Evidence) for e in evidences.values()):
+        raise ValueError('Expected a dict of evidences by name, {"a": evidence(...), "b": evidence(...)}.')
     if len(evidences) < 2:
         raise ValueError(f"Expected at least two models to compare; got {len(evidences)}.")
     check_comparable(evidences)

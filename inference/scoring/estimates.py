@@ -34,7 +34,8 @@ class Evidence:
         std_error: Monte Carlo standard error of each, by the delta method, shape (N,); NaN for K = 1.
         ess: effective sample size (sum w)^2 / sum w^2 out of K, shape (N,).
         khat: Pareto k-hat of the weights, shape (N,); above 0.7 a datum's estimate cannot be trusted.
-        elbo: (1/K) sum_k log w_kn, shape (N,).
+        elbo: (1/K) sum_k log w_kn, shape (N,): the ELBO of whatever the weights are of, the guide, the fitted guide
+            or the defensive mixture; for annealed importance sampling the mean log weight of its chains.
         curve: {k: (mean over data of L_k, its standard error)} for k = 1, 2, 4, ... <= K.
         num_particles: K.
         seed: the seed it was computed with.
@@ -81,10 +82,14 @@ class Evidence:
 
     @property
     def bias(self) -> float:
-        """First-order bias of ``mean`` that is left in it, -1/2 mean_n std_error_n^2 <= 0; 0 for the jackknife.
+        """First-order bias of ``mean`` that is left in it, -1/2 mean_n std_error_n^2 <= 0.
+
+        0 for the jackknife, NaN for K = 1.
 
         Source: Nowozin (2018), Debiasing Evidence Approximations, proposition 1.
         """
+        if self.num_particles == 1:
+            return math.nan
         return 0.0 if self.debiased else -0.5 * self.std_error.square().mean().item()
 
     @property
@@ -111,8 +116,8 @@ class Evidence:
             posterior_predictive  x drawn at those z
             log_likelihood        log p(x_n | z), dims (chain, draw, data)
             sample_stats          log_w, the draws' log weights before resampling, dims (chain, draw, data)
-            prior, prior_predictive
-            observed_data         dims (data, ...)
+            prior, prior_predictive, and observed_data with dims (data, ...), where the model observes its
+            arguments as they are
             constant_data         log_px, std_error, ess, khat, elbo, dims (data,)
 
         Programs are run as they are now: further training changes the draws, though not the estimates.

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from pyro_vae._checks import check_positive_int, did_you_mean
+from pyro_vae._checks import check_positive_int, check_seed, did_you_mean
 from pyro_vae.inference import methods
 from pyro_vae.inference.methods import Method
 from pyro_vae.inference.methods.base import Args, Pair
-from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, place, seed_rng, training_mode
+from pyro_vae.inference.programs import (
+    Data,
+    Program,
+    as_args,
+    check_data,
+    fork_rng,
+    place,
+    seed_rng,
+    short_errors,
+    training_mode,
+    unvalidated,
+)
 from pyro_vae.inference.scoring.estimates import Evidence, standard_error
-from pyro_vae.inference.scoring.partial import PartialResults, hash_of_data, hash_of_programs
+from pyro_vae.inference.scoring.partial import PartialResults, hash_of_data, hash_of_programs, hash_of_text
 from pyro_vae.inference.scoring.posterior import Source
+from pyro_vae.inference.scoring.proposals import check_observations
 from pyro_vae.inference.scoring.streaming import WeightSummary
 from pyro_vae.inference.vectorize import plan_particles
 
@@ -72,26 +85,29 @@ def evidence(
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 3; standard error: the delta method.
     """
-    how = as_method(method)
+    how, seed = as_method(method), check_seed(seed)
     num_particles = how.default_particles if num_particles is None else num_particles
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
     check_data(model, x, guide=guide)
     args, device = place(model, guide, as_args(x), device)
-    chunk_data = max(1, min(len(args[0]), chunk_size // min(num_particles, 256)))
+    chunk_data = max(1, min(len(args[0]), chunk_size // max(min(num_particles, 256), how.particles_of_its_own)))
     counts = _split(num_particles, max(1, chunk_size // chunk_data))
     data = hash_of_data(args)
-    key = f"{how!r} {num_particles} {chunk_size} {seed} {device.type} {data} {hash_of_programs(model, guide)}"
-    partial = PartialResults(checkpoint, hash_of_data([torch.tensor(list(key.encode()))]))
 
     with training_mode(model, guide, False), fork_rng(device, seed):
-        pair = _look_at(how, model, guide, tuple(arg[:chunk_data] for arg in args), num_particles)
+        first = tuple(arg[:chunk_data] for arg in args)
+        pair = _look_at(how, model, guide, first, num_particles)
+        settings = (how, num_particles, chunk_size, seed, device.type, data, hash_of_programs(model, guide, first))
+        partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
+        trusted = unvalidated() if hasattr(model, "check_data") else nullcontext()
         total = len(args[0]) * num_particles * how.steps_per_particle
         with tqdm(total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=_hidden(progress)) as bar:
             try:
-                for index, batch in _remaining(args, chunk_data, len(partial.done)):
-                    seed_rng(device, _seed_of_chunk(seed, index))
-                    partial.add(_summarize(how, pair, batch, counts, bar))
+                with trusted:  # the model has checked the data, and the first chunk has been run with all checks
+                    for index, batch in _remaining(args, chunk_data, len(partial.done)):
+                        seed_rng(device, _seed_of_chunk(seed, index))
+                        partial.add(_summarize(how, pair, batch, counts, bar))
             except BaseException:
                 partial.write()
                 raise
@@ -108,7 +124,7 @@ def as_method(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         known = ", ".join(f'"{name}"' for name in METHODS)
         raise ValueError(
             f"Expected method to be one of {known}, or a Method; got {method!r}.{did_you_mean(str(method), METHODS)}"
@@ -118,8 +134,11 @@ def as_method(method: str | Method) -> Method:
 
 def _look_at(how: Method, model: Program, guide: Program, first: Args, num_particles: int) -> Pair:
     """Find out on the first chunk how the programs run, and whether they can be scored in this way."""
-    how.check(model, guide, first)
-    return Pair(model, guide, plan_particles(model, guide, first) if num_particles > 1 else None)
+    with short_errors():
+        check_observations(model, guide, first)
+        how.check(model, guide, first)
+        many = num_particles > 1 or how.particles_of_its_own > 1
+        return Pair(model, guide, plan_particles(model, guide, first) if many else None)
 
 
 def _hidden(progress: bool) -> bool | None:

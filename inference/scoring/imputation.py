@@ -26,8 +26,8 @@ def impute(
         z_k ~ q(z | x_obs),   resampled with weights w_k = p(x_obs, z_k) / q(z_k | x_obs),   x_mis ~ p(x_mis | z)
 
     As K grows the draws follow the model's conditional, whatever the guide. Their spread is that of prediction
-    for one entry; means over draws are point imputations. The model must leave NaN out of its likelihood, as
-    ``VAE(..., missing=True)`` does, entries missing at random.
+    for one entry; means over draws are point imputations. The model must leave NaN out of its likelihood and
+    accept it in a ``check_data`` of its own, as ``VAE(..., missing=True)`` does, entries missing at random.
 
     The log score of held-out entries needs no draws: log p(x_mis | x_obs) = log p(x_mis, x_obs) - log p(x_obs), the
     difference of two ``evidence`` calls.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 
 from pyro_vae._files import atomic_path, make_folder
-from pyro_vae.inference.programs import Program, modules_of_both
+from pyro_vae.inference.programs import Program, fork_rng, modules_of_both
 from pyro_vae.inference.scoring.streaming import WeightSummary
+from pyro_vae.inference.weights import weight_terms
 
 SECONDS_BETWEEN_WRITES = 5.0
 
@@ -65,9 +66,9 @@ class PartialResults:
                 for entry in file.files:
                     index, name = entry.split("/")
                     parts.setdefault(int(index), {})[name] = torch.from_numpy(file[entry])
-        except (OSError, ValueError, BadZipFile):
+            return [WeightSummary.from_tensors(parts[i]) for i in range(len(parts))]
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
             return []  # it cannot be read, so all is done anew
-        return [WeightSummary.from_tensors(parts[i]) for i in range(len(parts))]
 
 
 def hash_of_data(args: Iterable[Tensor]) -> str:
@@ -79,8 +80,18 @@ def hash_of_data(args: Iterable[Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def hash_of_programs(model: Program, guide: Program) -> str:
-    """Return a hash of the parameters of a pair of programs, those in Pyro's store included."""
+def hash_of_text(text: str) -> str:
+    """Return a hash of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def hash_of_programs(model: Program, guide: Program, args: tuple[Tensor, ...]) -> str:
+    """Return a hash of the parameters of a pair of programs, and of what they do with some data and fixed noise.
+
+    A constant, a closure or a line of code that changes shows in the log weights, and nowhere else.
+    """
     states = [module.state_dict() for module in modules_of_both(model, guide)]
-    store = [value.unconstrained() for _, value in sorted(pyro.get_param_store().items())]
-    return hash_of_data([*(v for state in states for v in state.values() if isinstance(v, Tensor)), *store])
+    with fork_rng(args[0].device, 0):
+        log_w = weight_terms(model, guide, args).log_w
+    return hash_of_data([log_w, *(v for state in states for v in state.values() if isinstance(v, Tensor))])

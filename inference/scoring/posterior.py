@@ -95,6 +95,12 @@ def _draws_of_chunk(
     recorder = _Recorder()
     terms = weight_terms(model, guide, args, num_particles, plan=plan, tracer=recorder)
     log_w = terms.log_w
+    lost = log_w.isneginf().all(0)
+    if lost.any():
+        raise ValueError(
+            f"Cannot draw from p(z|x): all weights of datum {int(lost.nonzero()[0])} of a chunk of {len(lost)} are 0. "
+            "Leave out the data with log p(x) = -inf."
+        )
     chosen = torch.multinomial(log_w.T.softmax(1), num_draws, replacement=True).T  # (S, B)
 
     def choose(values: Tensor) -> Tensor:

@@ -43,6 +43,29 @@ def check_proposal(model: Program, guide: Program, args: tuple[Tensor, ...]) -> 
         _warn_of_a_narrower_support(name, site, guide_sites[name])
 
 
+@torch.no_grad()
+def check_observations(model: Program, guide: Program, args: tuple[Tensor, ...]) -> None:
+    """Refuse a model that observes nothing, or a guide that observes something: log p(x) would be of another thing.
+
+    Raises:
+        ValueError: asking whether the two are swapped.
+    """
+    with poutine.block(), fork_rng(args[0].device):
+        guide_trace = poutine.trace(guide).get_trace(*args)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    if not any(site["is_observed"] for site in sample_sites(prune_subsample_sites(model_trace)).values()):
+        raise ValueError(
+            "Expected a model that observes its data, pyro.sample(..., obs=x); it has no such site. Are model and "
+            "guide swapped?"
+        )
+    for name, site in sample_sites(prune_subsample_sites(guide_trace)).items():
+        if site["is_observed"]:
+            raise ValueError(
+                f"Expected a guide without observations; its site {name!r} is one, and log p(x) would lack it. Are "
+                "model and guide swapped?"
+            )
+
+
 def check_latents(model_trace: Trace, guide_trace: Trace) -> None:
     """Refuse latent sites whose prior and guide do not go together, before anything is scored.
 
@@ -92,6 +115,6 @@ def _warn_of_a_narrower_support(name: str, site: Site, guide_site: Site) -> None
     if _inside(guide_site["fn"], draws) is False:
         warnings.warn(
             f"The guide cannot reach values of {name!r} that the prior can: outside its support log p(x) is missed "
-            "at every K, and no diagnostic shows it.",
+            "at every K, and no diagnostic shows it. methods.IW(defensive=0.1) draws from the prior too.",
             stacklevel=3,
         )

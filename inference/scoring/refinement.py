@@ -19,6 +19,7 @@ from pyro_vae._distributions import as_pyro
 from pyro_vae.inference.guides import AmortizedGuide
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
 from pyro_vae.inference.programs import Program
+from pyro_vae.inference.structure import is_delta
 from pyro_vae.inference.weights import weight_terms
 
 LEARNING_RATE = 0.05
@@ -61,7 +62,7 @@ def refine(model: Program, guide: Program, args: tuple[Tensor, ...], steps: int,
         terms = weight_terms(model, local, args, NUM_PARTICLES, plan=plan, tracer=stick_the_landing)
         gradients = torch.autograd.grad(-terms.log_w.mean(0).sum(), list(local.local))
         for parameter, gradient in zip(local.local, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.nan_to_num(0.0, 0.0, 0.0)  # a hopeless datum stays where it was
         optimizer.step()
         schedule.step()
     return local
@@ -118,6 +119,11 @@ class _Affine(Messenger):
         if msg["is_observed"] or site_is_subsample(msg):
             return
         fn = msg["fn"]
+        if is_delta(msg) or msg["infer"].get("is_auxiliary"):
+            raise ValueError(
+                f"Guide site {msg['name']!r} is a point mass or auxiliary, so that it cannot be fitted to each datum. "
+                "Score it as it is, with a larger K."
+            )
         if not fn.has_rsample:
             raise ValueError(
                 f"Guide site {msg['name']!r} ({type(fn).__name__}) cannot be reparameterised, so it cannot be fitted "

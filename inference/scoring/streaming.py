@@ -95,14 +95,17 @@ def jackknife(log_w: Tensor) -> tuple[Tensor, Tensor]:
         log_w: log weights, shape (K, B).
 
     Returns:
-        L_K itself and NaN for K = 1.
+        L_K itself and NaN for K = 1, and where no more than one weight is above 0.
     """
     count = len(log_w)
     bound = log_w.logsumexp(0) - math.log(count)
     if count == 1:
         return bound, torch.full_like(bound, math.nan)
-    pseudo = count * bound - (count - 1) * (_sums_without_each(log_w) - math.log(count - 1))
-    return pseudo.mean(0), pseudo.std(0) / math.sqrt(count)
+    left = _sums_without_each(log_w) - math.log(count - 1)
+    pseudo = count * bound - (count - 1) * left
+    defined = left.isfinite().all(0)
+    estimate = torch.where(defined, pseudo.mean(0), bound)
+    return estimate, torch.where(defined, pseudo.std(0) / math.sqrt(count), torch.nan)
 
 
 def _sums_without_each(log_w: Tensor) -> Tensor:

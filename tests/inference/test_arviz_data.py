@@ -128,3 +128,30 @@ def test_seed_and_what_a_file_cannot_hold(tmp_path):
     ev.save(tmp_path / "evidence.npz")
     with pytest.raises(ValueError, match="holds no programs to draw from"):
         Evidence.load(tmp_path / "evidence.npz").to_arviz()
+
+
+def test_what_cannot_be_simulated_or_drawn():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x[:, 0] + 0)
+            pyro.sample("b", dist.Uniform(z - 0.5, z + 0.5, validate_args=False), obs=x[:, 1] + 0)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, 1], 0.3))
+
+    x = torch.zeros(3, 2)
+    data = evidence(model, guide, x, 30, progress=False).to_arviz(4)
+    assert data["posterior"]["z"].shape == (1, 4, 3)
+    assert set(data["log_likelihood"]) == {"a", "b"}
+    assert "prior" not in (data.children if hasattr(data, "children") else data.groups())
+
+    def far(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.full((len(x),), 50.0), 0.3))
+
+    ev = evidence(model, far, x, 30, progress=False)
+    assert ev.log_px.isneginf().all()
+    with pytest.raises(ValueError, match="all weights of datum 0 of a chunk of 3 are 0"):
+        ev.to_arviz(4)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
-from pyro_vae.inference import Evidence, evidence
+from pyro_vae.inference import AmortizedGuide, Evidence, evidence, guides
 from pyro_vae.inference.scoring.streaming import BoundCurve, WeightStream
 from pyro_vae.models import VAE, likelihoods, mlp, priors
 
@@ -250,3 +253,98 @@ def test_unknown_device_is_refused():
     truth = LinearGaussian.random(2, 3)
     with pytest.raises(ValueError, match="Cannot use device 'nowhere'"):
         evidence(truth.model, truth.exact_guide, truth.sample(2), 5, device="nowhere")
+
+
+def test_swapped_programs_and_observing_guides_are_refused():
+    truth = LinearGaussian.random(2, 3)
+    x = truth.sample(5)
+    with pytest.raises(ValueError, match=r"Expected a model that observes its data.*swapped\?"):
+        evidence(truth.exact_guide, truth.model, x, 10)
+
+    def observing(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", truth.posterior(x))
+            pyro.factor("extra", torch.ones(len(x)), has_rsample=False)
+
+    with pytest.raises(ValueError, match="Expected a guide without observations; its site 'extra' is one"):
+        evidence(truth.model, observing, x, 10)
+
+
+def _in_a_list(model):
+    holder = [model]
+    return lambda x: holder[0](x)
+
+
+def _behind_a_function(model):
+    def inner(x):
+        return model(x)
+
+    return lambda x: inner(x)
+
+
+class _Callable:
+    __slots__ = ("model",)
+
+    def __init__(self, model):
+        self.model = model
+
+    def run(self, x):
+        return self.model(x)
+
+
+HIDDEN = {
+    "partial": lambda model: partial(lambda inner, x: inner(x), model),
+    "list": _in_a_list,
+    "function": _behind_a_function,
+    "dict": lambda model: lambda x, parts={"model": model}: parts["model"](x),
+    "slots": lambda model: _Callable(model).run,
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_modules_are_found_wherever_a_program_keeps_them(name):
+    truth = LinearGaussian.random(2, 3)
+    seen = []
+
+    class Model(nn.Module):
+        def forward(self, x):
+            seen.append(self.training)
+            truth.model(x)
+
+    evidence(HIDDEN[name](Model()), truth.exact_guide, truth.sample(3), 10, progress=False)
+    assert seen == [name in ("dict", "slots")] * len(seen)  # defaults and slots are not looked into
+
+
+def test_errors_from_inside_a_program_are_one_line():
+    model = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(4), mlp((3,)))
+    guide = AmortizedGuide(4, guides.DiagonalNormal(3), mlp((3,)))
+    with pytest.raises(ValueError, match="Expected z of event shape") as caught:
+        evidence(model, guide, VALID, 10)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "settings", "message"),
+    [
+        ((VALID, torch.zeros(3)), {}, "Expected other data for VAE; got 2 tensors"),
+        ((), {}, "Expected x as tensors with the data first; got none"),
+        ((VALID, torch.tensor(1)), {}, "or one without dimensions"),
+        (VALID, {"seed": 1.5}, r"Expected seed to be an integer of at most 64 bits; got 1\.5"),
+        (VALID, {"seed": 2**64}, "of at most 64 bits"),
+        (VALID, {"method": ["iw"]}, r"Expected method to be one of .*got \['iw'\]"),
+    ],
+)
+def test_mistakes_in_arguments_get_one_clear_line(x, settings, message):
+    model = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(4), mlp((3,)))
+    guide = AmortizedGuide(4, guides.DiagonalNormal(2), mlp((3,)))
+    with pytest.raises(ValueError, match=message) as caught:
+        evidence(model, guide, x, 10, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_seeds_of_numpy_are_seeds():
+    truth = LinearGaussian.random(2, 3)
+    x = truth.sample(2)
+    runs = [_evidence(truth, truth.guide(1.3), x, 5, seed=seed) for seed in (3, np.int64(3))]
+    assert torch.equal(runs[0].log_px, runs[1].log_px)
+    assert math.isnan(_evidence(truth, truth.guide(1.3), x, 1).bias)

@@ -11,9 +11,10 @@ import torch
 from setups import make_pair
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
-from pyro_vae.inference import evidence, log_weights, methods
+from pyro_vae.inference import AmortizedGuide, evidence, guides, log_weights, methods
 from pyro_vae.inference.scoring.refinement import refine
 from pyro_vae.inference.scoring.streaming import JackknifeStream, jackknife
+from pyro_vae.models import mlp
 
 
 def _evidence(truth, guide, x, num_particles, method):
@@ -192,3 +193,54 @@ def test_discrete_guides_cannot_be_refined():
 def test_bad_settings_get_one_clear_line(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("narrow", [lambda x: dist.Uniform(x - 1, x + 1), lambda x: dist.LogNormal(0 * x, 1.0)])
+def test_defensive_mixture_helps_a_guide_that_is_narrower_than_the_prior(narrow):
+    x = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
+    truth = LinearGaussian(torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), 1.0)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", narrow(x))
+
+    with pytest.warns(UserWarning, match=r"cannot reach values of 'z'.*methods\.IW\(defensive=0\.1\)"):
+        ev = evidence(model, guide, x, 20_000, method=methods.IW(defensive=0.3), progress=False)
+    assert ((ev.log_px - truth.marginal.log_prob(x[:, None])).abs() < 5 * ev.std_error).all()
+    assert torch.distributions.Distribution._validate_args
+
+
+def test_jackknife_of_weights_that_are_nearly_all_0():
+    log_w = torch.tensor([[-1.0, -math.inf], [-math.inf, -math.inf], [-math.inf, -math.inf]], dtype=torch.float64)
+    estimate, error = jackknife(log_w)
+    torch.testing.assert_close(estimate, torch.tensor([-1.0 - math.log(3), -math.inf], dtype=torch.float64))
+    assert error.isnan().all()
+
+
+def test_a_guide_is_fitted_in_bounded_memory():
+    sizes = []
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            sizes.append(z.numel())
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 3, 1.0))
+
+    evidence(model, guide, torch.randn(40), 2, method=methods.IW(refine=3), chunk_size=64, progress=False)
+    assert max(sizes) <= 64
+
+
+def test_auxiliary_guides_cannot_be_refined():
+    model, _ = make_pair()
+    guide = AmortizedGuide(6, guides.PointMass(2), mlp((8,)))
+    with pytest.raises(ValueError, match="Guide site 'z' is a point mass or auxiliary"):
+        refine(model, lambda x: guide(x), (torch.ones(2, 6),), 3)

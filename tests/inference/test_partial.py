@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from setups import make_pair
@@ -76,14 +78,15 @@ def test_other_settings_data_or_parameters_start_anew(tmp_path):
     assert len(names) == 7
 
 
-def test_a_torn_file_is_done_anew(tmp_path):
+@pytest.mark.parametrize("size", [0, 50])
+def test_a_torn_file_is_done_anew(tmp_path, size):
     truth = LinearGaussian.random(2, 3)
     x = truth.sample(20)
     killed, _ = _killed_after(truth.guide(1.3), 12)
     with pytest.raises(_Killed):
         evidence(truth.model, killed, x, **_settings(tmp_path))
     (partial,) = tmp_path.iterdir()
-    partial.write_bytes(partial.read_bytes()[:50])
+    partial.write_bytes(partial.read_bytes()[:size])
     ev = evidence(truth.model, truth.guide(1.3), x, **_settings(tmp_path))
     assert torch.equal(ev.log_px, evidence(truth.model, truth.guide(1.3), x, **_settings()).log_px)
 
@@ -94,3 +97,28 @@ def test_nothing_is_written_unasked(tmp_path, monkeypatch):
     partial.write()
     partial.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_a_constant_in_a_program_is_part_of_what_is_resumed(tmp_path, where):
+    """Code and closures have no parameters to tell them apart: what they do with the first data does."""
+    x = torch.randn(20)
+
+    def programs(scale):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, scale if where == "model" else 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2, scale if where == "guide" else 1.0))
+
+        return model, guide
+
+    model, guide = programs(1.0)
+    killed, _ = _killed_after(guide, 14)
+    with pytest.raises(_Killed):
+        evidence(model, killed, x, **_settings(tmp_path))
+    resumed, anew = evidence(*programs(3.0), x, **_settings(tmp_path)), evidence(*programs(3.0), x, **_settings())
+    assert torch.equal(resumed.log_px, anew.log_px)

@@ -38,7 +38,7 @@ def test_recorded_chains_are_the_same_chains(monkeypatch):
     for _ in range(2):
         torch.manual_seed(0)
         log_w.append(anneal(truth.model, None, (x,), 4, settings=LONG).log_w)
-        monkeypatch.setattr("pyro_vae.inference.paths.recorded", lambda function, *rest: function)
+        monkeypatch.setattr("pyro_vae.inference.annealing.paths.recorded", lambda function, *rest: function)
     torch.testing.assert_close(*log_w, rtol=1e-9, atol=0)
 
 
