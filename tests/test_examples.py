@@ -44,6 +44,8 @@ def test_benchmark_writes_a_table(benchmarks, tmp_path, script, rows):
     main(str(tmp_path / "bits.npz"), epochs=1, num_particles=30, rows=rows, out=str(out))
     table = [line for line in out.read_text().splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in table[1:]] == [f"| {name}" for name in rows]
+    main(str(tmp_path / "bits.npz"), rows=rows[:2], out=str(out), times=1)
+    assert out.read_text().count(" to ") == 3  # in the title, and a range for each row
 
 
 def test_benchmark_of_evaluation_compares_what_is_installed(benchmarks, tmp_path):

@@ -7,7 +7,7 @@ scored with K = 1,000 by the same estimator. Prints a Markdown table and writes 
 """
 
 from jsonargparse import auto_cli
-from table import Row, write_table
+from table import Row, write_table, write_times
 
 from pyro_vae.inference.objectives import CIWAE, ELBO, IWAE, MIWAE, RWS, TVO, BetaTCVAE, FreeBits, InfoVAE, Renyi
 
@@ -38,8 +38,13 @@ def main(
     rows: tuple[str, ...] = tuple(OBJECTIVES),
     seed: int = 0,
     out: str = "objectives.md",
+    times: int = 0,
 ) -> None:
+    """Write the table, or with --times N only how long steps take, measured in N rounds."""
     chosen = {name: Row(objective=OBJECTIVES[name]) for name in rows}
+    if times:
+        write_times(chosen, data, data_root, times, out)
+        return
     write_table(chosen, data, data_root, epochs, num_particles, seed, out)
 
 

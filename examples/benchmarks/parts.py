@@ -6,7 +6,7 @@ The network, budget and estimator of ``objectives.py``; each row changes the pri
 """
 
 from jsonargparse import auto_cli
-from table import Row, write_table
+from table import Row, write_table, write_times
 
 from pyro_vae.inference import guides
 from pyro_vae.models import priors
@@ -32,8 +32,14 @@ def main(
     rows: tuple[str, ...] = tuple(PARTS),
     seed: int = 0,
     out: str = "parts.md",
+    times: int = 0,
 ) -> None:
-    write_table({name: PARTS[name] for name in rows}, data, data_root, epochs, num_particles, seed, out)
+    """Write the table, or with --times N only how long steps take, measured in N rounds."""
+    chosen = {name: PARTS[name] for name in rows}
+    if times:
+        write_times(chosen, data, data_root, times, out)
+        return
+    write_table(chosen, data, data_root, epochs, num_particles, seed, out)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,16 @@ class Row:
     prior: Callable[[int, AmortizedGuide, Tensor], nn.Module] = lambda dim, guide, data: priors.StandardNormal(dim)
 
 
-def score(name: str, row: Row, splits: pv.Splits, epochs: int, num_particles: int, seed: int) -> str:
+def build(row: Row, splits: pv.Splits, seed: int) -> tuple[VAE, AmortizedGuide]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         decoder = mlp((200, 200))(torch.Size((D,)), 784)  # first of all, so that all rows start with the same one
         guide = AmortizedGuide((784,), row.family(D), mlp((200, 200)), loc=splits.train.mean(0))
-        model = VAE(row.prior(D, guide, splits.train), likelihoods.Bernoulli((784,)), decoder)
+        return VAE(row.prior(D, guide, splits.train), likelihoods.Bernoulli((784,)), decoder), guide
+
+
+def score(name: str, row: Row, splits: pv.Splits, epochs: int, num_particles: int, seed: int) -> str:
+    model, guide = build(row, splits, seed)
     result = fit(model, guide, splits.train, objective=row.objective, epochs=epochs, seed=seed)
     seconds = statistics.median(r["seconds"] for r in result.history)
     ev = evidence(model, guide, splits.test, num_particles)
@@ -67,3 +71,25 @@ def write_table(
         lines.append(score(name, row, splits, epochs, num_particles, seed))
         Path(out).write_text("\n".join(lines) + "\n")
         print(lines[-1], flush=True)
+
+
+def write_times(rows: Mapping[str, Row], data: str, data_root: str | None, rounds: int, out: str) -> None:
+    """Time an epoch of 2,000 data of every row, in turn, and compare each with the first row of its round."""
+    splits = pv.load_data(data, root=data_root)
+    pairs = {name: build(row, splits, 0) for name, row in rows.items()}
+    ratios: dict[str, list[float]] = {name: [] for name in rows}
+    for count in range(rounds + 1):
+        seconds = {}
+        for name, row in rows.items():
+            result = fit(*pairs[name], splits.train[:2000], objective=row.objective, epochs=1, progress=False)
+            seconds[name] = result.history[0]["seconds"]
+        if count:  # the first round warms up
+            for name in rows:
+                ratios[name].append(seconds[name] / seconds[next(iter(rows))])
+    lines = [
+        f"Seconds a step, against the first row in the same round; median of {rounds} rounds, smallest to largest."
+    ]
+    lines += ["", "| | times the first row | |", "|---|---|---|"]
+    lines += [f"| {n} | {statistics.median(r):.1f} | {min(r):.1f} to {max(r):.1f} |" for n, r in ratios.items()]
+    Path(out).write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
