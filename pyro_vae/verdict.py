@@ -64,7 +64,7 @@ def evidence_section(evidence: Evidence) -> str:
 def _numbers(evidence: Evidence) -> str:
     """Tabulate the parts of the result, each with what it means."""
     elbo, share = evidence.elbo.mean().item(), (evidence.ess / evidence.num_particles).median().item()
-    rows = (
+    rows = [
         ("mean log p(x)", evidence.mean, 3, f"nats per datum, K = {evidence.num_particles}"),
         ("its standard error", evidence.stderr, 3, "nats, over data and Monte Carlo"),
         ("Monte Carlo part", evidence.mc_stderr, 4, "nats, already contained in the line above"),
@@ -76,10 +76,10 @@ def _numbers(evidence: Evidence) -> str:
         ),
         ("ELBO", elbo, 3, f"nats per datum, {evidence.mean - elbo:.3f} below log p(x)"),
         ("median ESS / K", share, 3, "1 where the guide is the exact posterior"),
-    )
+    ]
     if evidence.acceptance is not None:
         median = evidence.acceptance.median().item()
-        rows += (("median acceptance", median, 2, "of Hamiltonian Monte Carlo; step sizes were tuned to 0.65"),)
+        rows.append(("median acceptance", median, 2, "of Hamiltonian Monte Carlo; step sizes were tuned to 0.65"))
     cells = [(name, _page.decimal(value, digits), meaning) for name, value, digits, meaning in rows]
     return _page.table(("quantity", "value", "what it is"), cells)
 
