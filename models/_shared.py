@@ -30,6 +30,11 @@ class GenerativeModel(nn.Module):
     def __init__(self, likelihood: Likelihood, missing: bool = False) -> None:
         super().__init__()
         self.likelihood, self.missing = likelihood, missing
+        if not callable(likelihood) or not hasattr(likelihood, "num_features"):
+            raise ValueError(
+                f"Expected a likelihood with num_features, the width of h, and forward(h); {type(likelihood).__name__} "
+                "lacks one of them."
+            )
         with torch.no_grad():
             p_x = as_pyro(likelihood(torch.zeros(likelihood.num_features)))
         self.event_shape, self._support = p_x.event_shape, getattr(likelihood, "support", p_x.support)

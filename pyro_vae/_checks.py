@@ -63,7 +63,8 @@ def check_tensor(x: Tensor, name: str = "x") -> None:
         index = _first(~finite)
         raise ValueError(
             f"Expected {name} without NaN or infinities; got {x[index].item()} at index {index} "
-            f"({int((~finite).sum())} such entries). Remove those data, or let NaN be missing: VAE(..., missing=True)."
+            f"({int((~finite).sum())} such entries). Remove those data, or in Python let NaN be missing: "
+            "VAE(..., missing=True)."
         )
 
 

@@ -98,11 +98,16 @@ def takes(kind: str, spec: Spec, argument: str) -> bool:
 
 def describe_spec(spec: Spec) -> str:
     """Return a part as it would be written in Python, leaving out arguments at their defaults."""
+    shown = [f"{k}={v}" for k, v in changed_arguments(spec).items()]
+    return f"{spec['class_path'].rpartition('.')[2]}({', '.join(shown)})"
+
+
+def changed_arguments(spec: Spec) -> Spec:
+    """Return the arguments of a part that are not at their defaults; a learning rate always."""
     module, _, name = spec["class_path"].rpartition(".")
     defaults = inspect.signature(getattr(import_module(module), name)).parameters
     given = {k: v for k, v in spec.get("init_args", {}).items() if v is not None}
-    shown = [f"{k}={v}" for k, v in given.items() if k == "lr" or v != _plain(defaults[k].default)]
-    return f"{name}({', '.join(shown)})"
+    return {k: v for k, v in given.items() if k == "lr" or v != _plain(defaults[k].default)}
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,8 @@ from pyro_vae.catalogue import build_part, describe_part, list_parts
 from pyro_vae.data import Splits
 from pyro_vae.evaluating import Trained, compare_runs, evaluate_run, report_run, score
 from pyro_vae.inference import AmortizedGuide, fit
-from pyro_vae.inference.programs import place
+from pyro_vae.inference.programs import place, short_errors
+from pyro_vae.inference.scoring.proposals import check_proposal
 from pyro_vae.inference.training.checkpoints import read_checkpoint
 from pyro_vae.inference.training.fitting import check_settings
 from pyro_vae.models import VAE, start_at_data
@@ -136,6 +137,8 @@ def _check_before_writing(options: Namespace, model: VAE, guide: AmortizedGuide,
         train = splits.train if splits.transform is None else splits.transform(splits.train)
     for name, x in (("train", train), ("valid", splits.valid), ("test", splits.test)):
         model.check_data(x, name=f"{splits.name} {name}")
+    with short_errors():
+        check_proposal(model, guide, (train[: options.batch_size],))
     return train
 
 

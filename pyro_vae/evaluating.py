@@ -22,6 +22,8 @@ from pyro_vae.runs import Config, Run, write_text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -134,3 +136,23 @@ def compare_runs(paths: list[str], out: str | None = None) -> None:
             comparison_plot(table).savefig(temporary, format="png", dpi=150)
         print(f"{csv}\n{picture}")
     print(f"{table.attrs['protocol']}\n{table.round(3).to_string()}")
+    for note in _notes(paths, table):
+        print(note)
+
+
+def _notes(paths: list[str], table: pd.DataFrame) -> list[str]:
+    """Say what the columns are, and what makes the comparison doubtful."""
+    notes = ["diff: log p(x) of the best minus this one, datum by datum; diff_stderr: its standard error over data."]
+    parts = {Run(path).facts().get("likelihood", "unknown") for path in paths}
+    if len(parts) > 1:
+        notes.append(
+            f"The likelihoods differ ({', '.join(sorted(parts))}): a difference means something only between densities "
+            "of the same x by the same measure."
+        )
+    most = int(table["num_unreliable"].max())
+    if most:
+        notes.append(
+            f"k-hat is above 0.7 at up to {most} data: log_px is most likely too low there, and neither bias nor "
+            "diff_mc_stderr can be trusted. See pyro-vae evaluate --method."
+        )
+    return notes

@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from pyro_vae._files import atomic_path, make_folder
-from pyro_vae.catalogue import build_part, describe_spec, takes
+from pyro_vae.catalogue import build_part, changed_arguments, describe_spec, takes
 from pyro_vae.data import Splits, load_data
 from pyro_vae.inference import AmortizedGuide, Evidence
 from pyro_vae.inference.training.checkpoints import load_checkpoint
@@ -110,7 +110,7 @@ class Run:
 
     def evaluation(self, split: str, method: Config, num_particles: int, seed: int) -> Run:
         """Return the folder of a later evaluation, beside the run's own result and never over it."""
-        settings = "".join(f"-{name}{value}" for name, value in method.get("init_args", {}).items() if value)
+        settings = "".join(f"-{name}{value}" for name, value in changed_arguments(method).items())
         name = method["class_path"].rpartition(".")[2].lower() + settings
         prefix = split if name == "iw" else f"{split}-{name}"
         return Run(make_folder(self.path / f"{prefix}-K{num_particles}-seed{seed}"))
@@ -203,8 +203,8 @@ def choose_likelihood(splits: Splits) -> Config:
         return spec("Bernoulli")
     if (splits.train >= 0).all() and (splits.train == splits.train.round()).all():
         raise ValueError(
-            f"{splits.name} holds counts. Choose their likelihood: --likelihood Binomial --likelihood.total_count "
-            f"{int(splits.train.max())}, one of your own, or --likelihood Normal to take them as real numbers."
+            f"{splits.name} holds counts. Choose their likelihood: --likelihood NegativeBinomial or Poisson; Binomial "
+            "--likelihood.total_count N if each entry is out of a known N; or Normal to take them as real numbers."
         )
     if splits.image_shape is not None:
         raise ValueError(

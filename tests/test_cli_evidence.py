@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers import train_bits
@@ -99,3 +100,24 @@ def test_report_adds_the_diagnostics(folder, capsys):
     (folder / "run" / "result.json").unlink()
     assert main(["report", "run"]) == 2
     assert "run holds no result" in capsys.readouterr().err
+
+
+def test_compare_says_what_makes_it_doubtful(folder, capsys):
+    np.save("counts.npy", np.random.default_rng(0).poisson(3.0, size=(100, 3)).astype(np.float32))
+    for name in ("Poisson", "Multinomial"):
+        assert train_bits("--data", "counts.npy", "--likelihood", name, "--out", name) == 0
+    capsys.readouterr()
+    assert main(["compare", "Poisson", "Multinomial"]) == 0
+    assert "The likelihoods differ (Multinomial(), Poisson())" in capsys.readouterr().out
+
+
+def test_pairs_that_cannot_be_scored_are_refused_before_anything_is_written(folder, capsys):
+    for options, message in (
+        (["--guide", "PointMass"], "Guide site 'z' is a point mass"),
+        (["--prior", "Categorical"], "is discrete (OneHotCategorical) in the model"),
+    ):
+        assert train_bits("--out", "run", *options) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Trace Shapes" not in error
+        assert not (folder / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -10,14 +11,16 @@ from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
 from pyro_vae.inference.objectives.gradients import check_reparameterised, valued
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
-from pyro_vae.inference.programs import Program
+from pyro_vae.inference.programs import Program, modules_of
 
 
 class CUBO(Objective):
     """Chi upper bound, CUBO_n = (1/n) log E_q[w^n] >= log p(x) for n >= 1: its loss is the bound itself, minimised.
 
-    Only the guide is trained: to lessen an upper bound by the model's parameters would lessen the evidence. The
-    K-particle estimate is biased downwards, so that it bounds log p(x) only in the limit of large K.
+    Only the guide is trained: to lessen an upper bound by the model's parameters would lessen the evidence. Fit
+    both by another objective first, and start from that guide with many particles: the K-particle estimate is
+    biased downwards, the more the further the guide is from the posterior, and a guide that starts far off is drawn
+    further away, where the estimate is lowest. A warning says so once where the model has anything to learn.
 
     Args:
         num_particles: K.
@@ -36,7 +39,7 @@ class CUBO(Objective):
         super().__init__(num_particles)
         if not order >= 1:
             raise ValueError(f"Expected order >= 1; got {order!r}.")
-        self.order = order
+        self.order, self._warned = order, False
 
     def bound(self, log_w: Tensor) -> Tensor:
         """Return the log of the power mean of order n."""
@@ -46,8 +49,19 @@ class CUBO(Objective):
         """Return the bound of each datum, shape (B,), with a gradient for the guide alone."""
         terms = self.weight_terms(model, guide, args, Rescorer(unaltered, freeze=False, freeze_model=True))
         check_reparameterised(terms.guide_sites, self)
+        self._warn_of_a_model_that_stays(model)
         bound = self.bound(terms.log_w)
         return valued(bound.detach(), bound)
+
+    def _warn_of_a_model_that_stays(self, model: Program) -> None:
+        learnt = any(p.requires_grad for module in modules_of(model) for p in module.parameters())
+        if learnt and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "CUBO fits the guide alone: the model's parameters stay as they are. Fit both with ELBO or IWAE first, "
+                "and start from that guide with many particles.",
+                stacklevel=2,
+            )
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return the upper bound averaged over data: this one is minimised."""

@@ -22,11 +22,15 @@ def compare(evidences: Mapping[str, Evidence]) -> pd.DataFrame:
     Data that are hard for one model are hard for all, so that the error of a difference is much smaller than
     those of the two means. ``diff_stderr`` covers data and Monte Carlo, both independent between data.
 
+    Differences mean something only between densities of the same x by the same measure: not between a density and
+    the probability of rounded data, nor with a likelihood that conditions on a part of x, as the multinomial does on
+    its total.
+
     Args:
         evidences: {name: what ``evidence`` returned}, of the same data, by the same method, at the same K.
 
     Returns:
-        a table, the best model first, with the columns rank, log_px, stderr, diff, diff_stderr, mc_stderr (the
+        a table, the best model first, with the columns rank, log_px, stderr, diff, diff_stderr, diff_mc_stderr (the
         Monte Carlo error of diff as if the two had independent noise; evaluations with one seed share theirs, and
         diff_stderr alone is right), bias (of first order, still in log_px) and num_unreliable (data with
         k-hat above 0.7), in nats per datum; ``attrs["protocol"]`` says how all were scored.
@@ -60,7 +64,7 @@ def _row(rank: int, evidence: Evidence, best: Evidence) -> dict[str, float]:
         "stderr": evidence.stderr,
         "diff": difference.mean().item(),
         "diff_stderr": 0.0 if same else standard_error(difference),
-        "mc_stderr": 0.0 if same else noise,
+        "diff_mc_stderr": 0.0 if same else noise,
         "bias": evidence.bias,
         "num_unreliable": evidence.num_unreliable,
     }

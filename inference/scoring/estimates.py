@@ -120,7 +120,9 @@ class Evidence:
             arguments as they are
             constant_data         log_px, std_error, ess, khat, elbo, dims (data,)
 
-        Programs are run as they are now: further training changes the draws, though not the estimates.
+        log_likelihood is that of a datum given a latent of its own, so that LOO and WAIC of it are not those of a new
+        datum: log p(x) itself is the score of held-out data. Programs are run as they are now: further training
+        changes the draws, though not the estimates.
 
         Args:
             num_draws: draws for each datum S; all of them are held in memory.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -100,11 +100,10 @@ def evidence(
         pair = _look_at(how, model, guide, first, num_particles)
         settings = (how, num_particles, chunk_size, seed, device.type, data, hash_of_programs(model, guide, first))
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
-        trusted = unvalidated() if hasattr(model, "check_data") else nullcontext()
         total = len(args[0]) * num_particles * how.steps_per_particle
         with tqdm(total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=_hidden(progress)) as bar:
             try:
-                with trusted:  # the model has checked the data, and the first chunk has been run with all checks
+                with _running(model):
                     for index, batch in _remaining(args, chunk_data, len(partial.done)):
                         seed_rng(device, _seed_of_chunk(seed, index))
                         partial.add(_summarize(how, pair, batch, counts, bar))
@@ -130,6 +129,13 @@ def as_method(method: str | Method) -> Method:
             f"Expected method to be one of {known}, or a Method; got {method!r}.{did_you_mean(str(method), METHODS)}"
         )
     return METHODS[method]()
+
+
+@contextmanager
+def _running(model: Program) -> Iterator[None]:
+    """Cut Pyro's tables from errors, and leave out checks of what a model that has its own has checked already."""
+    with short_errors(), unvalidated() if hasattr(model, "check_data") else nullcontext():
+        yield
 
 
 def _look_at(how: Method, model: Program, guide: Program, first: Args, num_particles: int) -> Pair:

@@ -35,7 +35,7 @@ class FitResult:
         checkpoint: the checkpoint's path, where one was asked for.
     """
 
-    history: list[Row] = field(default_factory=list)
+    history: list[Row] = field(default_factory=list, repr=False)
     best_epoch: int | None = None
     checkpoint: Path | None = None
 

@@ -96,6 +96,7 @@ def test_rws_value_is_the_iwae_bound_and_it_fits_a_discrete_model():
     assert program.high.item() == pytest.approx(3.0, abs=0.4)
 
 
+@pytest.mark.filterwarnings("ignore:CUBO fits the guide alone")
 def test_cubo_bounds_from_above_and_trains_the_guide_alone():
     truth = LinearGaussian.random(1, 2)
     x = truth.sample(50)

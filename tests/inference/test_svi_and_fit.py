@@ -74,6 +74,7 @@ def _compare(objective, lr):
     return history, ours, torch.tensor(losses).mean(1), weights_of(model, guide)
 
 
+@pytest.mark.filterwarnings("ignore:CUBO fits the guide alone")
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_ours(name):
     history, ours, losses, theirs = _compare(OBJECTIVES[name], lr=0.01)
@@ -88,6 +89,15 @@ def test_stock(name):
     history, ours, losses, theirs = _compare(STOCK[name], lr=0.01 / 20)
     torch.testing.assert_close(torch.tensor([row["loss"] for row in history]), losses / 20, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_cubo_leaves_the_model_as_it_is_and_says_so():
+    model, guide = make_pair()
+    before = weights_of(model).clone(), weights_of(guide).clone()
+    with pytest.warns(UserWarning, match="CUBO fits the guide alone"):
+        quick(model, guide, PIXELS, objective=CUBO(3))
+    assert torch.equal(weights_of(model), before[0])
+    assert not torch.equal(weights_of(guide), before[1])
 
 
 def test_every_objective_is_in_the_table():
