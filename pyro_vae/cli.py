@@ -12,9 +12,10 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
-from pyro_vae import runs
+from pyro_vae import building, runs
 from pyro_vae._checks import check_positive_int
 from pyro_vae._files import atomic_path
+from pyro_vae.building import Config
 from pyro_vae.catalogue import build_part, describe_part, list_parts
 from pyro_vae.data import Splits
 from pyro_vae.evaluating import Trained, compare_runs, evaluate_run, report_run, score
@@ -25,7 +26,7 @@ from pyro_vae.inference.training.checkpoints import read_checkpoint
 from pyro_vae.inference.training.fitting import check_settings
 from pyro_vae.models import VAE, start_at_data
 from pyro_vae.options import build_parsers, nearest_option, resolve_parts
-from pyro_vae.runs import Config, Run
+from pyro_vae.runs import Run
 
 START_DATA = 5000
 """Training data that the decoder's first bias is taken from, at most."""
@@ -67,9 +68,9 @@ def _parse(parser: ArgumentParser, commands: dict[str, ArgumentParser], argv: li
 
 def _train(parser: ArgumentParser, options: Namespace) -> None:
     config = _as_config(options)
-    splits = runs.load_splits(config)
-    config["likelihood"] = config["likelihood"] or runs.choose_likelihood(splits)
-    model, guide = runs.build(config, splits)
+    splits = building.load_splits(config)
+    config["likelihood"] = config["likelihood"] or building.choose_likelihood(splits)
+    model, guide = building.build(config, splits)
     objective = build_part("objective", config["objective"])
     functions = parser.instantiate(options)
     train = _check_before_writing(functions, model, guide, splits)

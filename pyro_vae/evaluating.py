@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 from torch import Tensor
 
-from pyro_vae import runs
+from pyro_vae import building
 from pyro_vae._arrays import PARTS
 from pyro_vae._checks import check_positive_int, check_seed
 from pyro_vae._files import atomic_path
+from pyro_vae.building import Config
 from pyro_vae.catalogue import build_part
 from pyro_vae.data import Splits
 from pyro_vae.inference import AmortizedGuide, Evidence, compare, evidence
 from pyro_vae.models import VAE
-from pyro_vae.runs import Config, Run, write_text
+from pyro_vae.runs import Run, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ def score(
     x = getattr(trained.splits, split)
     ev = evidence(trained.model, trained.guide, x, num_particles, device=device, checkpoint=run.path, **settings)
     where = str(next(trained.model.parameters()).device)
-    facts = runs.facts(trained.config, trained.splits, ev, split, where)
+    facts = building.facts(trained.config, trained.splits, ev, split, where)
     run.write_result(ev, facts)
     _write_report(run, trained, ev, facts, split)
     print(f"report: {run.report}\n{split} {ev}")

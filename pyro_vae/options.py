@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae import __version__
 from pyro_vae._checks import did_you_mean
+from pyro_vae.building import ACTIVATIONS
 from pyro_vae.catalogue import ROOMS, class_path, find_part
-from pyro_vae.runs import ACTIVATIONS, Run
+from pyro_vae.runs import Run
 
 DEFAULTS = {
     "prior": "StandardNormal",

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
 import yaml
-from torch import Tensor, nn
 
 from pyro_vae._files import atomic_path, make_folder
-from pyro_vae.catalogue import build_part, changed_arguments, describe_spec, takes
-from pyro_vae.data import Splits, load_data
+from pyro_vae.building import Config, build, load_splits
+from pyro_vae.catalogue import changed_arguments
+from pyro_vae.data import Splits
 from pyro_vae.inference import AmortizedGuide, Evidence
 from pyro_vae.inference.training.checkpoints import load_checkpoint
-from pyro_vae.models import VAE, likelihoods, mlp
-from pyro_vae.models.networks import Factory
-
-Config = dict[str, Any]
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "softplus": nn.Softplus, "silu": nn.SiLU, "gelu": nn.GELU}
+from pyro_vae.models import VAE
 
 
 class Run:
@@ -175,111 +167,3 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text)
-
-
-def load_splits(config: Config) -> Splits:
-    """Load the data set that a config names."""
-    data, root = config["data"], config.get("data_root")
-    moved = Path(root or ".") / Path(data).name
-    if root and not Path(data).exists() and moved.is_file():
-        data = str(moved)
-    return load_data(data, root=config.get("data_root"), binarize=config.get("binarize"), seed=config["data_seed"])
-
-
-def choose_likelihood(splits: Splits) -> Config:
-    """Return the likelihood that the data's values call for.
-
-    Raises:
-        ValueError: for grey levels, where the choice is the user's.
-    """
-
-    def spec(name: str, **init_args: Any) -> Config:
-        arguments = {"init_args": init_args} if init_args else {}
-        return {"class_path": f"{likelihoods.__name__}.{name}"} | arguments
-
-    if splits.max_count is not None:
-        return spec("Binomial", total_count=splits.max_count)
-    if splits.transform is not None or ((splits.train == 0) | (splits.train == 1)).all():
-        return spec("Bernoulli")
-    if (splits.train >= 0).all() and (splits.train == splits.train.round()).all():
-        raise ValueError(
-            f"{splits.name} holds counts. Choose their likelihood: --likelihood NegativeBinomial or Poisson; Binomial "
-            "--likelihood.total_count N if each entry is out of a known N; or Normal to take them as real numbers."
-        )
-    if splits.image_shape is not None:
-        raise ValueError(
-            f"{splits.name} has grey levels. Choose how to binarise them, --binarize dynamic (or static, threshold), "
-            "or a likelihood for continuous data, --likelihood Normal."
-        )
-    return spec("Normal", scale="dimension")
-
-
-def build(config: Config, splits: Splits) -> tuple[VAE, AmortizedGuide]:
-    """Build model and guide from a config, with every width taken from the data and the latent dimension.
-
-    Parts whose constructor takes ``data`` are given the training data, and a prior that takes ``guide`` the guide.
-    Parameters are initialised with the config's seed; the global generator is left as it was.
-
-    Raises:
-        ValueError: for a part that cannot be found or built.
-    """
-    known = {"dim": config["latent_dim"], "data": splits.train}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config["seed"])
-        guide = build_guide(config, splits, known) if takes("prior", config["prior"], "guide") else None
-        model = VAE(
-            build_part("prior", config["prior"], guide=guide, **known),
-            build_part(
-                "likelihood",
-                config["likelihood"],
-                event_shape=splits.event_shape,
-                total_count=splits.max_count,
-                data=splits.train,
-            ),
-            network(config),
-        )
-        return model, build_guide(config, splits, known) if guide is None else guide
-
-
-def build_guide(config: Config, splits: Splits, known: Config) -> AmortizedGuide:
-    """Build the guide from a config; ``known`` is what a family may be given, by name."""
-    loc, scale = standardization(splits)
-    family = build_part("guide", config["guide"], **known)
-    return AmortizedGuide(splits.event_shape, family, network(config), loc=loc, scale=scale)
-
-
-def network(config: Config) -> Factory:
-    """Return the network factory that a config names."""
-    if config["activation"] not in ACTIVATIONS:
-        raise ValueError(f"Expected activation to be one of {', '.join(ACTIVATIONS)}; got {config['activation']!r}.")
-    return mlp(tuple(config["hidden"]), ACTIVATIONS[config["activation"]])
-
-
-def standardization(splits: Splits) -> tuple[Tensor, Tensor]:
-    """Return what the encoder subtracts and divides by.
-
-    The mean of each entry over the training data; for pictures one standard deviation for all entries, since
-    a border pixel's own is close to 0, and for tables that of each column.
-    """
-    residual = splits.train - splits.train.mean(0)
-    scale = residual.std() if splits.image_shape else residual.std(0)
-    return splits.train.mean(0), torch.where(scale > 0, scale, torch.ones_like(scale))
-
-
-def facts(config: Config, splits: Splits, evidence: Evidence, split: str, device: str) -> dict[str, str]:
-    """Return all that somebody needs to cite or repeat the result."""
-    widths = "-".join(map(str, config["hidden"]))
-    packages = {name: version(name) for name in ("pyro-vae", "pyro-ppl", "torch", "arviz")}
-    return {
-        "data": splits.protocol,
-        "scored": f"{split} split, N = {len(evidence.log_px)}",
-        "estimator": f"{evidence.method}, K = {evidence.num_particles}, seed {evidence.seed}",
-        "prior": describe_spec(config["prior"]),
-        "likelihood": describe_spec(config["likelihood"]),
-        "guide": describe_spec(config["guide"]),
-        "networks": f"mlp {widths} {config['activation']}, latent dimension {config['latent_dim']}",
-        "objective": describe_spec(config["objective"]),
-        "training": f"batch {config['batch_size']}, {describe_spec(config['optimizer'])}, seed {config['seed']}",
-        "device": device,
-        "versions": ", ".join(f"{name} {v}" for name, v in packages.items()) + f", Python {platform.python_version()}",
-    }
