@@ -5,6 +5,8 @@ from pyro_vae.inference import guides as guides
 from pyro_vae.inference import methods as methods
 from pyro_vae.inference import objectives as objectives
 from pyro_vae.inference.annealing.certificate import Sandwich as Sandwich
+from pyro_vae.inference.annealing.rate_distortion import RateDistortionCurve as RateDistortionCurve
+from pyro_vae.inference.annealing.rate_distortion import rate_distortion_curve as rate_distortion_curve
 from pyro_vae.inference.annealing.sandwich import sandwich as sandwich
 from pyro_vae.inference.guides import AmortizedGuide as AmortizedGuide
 from pyro_vae.inference.scoring.comparison import compare as compare

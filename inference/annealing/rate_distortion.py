@@ -1,0 +1,127 @@
+"""The rate-distortion curve of a model: how much a code must say for data to be rebuilt so well."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_vae._checks import check_positive_int, check_seed
+from pyro_vae.inference.annealing.hmc import Point
+from pyro_vae.inference.annealing.paths import Annealing, Path, schedule
+from pyro_vae.inference.annealing.tuning import tune
+from pyro_vae.inference.annealing.unconstrained import Args, plan_for
+from pyro_vae.inference.programs import Data, Program, check_data, fork_rng, place, training_mode
+
+
+@dataclass(frozen=True)
+class RateDistortionCurve:
+    """Rate and distortion of the best code at each inverse temperature, means over data, in nats per datum.
+
+    Attributes:
+        beta: inverse temperatures from 0 to 1, shape (T + 1,).
+        rate: R(beta), shape (T + 1,); an upper bound in expectation.
+        distortion: D(beta), shape (T + 1,).
+        rate_stderr: standard error of the rate over data, shape (T + 1,).
+        distortion_stderr: standard error of the distortion over data, shape (T + 1,).
+    """
+
+    beta: Tensor
+    rate: Tensor
+    distortion: Tensor
+    rate_stderr: Tensor
+    distortion_stderr: Tensor
+
+    def __str__(self) -> str:
+        """Return its ends in one line."""
+        return (
+            f"distortion {self.distortion[0]:.2f} at rate 0, {self.distortion[-1]:.2f} +- "
+            f"{self.distortion_stderr[-1]:.2f} at rate {self.rate[-1]:.2f} +- {self.rate_stderr[-1]:.2f} nats"
+        )
+
+
+@torch.no_grad()
+def rate_distortion_curve(
+    model: Program,
+    x: Data,
+    *,
+    num_particles: int = 16,
+    num_temperatures: int = 1000,
+    num_leapfrog: int = 2,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    chunk_size: int = 10_000,
+    progress: bool = True,
+) -> RateDistortionCurve:
+    """Trace the rate-distortion curve of a model along the path of annealed importance sampling from the prior.
+
+        q_beta(z|x) = p(z) p(x|z)^beta / Z_beta
+        D(beta) = -E[log p(x|z)],   R(beta) = KL(q_beta || p(z)) = -beta D(beta) - log Z_beta
+
+    No code with distortion D(beta) has a lower rate, whatever its family: the point of a guide, that of
+    ``diagnostics.rate_distortion``, lies above the curve, and by how much is what the guide loses. At beta = 1,
+    -(R + D) = log p(x).
+
+    Args:
+        model: Pyro program for p(x, z) with an outermost data plate and continuous latents.
+        x: data, shape (N, *event), or a tuple of tensors with the data first.
+        num_particles: chains K for each datum.
+        num_temperatures: steps of the path T.
+        num_leapfrog: leapfrog steps of each transition.
+        seed: seed of the chains; the global generator is left as it was.
+        device: "auto" (a GPU where there is one), or a torch device.
+        chunk_size: largest number of (particle, datum) pairs in memory at once.
+        progress: show a progress bar, where there is a terminal to show it.
+
+    Raises:
+        ValueError: for a setting out of range, or latents that annealed importance sampling refuses.
+
+    Source: Huang, Makhzani, Cao and Grosse (2020), Evaluating Lossy Compression Rates of Deep Generative Models.
+    """
+    settings, seed = Annealing(num_temperatures, num_leapfrog), check_seed(seed)
+    check_positive_int(num_particles, "num_particles")
+    check_positive_int(chunk_size, "chunk_size")
+    check_data(model, x)
+    args, device = place(model, model, x if isinstance(x, tuple) else (x,), device)
+    size = max(1, chunk_size // num_particles)
+    total = len(args[0]) * num_particles * num_temperatures
+    with training_mode(model, model, False), fork_rng(device, seed):
+        plan = plan_for(model, None, tuple(arg[:size] for arg in args))
+        with tqdm(total=total, desc="R(D)", unit="weight", unit_scale=True, disable=None if progress else True) as bar:
+            chunks = zip(*(arg.split(size) for arg in args), strict=True)
+            parts = [_trace(model, chunk, num_particles, settings, plan, bar) for chunk in chunks]
+    rate, distortion = (torch.cat(side, 1) for side in zip(*parts, strict=True))
+    errors = [values.std(1) / math.sqrt(len(args[0])) for values in (rate, distortion)]
+    return RateDistortionCurve(_betas(settings), rate.mean(1), distortion.mean(1), *errors)
+
+
+def _betas(settings: Annealing) -> Tensor:
+    return torch.tensor(schedule(settings.num_temperatures), dtype=torch.float64)
+
+
+def _trace(
+    model: Program, args: Args, num_particles: int, settings: Annealing, plan: int, bar: tqdm
+) -> tuple[Tensor, Tensor]:
+    """Return rate and distortion of each datum along the path, each of shape (T + 1, B)."""
+    tuning = tune(model, None, args, settings=settings, plan=plan)
+    path = Path(model, None, args, num_particles, settings, plan)
+    seen: list[tuple[Tensor, Tensor]] = []
+    points: list[Point] = []
+
+    def observe(point: Point, log_w: Tensor) -> None:
+        points[:] = [point]
+        seen.append(_moments(point, log_w))
+
+    annealed = path.follow(path.space.start, schedule(settings.num_temperatures), tuning, bar.update, observe)
+    seen.append(_moments(points[0], annealed.log_w))  # the last weights are those of beta = 1, at the same chains
+    distortion, log_z = (torch.stack(side).cpu() for side in zip(*seen, strict=True))
+    return -_betas(settings)[:, None] * distortion - log_z, distortion
+
+
+def _moments(point: Point, log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distortion under the weighted chains and log Z_beta, each of shape (B,)."""
+    distortion = -(log_w.softmax(0) * point.terms[1]).sum(0)
+    return distortion, log_w.logsumexp(0) - math.log(len(log_w))
