@@ -16,8 +16,8 @@ from torch.distributions import Distribution
 
 from pyro_vae._checks import check_tensor
 
-_FOREIGN = {"builtins", "torch", "numpy", "pandas", "pyro", "functools"}
-"""Packages whose objects hold no modules of a user's."""
+_FOREIGN = {"builtins", "functools", "matplotlib", "numpy", "pandas", "pyro", "scipy", "sklearn", "torch", "zuko"}
+"""Packages whose functions and objects hold no modules of a user's."""
 Program = Callable[..., Any]
 """A Pyro model or guide: a function or a module that calls ``pyro.sample``."""
 Data = Tensor | tuple[Tensor, ...]
@@ -63,12 +63,18 @@ def _parts_of(value: Any) -> Iterable[Any]:
         return [value.__self__, value.__func__]
     unwrapped = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
     if inspect.isfunction(unwrapped):
+        if _is_foreign(unwrapped.__module__):
+            return []
         names = inspect.getclosurevars(unwrapped)
         return [*names.nonlocals.values(), *names.globals.values()]
     if unwrapped is not value:  # behind a handler, such as config_enumerate(guide)
         return [unwrapped]
-    is_plain = isinstance(value, type | ModuleType) or type(value).__module__.partition(".")[0] in _FOREIGN
+    is_plain = isinstance(value, type | ModuleType) or _is_foreign(type(value).__module__)
     return [] if is_plain else getattr(value, "__dict__", {}).values()
+
+
+def _is_foreign(module: str | None) -> bool:
+    return (module or "builtins").partition(".")[0] in _FOREIGN
 
 
 def modules_of_both(model: Program, guide: Program) -> list[nn.Module]:
