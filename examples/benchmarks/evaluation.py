@@ -10,12 +10,13 @@ pythae scores one datum at a time, so that it gets fewer data; all rates are in 
 """
 
 import math
+import mmap
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -154,10 +155,25 @@ def load(data: str, root: str | None, num_data: int) -> Tensor:
 def run_alone(name: str, x: Tensor, num_particles: int) -> None:
     """Run one contender and print by how much memory peaks in MiB, on the GPU where there is one."""
     model, guide = (program.to(x.device) for program in build())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    CONTENDERS[name](model, guide)(x, num_particles)
-    on_gpu = torch.cuda.max_memory_allocated() / 2**20 if x.is_cuda else None
-    print(on_gpu or (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    score = CONTENDERS[name](model, guide)
+    before, peak, done = resident(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], resident() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    score(x, num_particles)
+    done.set()
+    watcher.join()
+    print(torch.cuda.max_memory_allocated() / 2**20 if x.is_cuda else peak[0])
+
+
+def resident() -> float:
+    """Return the resident memory of this process in MiB; 0 where there is no /proc."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * mmap.PAGESIZE / 2**20 if statm.exists() else 0.0
 
 
 def peak_memory(name: str, x: Tensor, num_particles: int) -> float:
