@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae._checks import check_event, check_support, check_tensor
+from pyro_vae._checks import check_event, check_positive_int, check_support, check_tensor
 from pyro_vae._distributions import as_pyro
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.missing import fill_missing, leave_out_missing
@@ -67,6 +67,23 @@ class GenerativeModel(nn.Module):
         check_event(x, self.event_shape, name)
         hint = getattr(self.likelihood, "hint", "")
         check_support(x, self._support, type(self.likelihood).__name__, name, hint)
+
+
+class UnconditionalModel(GenerativeModel):
+    """Base of the models of x alone, whose program is called as ``model(x)`` or, to draw, ``model(num_data=N)``."""
+
+    @torch.no_grad()
+    def sample(self, num_data: int = 1) -> Tensor:
+        """Draw from p(x).
+
+        Args:
+            num_data: number of draws N.
+
+        Returns:
+            x, shape (N, *event).
+        """
+        check_positive_int(num_data, "num_data")
+        return self(num_data=num_data)
 
 
 def check_prior(p_z: object) -> Distribution:

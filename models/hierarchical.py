@@ -13,13 +13,13 @@ from torch.distributions import Distribution
 from pyro_vae._checks import check_positive_int
 from pyro_vae._distributions import as_part, as_pyro
 from pyro_vae._parts import Network, build_network, expose_parameters
-from pyro_vae.models._shared import GenerativeModel, check_latent, check_prior
+from pyro_vae.models._shared import UnconditionalModel, check_latent, check_prior
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.networks import mlp
 from pyro_vae.models.priors import Prior, StandardNormal
 
 
-class HierarchicalVAE(GenerativeModel):
+class HierarchicalVAE(UnconditionalModel):
     """Generative model z_L ~ p(z_L), z_l ~ N(mu(z_l+1), diag sigma(z_l+1)^2), x ~ p(x|z_1).
 
     The sites are "z_1", nearest to the data, to "z_L", the top. The two-layer architecture of Burda et al.,
@@ -84,19 +84,6 @@ class HierarchicalVAE(GenerativeModel):
     def decode(self, z: Tensor) -> Distribution:
         """Return p(x|z_1), batch shape (...), for z_1 of shape (..., latent_dims[0])."""
         return self.likelihood(self.decoder(z))
-
-    @torch.no_grad()
-    def sample(self, num_data: int = 1) -> Tensor:
-        """Draw from p(x).
-
-        Args:
-            num_data: number of draws N.
-
-        Returns:
-            x, shape (N, *event).
-        """
-        check_positive_int(num_data, "num_data")
-        return self(num_data=num_data)
 
 
 class NormalTransition(nn.Module):

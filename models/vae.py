@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pyro
-import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae._checks import check_positive_int
 from pyro_vae._distributions import as_part, as_pyro
 from pyro_vae._parts import Network, build_network, expose_parameters
-from pyro_vae.models._shared import GenerativeModel, check_latent, check_prior
+from pyro_vae.models._shared import UnconditionalModel, check_latent, check_prior
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.networks import mlp
 from pyro_vae.models.priors import Prior
 
 
-class VAE(GenerativeModel):
+class VAE(UnconditionalModel):
     """Generative model z ~ p(z), x ~ p(x|z); ``forward`` is the Pyro program.
 
     Args:
@@ -65,16 +63,3 @@ class VAE(GenerativeModel):
     def decode(self, z: Tensor) -> Distribution:
         """Return p(x|z), batch shape (...), for z of shape (..., D)."""
         return self.likelihood(self.decoder(z))
-
-    @torch.no_grad()
-    def sample(self, num_data: int = 1) -> Tensor:
-        """Draw from p(x).
-
-        Args:
-            num_data: number of draws N.
-
-        Returns:
-            x, shape (N, *event).
-        """
-        check_positive_int(num_data, "num_data")
-        return self(num_data=num_data)
