@@ -2,11 +2,11 @@
 
 The network, budget and estimator of ``objectives.py``; each row changes the prior or the guide family alone.
 
-    python examples/benchmarks/parts.py --data_root DIR --epochs 10 --out parts.md
+    python examples/benchmarks/parts.py --data_root DIR --budget.epochs 100 --budget.kl_warmup 20 --budget.decay true --out parts.md
 """
 
 from jsonargparse import auto_cli
-from table import Row, write_table, write_times
+from table import Budget, Row, write_table, write_times
 
 from pyro_vae.inference import guides
 from pyro_vae.models import priors
@@ -14,12 +14,13 @@ from pyro_vae.models import priors
 PARTS = {
     "standard normal prior, diagonal normal guide": Row(),
     "mixture prior, 50 components": Row(prior=lambda dim, guide, data: priors.Mixture(dim, 50)),
-    "VampPrior, 100 pseudo-inputs": Row(
-        prior=lambda dim, guide, data: priors.VampPrior(guide, num_components=100, data=data)
+    "VampPrior, 500 pseudo-inputs": Row(
+        prior=lambda dim, guide, data: priors.VampPrior(guide, num_components=500, data=data)
     ),
     "flow prior, RealNVP": Row(prior=lambda dim, guide, data: priors.Flow(dim, kind="realnvp")),
     "flow prior, NSF": Row(prior=lambda dim, guide, data: priors.Flow(dim, kind="nsf")),
     "full-rank normal guide": Row(family=guides.FullRankNormal),
+    "flow prior, MAF": Row(prior=lambda dim, guide, data: priors.Flow(dim, kind="maf")),
     "flow guide, IAF": Row(family=lambda dim: guides.Flow(dim, kind="iaf")),
 }
 
@@ -27,10 +28,8 @@ PARTS = {
 def main(
     data: str = "binarized_mnist",
     data_root: str | None = None,
-    epochs: int = 10,
-    num_particles: int = 1000,
+    budget: Budget = Budget(),  # noqa: B008 - it holds settings only
     rows: tuple[str, ...] = tuple(PARTS),
-    seed: int = 0,
     out: str = "parts.md",
     times: int = 0,
 ) -> None:
@@ -39,7 +38,7 @@ def main(
     if times:
         write_times(chosen, data, data_root, times, out)
         return
-    write_table(chosen, data, data_root, epochs, num_particles, seed, out)
+    write_table(chosen, data, data_root, budget, out)
 
 
 if __name__ == "__main__":
