@@ -31,6 +31,7 @@ class ConditionalVAE(GenerativeModel):
         num_classes: y is a class index, which networks see as a one-hot vector of E = num_classes entries.
         num_covariates: y is a vector of E = num_covariates real numbers.
         prior_network: factory called with ((E,), prior.num_features), where the prior depends on y.
+        missing: leave NaN in x out of the likelihood, as in ``VAE``; y has none.
 
     Raises:
         ValueError: unless exactly one of ``num_classes`` and ``num_covariates`` is given, or if the prior is not a
@@ -49,8 +50,9 @@ class ConditionalVAE(GenerativeModel):
         num_classes: int | None = None,
         num_covariates: int | None = None,
         prior_network: Network | None = None,
+        missing: bool = False,
     ) -> None:
-        super().__init__(likelihood)
+        super().__init__(likelihood, missing)
         self.covariates = Covariates(num_classes, num_covariates)
         width = self.covariates.width
         self.prior: Callable[..., Distribution] = as_part(prior)
@@ -121,7 +123,7 @@ class ConditionalVAE(GenerativeModel):
             name: what the message calls x.
 
         Raises:
-            ValueError: for a wrong shape or dtype, NaN, infinities, or values outside the support.
+            ValueError: for a wrong shape or dtype, NaN unless ``missing``, infinities, or values outside the support.
         """
         super().check_data(x, name=name)
         if y is not None:

@@ -33,6 +33,7 @@ class HierarchicalVAE(UnconditionalModel):
         networks: network factories or ready modules, from the data up: the decoder z_1 -> x, then z_2 -> z_1, ...,
             z_L -> z_L-1; one factory serves all layers.
         prior: p(z_L), as in ``VAE``; N(0, I) if absent.
+        missing: leave NaN in x out of the likelihood, as in ``VAE``.
 
     Raises:
         ValueError: if a dimension is no positive integer, the networks are not one for each layer, or the prior
@@ -49,8 +50,9 @@ class HierarchicalVAE(UnconditionalModel):
         networks: Network | Sequence[Network] | None = None,
         *,
         prior: Prior | Distribution | Callable[[], Distribution] | None = None,
+        missing: bool = False,
     ) -> None:
-        super().__init__(likelihood)
+        super().__init__(likelihood, missing)
         self.latent_dims = _check_dims(latent_dims)
         self.prior = as_part(StandardNormal(self.latent_dims[-1]) if prior is None else prior)
         _check_top(check_prior(self.prior()), self.latent_dims[-1])

@@ -31,6 +31,7 @@ class SemiSupervisedVAE(nn.Module):
         num_classes: number of classes.
         class_probs: p(y), shape (num_classes,), which is not learnt; uniform if absent.
         prior_network: as in ``ConditionalVAE``.
+        missing: leave NaN in x out of the likelihood, as in ``VAE``.
 
     Raises:
         ValueError: if ``class_probs`` are no probabilities of that many classes.
@@ -49,10 +50,11 @@ class SemiSupervisedVAE(nn.Module):
         num_classes: int,
         class_probs: Tensor | None = None,
         prior_network: Network | None = None,
+        missing: bool = False,
     ) -> None:
         super().__init__()
         self.conditional = ConditionalVAE(
-            prior, likelihood, decoder, num_classes=num_classes, prior_network=prior_network
+            prior, likelihood, decoder, num_classes=num_classes, prior_network=prior_network, missing=missing
         )
         self.num_classes, self.event_shape = num_classes, self.conditional.event_shape
         self.register_buffer("class_logits", _log_probs(class_probs, num_classes))
@@ -115,7 +117,7 @@ class SemiSupervisedVAE(nn.Module):
             name: what the message calls x.
 
         Raises:
-            ValueError: for a wrong shape or dtype, NaN, infinities, or values outside the support.
+            ValueError: for a wrong shape or dtype, NaN unless ``missing``, infinities, or values outside the support.
         """
         self.conditional.check_data(x, name=name)
         if y is not None:

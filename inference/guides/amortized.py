@@ -39,11 +39,9 @@ class AmortizedGuide(nn.Module):
         missing: bool = False,
     ) -> None:
         super().__init__()
-        self.in_shape, self.missing = as_shape(in_shape), missing
-        self.family = family
-        seen = torch.Size((2 * self.in_shape[0], *self.in_shape[1:])) if missing else self.in_shape
-        self.encoder = build_network(encoder, seen, family.num_features)
-        self.standardize = Standardize(loc, scale)
+        self.in_shape, self.family = as_shape(in_shape), family
+        self.encoder = build_network(encoder, seen_shape(self.in_shape, missing), family.num_features)
+        self.standardize = Standardize(loc, scale, len(self.in_shape), missing)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the guide on x of shape (N, *in_shape); returns z, shape (N, D)."""
@@ -67,11 +65,7 @@ class AmortizedGuide(nn.Module):
         """
         if x.shape[x.ndim - len(self.in_shape) :] != self.in_shape:
             raise ValueError(f"Expected x of shape (N, {', '.join(map(str, self.in_shape))}); got {tuple(x.shape)}.")
-        seen = self.standardize(x)
-        if self.missing:
-            observed = (~x.isnan()).to(seen)
-            seen = torch.cat([seen.nan_to_num(0.0), observed], -len(self.in_shape))
-        return self.encoder(seen)
+        return self.encoder(self.standardize(x))
 
     def check_data(self, x: Tensor, name: str = "x") -> None:
         """Refuse missing entries unless the guide is made for them.
@@ -79,20 +73,33 @@ class AmortizedGuide(nn.Module):
         Raises:
             ValueError: for NaN without ``missing``.
         """
-        if not self.missing and x.isnan().any():
-            raise ValueError(
-                f"Expected a guide with missing=True for {name} with NaN, so that it can tell missing entries."
-            )
+        self.standardize.check_missing(x, name)
+
+
+def seen_shape(in_shape: torch.Size, missing: bool) -> torch.Size:
+    """Return the event shape that an encoder sees: twice the first dimension where the mask stands beside x."""
+    return torch.Size((2 * in_shape[0], *in_shape[1:])) if missing else in_shape
 
 
 class Standardize(nn.Module):
-    """The affine map x -> (x - loc) / scale with fixed loc and scale."""
+    """The affine map x -> (x - loc) / scale with fixed loc and scale.
+
+    Args:
+        loc: subtracted from x.
+        scale: x - loc is divided by it.
+        event_dim: number of event dimensions of x.
+        missing: put 0 in the place of NaN, and the mask of observed entries beside x, along its first event dimension.
+
+    Raises:
+        ValueError: for NaN, or a scale that is not positive.
+    """
 
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, loc: float | Tensor, scale: float | Tensor) -> None:
+    def __init__(self, loc: float | Tensor, scale: float | Tensor, event_dim: int = 1, missing: bool = False) -> None:
         super().__init__()
+        self.event_dim, self.missing = event_dim, missing
         loc, scale = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (loc, scale))
         if loc.isnan().any() or scale.isnan().any():
             raise ValueError("Expected loc and scale without NaN for the encoder's input. Use x.nanmean(0).")
@@ -103,4 +110,14 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x of any shape that broadcasts with loc and scale."""
-        return (x - self.loc) / self.scale
+        seen = (x - self.loc) / self.scale
+        if not self.missing:
+            return seen
+        return torch.cat([seen.nan_to_num(0.0), (~x.isnan()).to(seen)], -self.event_dim)
+
+    def check_missing(self, x: Tensor, name: str) -> None:
+        """Refuse NaN that the encoder is not made for, with a ``ValueError``."""
+        if not self.missing and x.isnan().any():
+            raise ValueError(
+                f"Expected a guide with missing=True for {name} with NaN, so that it can tell missing entries."
+            )

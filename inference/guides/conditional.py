@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from pyro_vae._conditioning import UNKNOWN, Covariates, join, joint_shape
 from pyro_vae._distributions import as_pyro
 from pyro_vae._parts import Network, Shape, as_shape, build_network, expose_parameters
-from pyro_vae.inference.guides.amortized import Standardize
+from pyro_vae.inference.guides.amortized import Standardize, seen_shape
 from pyro_vae.inference.guides.base import GuideFamily
 
 
@@ -27,6 +27,7 @@ class ConditionalGuide(nn.Module):
         num_covariates: y is a vector of E = num_covariates real numbers.
         loc: subtracted from x before the encoder.
         scale: x - loc is divided by it.
+        missing: take NaN in x as missing, as in ``AmortizedGuide``; y has none.
 
     Raises:
         ValueError: unless exactly one of ``num_classes`` and ``num_covariates`` is given, or if ``scale`` is not
@@ -43,13 +44,15 @@ class ConditionalGuide(nn.Module):
         num_covariates: int | None = None,
         loc: float | Tensor = 0.0,
         scale: float | Tensor = 1.0,
+        missing: bool = False,
     ) -> None:
         super().__init__()
         self.in_shape, self.family = as_shape(in_shape), family
         self.covariates = Covariates(num_classes, num_covariates)
-        seen = joint_shape(self.in_shape, self.covariates.width)
-        self.encoder = build_network(encoder, seen, family.num_features)
-        self.standardize = Standardize(loc, scale)
+        self.seen_shape = seen_shape(self.in_shape, missing)
+        joint = joint_shape(self.seen_shape, self.covariates.width)
+        self.encoder = build_network(encoder, joint, family.num_features)
+        self.standardize = Standardize(loc, scale, len(self.in_shape), missing)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Run the guide on x of shape (N, *in_shape) and y of shape (N,) or (N, E); returns z, shape (N, D)."""
@@ -69,7 +72,15 @@ class ConditionalGuide(nn.Module):
         """
         if x.shape[x.ndim - len(self.in_shape) :] != self.in_shape:
             raise ValueError(f"Expected x of shape (N, {', '.join(map(str, self.in_shape))}); got {tuple(x.shape)}.")
-        return self.family(self.encoder(join(self.standardize(x), self.covariates.encode(y, x), self.in_shape)))
+        return self.family(self.encoder(join(self.standardize(x), self.covariates.encode(y, x), self.seen_shape)))
+
+    def check_data(self, x: Tensor, y: Tensor | None = None, name: str = "x") -> None:
+        """Refuse missing entries unless the guide is made for them.
+
+        Raises:
+            ValueError: for NaN in x without ``missing``.
+        """
+        self.standardize.check_missing(x, name)
 
 
 class SemiSupervisedGuide(nn.Module):
@@ -93,6 +104,7 @@ class SemiSupervisedGuide(nn.Module):
             0.1 N / N_l, N_l of the N data being labelled.
         loc: subtracted from x before encoder and classifier.
         scale: x - loc is divided by it.
+        missing: as in ``ConditionalGuide``, for encoder and classifier.
 
     Raises:
         ValueError: for alpha < 0, or if ``scale`` is not positive.
@@ -111,12 +123,15 @@ class SemiSupervisedGuide(nn.Module):
         alpha: float = 0.0,
         loc: float | Tensor = 0.0,
         scale: float | Tensor = 1.0,
+        missing: bool = False,
     ) -> None:
         super().__init__()
         if not alpha >= 0:
             raise ValueError(f"Expected alpha >= 0; got {alpha!r}.")
-        self.conditional = ConditionalGuide(in_shape, family, encoder, num_classes=num_classes, loc=loc, scale=scale)
-        self.classifier = build_network(classifier, in_shape, num_classes)
+        self.conditional = ConditionalGuide(
+            in_shape, family, encoder, num_classes=num_classes, loc=loc, scale=scale, missing=missing
+        )
+        self.classifier = build_network(classifier, self.conditional.seen_shape, num_classes)
         self.alpha = alpha
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -134,6 +149,14 @@ class SemiSupervisedGuide(nn.Module):
     def class_posterior(self, x: Tensor) -> dist.Categorical:
         """Return q(y|x), batch shape (N,), for x of shape (N, *in_shape)."""
         return dist.Categorical(logits=self.classifier(self.conditional.standardize(x)))
+
+    def check_data(self, x: Tensor, y: Tensor | None = None, name: str = "x") -> None:
+        """Refuse missing entries unless the guide is made for them.
+
+        Raises:
+            ValueError: for NaN in x without ``missing``.
+        """
+        self.conditional.check_data(x, y, name)
 
     @torch.no_grad()
     def classify(self, x: Tensor) -> Tensor:

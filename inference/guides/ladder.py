@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from pyro_vae._checks import check_positive_int
 from pyro_vae._distributions import as_pyro
 from pyro_vae._parts import Network, Shape, as_shape, build_network, expose_parameters
-from pyro_vae.inference.guides.amortized import AmortizedGuide, Standardize
+from pyro_vae.inference.guides.amortized import AmortizedGuide, Standardize, seen_shape
 from pyro_vae.inference.guides.base import GuideFamily
 
 
@@ -31,6 +31,7 @@ class HierarchicalGuide(nn.Module):
         encoders: network factories or ready modules x -> z_1, z_1 -> z_2, ...
         loc: subtracted from x before the first encoder.
         scale: x - loc is divided by it.
+        missing: as in ``AmortizedGuide``.
 
     Raises:
         ValueError: if there is not one encoder for each family, or ``scale`` is not positive.
@@ -46,13 +47,13 @@ class HierarchicalGuide(nn.Module):
         *,
         loc: float | Tensor = 0.0,
         scale: float | Tensor = 1.0,
+        missing: bool = False,
     ) -> None:
         super().__init__()
         _check_one_each(families, encoders)
-        shapes = [as_shape(in_shape), *map(_event_shape, families)]
-        layers = [AmortizedGuide(*each) for each in zip(shapes, families, encoders, strict=False)]
-        layers[0].standardize = Standardize(loc, scale)
-        self.layers: Any = nn.ModuleList(layers)
+        bottom = AmortizedGuide(in_shape, families[0], encoders[0], loc=loc, scale=scale, missing=missing)
+        above = zip(map(_event_shape, families), families[1:], encoders[1:], strict=False)
+        self.layers: Any = nn.ModuleList([bottom, *(AmortizedGuide(*each) for each in above)])
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the guide on x of shape (N, *in_shape); returns z_L, shape (N, D_L)."""
@@ -70,6 +71,14 @@ class HierarchicalGuide(nn.Module):
             ValueError: if x has another event shape.
         """
         return self.layers[0].posterior(x)
+
+    def check_data(self, x: Tensor, name: str = "x") -> None:
+        """Refuse missing entries unless the guide is made for them.
+
+        Raises:
+            ValueError: for NaN without ``missing``.
+        """
+        self.layers[0].check_data(x, name)
 
 
 class LadderGuide(nn.Module):
@@ -89,6 +98,7 @@ class LadderGuide(nn.Module):
         widths: widths of d_1, ..., d_L.
         loc: subtracted from x before the first encoder.
         scale: x - loc is divided by it.
+        missing: as in ``AmortizedGuide``.
 
     Raises:
         ValueError: if the model has no such members, there is not one encoder and one width for each layer, or
@@ -106,6 +116,7 @@ class LadderGuide(nn.Module):
         widths: Sequence[int],
         loc: float | Tensor = 0.0,
         scale: float | Tensor = 1.0,
+        missing: bool = False,
     ) -> None:
         super().__init__()
         dims = _latent_dims(model)
@@ -114,8 +125,8 @@ class LadderGuide(nn.Module):
         for width in widths:
             check_positive_int(width, "widths")
         self.in_shape = as_shape(in_shape)
-        self.standardize = Standardize(loc, scale)
-        shapes = [self.in_shape, *(torch.Size((width,)) for width in widths)]
+        self.standardize = Standardize(loc, scale, len(self.in_shape), missing)
+        shapes = [seen_shape(self.in_shape, missing), *(torch.Size((width,)) for width in widths)]
         self.encoders = nn.ModuleList(build_network(*each) for each in zip(encoders, shapes, widths, strict=False))
         self.heads = nn.ModuleList(nn.Linear(width, 2 * dim) for width, dim in zip(widths, dims, strict=True))
         self.transitions = model.transitions
@@ -149,6 +160,14 @@ class LadderGuide(nn.Module):
             loc, log_scale = head(d).chunk(2, -1)
             found.append((loc, log_scale.exp()))
         return found
+
+    def check_data(self, x: Tensor, name: str = "x") -> None:
+        """Refuse missing entries unless the guide is made for them.
+
+        Raises:
+            ValueError: for NaN without ``missing``.
+        """
+        self.standardize.check_missing(x, name)
 
 
 def combine(message: tuple[Tensor, Tensor], p_z: Distribution) -> dist.TorchDistribution:
