@@ -64,6 +64,20 @@ def simulate(model: Program, x: Data) -> Simulation:
     return Simulation(tuple(drawn), latents, places)
 
 
+def with_missing(drawn: Simulation, like: tuple[Tensor, ...]) -> Simulation:
+    """Take out of simulated data what is missing, NaN, in data of the same shape.
+
+    Args:
+        drawn: data as ``simulate`` draws them, complete.
+        like: the program's arguments that they were drawn after.
+    """
+    args = list(drawn.args)
+    for i in set(drawn.places.values()):
+        if like[i].is_floating_point():
+            args[i] = args[i].masked_fill(like[i].isnan(), torch.nan)
+    return Simulation(tuple(args), drawn.latents, drawn.places)
+
+
 def _place(name: str, site: Site, args: tuple[Tensor, ...]) -> int:
     """Return the position of the argument that a site observes."""
     data = site["infer"].get("observes", site["infer"]["obs"])  # VAE observes a copy where entries are missing

@@ -13,12 +13,13 @@ from pyro_vae._checks import check_tensor
 PARTS = ("train", "valid", "test")
 
 
-def to_tensor(value: object, called: str) -> Tensor:
+def to_tensor(value: object, called: str, missing: bool = False) -> Tensor:
     """Copy an array or tensor of numbers to a float32 tensor on the CPU.
 
     Args:
         value: shape (N, *event).
         called: what messages call it.
+        missing: let NaN through.
 
     Raises:
         ValueError: if it is no array, empty, or holds anything but finite numbers.
@@ -38,19 +39,22 @@ def to_tensor(value: object, called: str) -> Tensor:
     with np.errstate(over="ignore"):
         array = np.array(value, dtype=np.float32, order="C", subok=True)
     x = torch.from_numpy(np.ma.filled(array, np.nan))  # a masked entry is a missing one
-    check_tensor(x, called)
+    check_tensor(torch.where(x.isnan(), 0.0, x) if missing else x, called)
     if x.numel() == 0:
         raise ValueError(f"Expected {called} with values in each datum; got shape {tuple(x.shape)}.")
     return x
 
 
-def split_arrays(source: object, called: str, generator: torch.Generator) -> tuple[list[Tensor], str]:
+def split_arrays(
+    source: object, called: str, generator: torch.Generator, missing: bool = False
+) -> tuple[list[Tensor], str]:
     """Split one array at random, or take the splits that a mapping holds.
 
     Args:
         source: an array or tensor, shape (N, *event), or a mapping of them by name.
         called: what messages call it.
         generator: of the random split.
+        missing: let NaN through.
 
     Returns:
         train, valid and test, and how they were split.
@@ -59,9 +63,9 @@ def split_arrays(source: object, called: str, generator: torch.Generator) -> tup
         ValueError: if the arrays have other names, too few data, or events of different shapes.
     """
     if isinstance(source, Mapping):
-        arrays = {key: to_tensor(value, f"{called}[{key!r}]") for key, value in source.items()}
+        arrays = {key: to_tensor(value, f"{called}[{key!r}]", missing) for key, value in source.items()}
     else:
-        arrays = {"": to_tensor(source, called)}
+        arrays = {"": to_tensor(source, called, missing)}
     parts, how = _three_parts(arrays, called, generator)
     shapes = [tuple(x.shape[1:]) for x in parts]
     if len(set(shapes)) > 1:
@@ -101,3 +105,9 @@ def _hold_out(x: Tensor, tenths: int, called: str, generator: torch.Generator) -
 def sizes(parts: Sequence[Tensor]) -> str:
     """Write how many data each part has: "50,000 / 10,000 / 10,000"."""
     return " / ".join(f"{len(x):,}" for x in parts)
+
+
+def share_missing(parts: Sequence[Tensor]) -> str:
+    """Write which share of all entries is missing: ", 3.0% of entries missing", or nothing where none is."""
+    missing, total = (sum(map(count, parts)) for count in (lambda x: int(x.isnan().sum()), Tensor.numel))
+    return f", {missing / total:.1%} of entries missing" if missing else ""

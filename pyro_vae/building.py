@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae import reading
 from pyro_vae.catalogue import build_part, describe_spec, takes
 from pyro_vae.data import Splits, load_data
 from pyro_vae.inference import AmortizedGuide, Evidence
@@ -23,10 +25,19 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "softplus": nn.Softplus, "silu"
 def load_splits(config: Config) -> Splits:
     """Load the data set that a config names."""
     data, root = config["data"], config.get("data_root")
-    moved = Path(root or ".") / Path(data).name
-    if root and not Path(data).exists() and moved.is_file():
-        data = str(moved)
-    return load_data(data, root=config.get("data_root"), binarize=config.get("binarize"), seed=config["data_seed"])
+    if data_path(config, root).is_file():
+        data = str(data_path(config, root))
+    settings = {"root": root, "seed": config["data_seed"], **reading.how_to_read(config, data)}
+    splits = load_data(data, **settings)
+    levels = reading.levels_to_number(config, splits)
+    return splits if levels is None else load_data(data, levels=levels, **settings)
+
+
+def data_path(config: Config, root: str | None = None) -> Path:
+    """Return where a config's data file is: where it was, or in the folder of data sets if it has moved there."""
+    path = Path(config["data"])
+    moved = Path(root or ".") / path.name
+    return moved if root and not path.exists() and moved.is_file() else path
 
 
 def choose_likelihood(splits: Splits) -> Config:
@@ -40,11 +51,14 @@ def choose_likelihood(splits: Splits) -> Config:
         arguments = {"init_args": init_args} if init_args else {}
         return {"class_path": f"{likelihoods.__name__}.{name}"} | arguments
 
+    if splits.table is not None:
+        return spec("Mixed")
     if splits.max_count is not None:
         return spec("Binomial", total_count=splits.max_count)
-    if splits.transform is not None or ((splits.train == 0) | (splits.train == 1)).all():
+    train = splits.train[~splits.train.isnan()]
+    if splits.transform is not None or ((train == 0) | (train == 1)).all():
         return spec("Bernoulli")
-    if (splits.train >= 0).all() and (splits.train == splits.train.round()).all():
+    if (train >= 0).all() and (train == train.round()).all():
         raise ValueError(
             f"{splits.name} holds counts. Choose their likelihood: --likelihood NegativeBinomial or Poisson; Binomial "
             "--likelihood.total_count N if each entry is out of a known N; or Normal to take them as real numbers."
@@ -66,21 +80,20 @@ def build(config: Config, splits: Splits) -> tuple[VAE, AmortizedGuide]:
     Raises:
         ValueError: for a part that cannot be found or built.
     """
-    known = {"dim": config["latent_dim"], "data": splits.train}
+    train, missing = reading.filled(splits.train), bool(config.get("missing"))
+    known = {"dim": config["latent_dim"], "data": train}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         guide = build_guide(config, splits, known) if takes("prior", config["prior"], "guide") else None
-        model = VAE(
-            build_part("prior", config["prior"], guide=guide, **known),
-            build_part(
-                "likelihood",
-                config["likelihood"],
-                event_shape=splits.event_shape,
-                total_count=splits.max_count,
-                data=splits.train,
-            ),
-            network(config),
+        prior = build_part("prior", config["prior"], guide=guide, **known)
+        likelihood = copy.deepcopy(splits.table) or build_part(
+            "likelihood",
+            config["likelihood"],
+            event_shape=splits.event_shape,
+            total_count=splits.max_count,
+            data=train,
         )
+        model = VAE(prior, likelihood, network(config), missing=missing)
         return model, build_guide(config, splits, known) if guide is None else guide
 
 
@@ -88,7 +101,8 @@ def build_guide(config: Config, splits: Splits, known: Config) -> AmortizedGuide
     """Build the guide from a config; ``known`` is what a family may be given, by name."""
     loc, scale = standardization(splits)
     family = build_part("guide", config["guide"], **known)
-    return AmortizedGuide(splits.event_shape, family, network(config), loc=loc, scale=scale)
+    missing = bool(config.get("missing"))
+    return AmortizedGuide(splits.event_shape, family, network(config), loc=loc, scale=scale, missing=missing)
 
 
 def network(config: Config) -> Factory:
@@ -101,12 +115,15 @@ def network(config: Config) -> Factory:
 def standardization(splits: Splits) -> tuple[Tensor, Tensor]:
     """Return what the encoder subtracts and divides by.
 
-    The mean of each entry over the training data; for pictures one standard deviation for all entries, since
-    a border pixel's own is close to 0, and for tables that of each column.
+    The mean of each entry over the training data, without what is missing; for pictures one standard deviation for
+    all entries, since a border pixel's own is close to 0, and for tables that of each column.
     """
-    residual = splits.train - splits.train.mean(0)
-    scale = residual.std() if splits.image_shape else residual.std(0)
-    return splits.train.mean(0), torch.where(scale > 0, scale, torch.ones_like(scale))
+    loc = splits.train.nanmean(0).nan_to_num(0.0)
+    squares, observed = (splits.train - loc).square(), ~splits.train.isnan()
+    if splits.image_shape:
+        squares, observed = squares.flatten(), observed.flatten()
+    scale = (squares.nansum(0) / (observed.sum(0) - 1).clamp(min=1)).sqrt()
+    return loc, torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def facts(config: Config, splits: Splits, evidence: Evidence, split: str, device: str) -> dict[str, str]:
@@ -118,7 +135,7 @@ def facts(config: Config, splits: Splits, evidence: Evidence, split: str, device
         "scored": f"{split} split, N = {len(evidence.log_px)}",
         "estimator": f"{evidence.method}, K = {evidence.num_particles}, seed {evidence.seed}",
         "prior": describe_spec(config["prior"]),
-        "likelihood": describe_spec(config["likelihood"]),
+        "likelihood": reading.describe_likelihood(config, splits),
         "guide": describe_spec(config["guide"]),
         "networks": f"mlp {widths} {config['activation']}, latent dimension {config['latent_dim']}",
         "objective": describe_spec(config["objective"]),

@@ -1,4 +1,4 @@
-"""The command ``pyro-vae``: train, evaluate, compare, report, sample, parts."""
+"""The command ``pyro-vae``: train, evaluate, compare, report, sample, impute, parts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
-from pyro_vae import building, runs
+from pyro_vae import building, reading, runs
 from pyro_vae._checks import check_positive_int
 from pyro_vae._files import atomic_path
 from pyro_vae.building import Config
 from pyro_vae.catalogue import build_part, describe_part, list_parts
 from pyro_vae.data import Splits
 from pyro_vae.evaluating import Trained, compare_runs, evaluate_run, report_run, score
+from pyro_vae.imputing import impute_run
 from pyro_vae.inference import AmortizedGuide, fit
 from pyro_vae.inference.programs import place, short_errors
 from pyro_vae.inference.scoring.proposals import check_proposal
@@ -70,6 +71,7 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
     config = _as_config(options)
     splits = building.load_splits(config)
     config["likelihood"] = config["likelihood"] or building.choose_likelihood(splits)
+    config |= reading.as_read(config, splits)
     model, guide = building.build(config, splits)
     objective = build_part("objective", config["objective"])
     functions = parser.instantiate(options)
@@ -85,7 +87,7 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
     else:
         run.create(config, options.overwrite)
         run.write_fingerprint(splits)
-    print(f"{splits.protocol}\nrun directory: {run.path}")
+    print("\n".join([splits.protocol, *reading.notes(config, splits), f"run directory: {run.path}"]))
     try:
         result = fit(
             model,
@@ -150,9 +152,12 @@ def _sample(parser: ArgumentParser, options: Namespace) -> None:
     _, splits, model, _, _ = run.load(options.data_root)
     x = draw(model, options.num_samples, options.seed, options.mean)
     stem = Path(options.out) if options.out else run.path / "samples"
-    array, picture = stem.with_suffix(".npy"), stem.with_suffix(".png")
+    array, picture = stem.with_suffix(".csv" if splits.table else ".npy"), stem.with_suffix(".png")
     with atomic_path(array) as temporary, open(temporary, "wb") as file:
-        np.save(file, x.numpy())
+        if splits.table:
+            splits.table.decode(x).to_csv(file, index=False)
+        else:
+            np.save(file, x.numpy())
     with atomic_path(picture) as temporary:
         image_grid(x, splits.image_shape).savefig(temporary, format="png", dpi=150, bbox_inches="tight")
     print(f"{array}: {tuple(x.shape)}\n{picture}")
@@ -175,6 +180,8 @@ def _as_config(options: Namespace) -> Config:
     config = options.as_dict()
     for name in ("config", "out", "overwrite", "resume"):
         config.pop(name, None)
+    if config["schema"]:
+        config["schema"].pop("__path__", None)  # where jsonargparse read it
     for name in ("data", "data_root"):
         if config[name] and Path(config[name]).exists():
             config[name] = str(Path(config[name]).resolve())
@@ -187,5 +194,6 @@ _COMMANDS = {
     "compare": lambda parser, options: compare_runs(options.runs, options.out),
     "report": lambda parser, options: report_run(options),
     "sample": _sample,
+    "impute": lambda parser, options: impute_run(options),
     "parts": _parts,
 }

@@ -40,7 +40,7 @@ def read_arrays(path: Path) -> Any:
         raise ValueError(f"Expected a .npy, .npz or .csv file; got {path}. Save the array with numpy.save first.")
     try:
         return _read_csv(path) if suffix == ".csv" else _read_numpy(path)
-    except _BadTable:
+    except BadTable:
         raise
     except Exception as error:  # a damaged file fails in more ways than one can list
         raise ValueError(
@@ -56,37 +56,48 @@ def _read_numpy(path: Path) -> Any:
         return loaded
 
 
-class _BadTable(ValueError):
+class BadTable(ValueError):
     """A readable .csv file that is no table of numbers; the message is for the user."""
 
 
 def _read_csv(path: Path) -> np.ndarray:
     import pandas as pd
 
-    first = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].fillna("").tolist()
-    header = _is_header(path, first)
+    first = first_line(path)
+    header = is_header(path, first)
     frame = pd.read_csv(path, header=None, skiprows=int(header), low_memory=False)
     names = first if header else range(len(first))
     if len(names) != frame.shape[1]:
         raise ValueError(f"a header of {len(names)} names over {frame.shape[1]} columns")
     for name, dtype in zip(names, frame.dtypes, strict=True):
         if not pd.api.types.is_numeric_dtype(dtype):
-            raise _BadTable(f"Expected numbers in {path}; got other values in column {name!r}. Drop or encode it.")
+            raise BadTable(
+                f"Expected numbers in {path}; got other values in column {name!r}. Drop or encode it, or "
+                "give each column a likelihood of its own: --likelihood Mixed, in Python load_data(..., schema={})."
+            )
     return np.asarray(frame.to_numpy())
 
 
-def _is_header(path: Path, fields: list[str]) -> bool:
+def first_line(path: Path) -> list[str]:
+    """Return the fields of a .csv file's first line, "" where one is empty."""
+    import pandas as pd
+
+    first = pd.read_csv(path, header=None, nrows=1, dtype=str, skipinitialspace=True)
+    return list(first.iloc[0].fillna("").str.strip())
+
+
+def is_header(path: Path, fields: list[str]) -> bool:
     """Say whether the first line holds names; refuse the row numbers and column numbers that pandas writes."""
     names = [field for field in fields if field]
     if len(names) > 1 and names == [str(i) for i in range(len(names))]:
-        raise _BadTable(
+        raise BadTable(
             f"Expected names or data in the first line of {path}; got 0, 1, ..., which is either. "
             "Write the file with names, or with pandas' header=False, index=False."
         )
     if all(map(_is_number, names)):
         return False
     if "" in fields:
-        raise _BadTable(
+        raise BadTable(
             f"Expected a name for each column of {path}; got a column without one, probably row numbers. "
             "Write the file with index=False, or name the column."
         )

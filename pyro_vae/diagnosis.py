@@ -23,10 +23,10 @@ NUM_GAPS = 100
 Settings = dict[str, Any]
 Statistic = Callable[[Tensor], Tensor]
 STATISTICS: dict[str, Statistic] = {
-    "mean": lambda x: x.mean(),
-    "standard deviation": lambda x: x.std(),
-    "smallest datum sum": lambda x: x.flatten(1).sum(1).min(),
-    "largest datum sum": lambda x: x.flatten(1).sum(1).max(),
+    "mean": lambda x: x.nanmean(),
+    "standard deviation": lambda x: x[~x.isnan()].std(),
+    "smallest datum sum": lambda x: x.flatten(1).nansum(1).min(),
+    "largest datum sum": lambda x: x.flatten(1).nansum(1).max(),
 }
 
 

@@ -18,6 +18,7 @@ from pyro_vae import __version__
 from pyro_vae._checks import did_you_mean
 from pyro_vae.building import ACTIVATIONS
 from pyro_vae.catalogue import ROOMS, class_path, find_part
+from pyro_vae.models.likelihoods import Mixed
 from pyro_vae.runs import Run
 
 DEFAULTS = {
@@ -96,6 +97,7 @@ def build_parsers(classes: dict[str, type]) -> tuple[ArgumentParser, dict[str, A
         "compare": _compare_parser(),
         "report": _report_parser(),
         "sample": _sample_parser(),
+        "impute": _impute_parser(),
         "parts": _parts_parser(),
     }
     subcommands = parser.add_subcommands(title="commands", description="pyro-vae COMMAND --help says more.")
@@ -117,6 +119,20 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
         type=str | None,
         default=None,
         help="how grey levels become binary: static (drawn once), dynamic (anew at each use), threshold (at 1/2)",
+    )
+    data.add_argument(
+        "--schema",
+        type=dict[str, Any] | None,
+        default=None,
+        enable_path=True,
+        help="likelihoods of a .csv table's columns, '{age: Normal, dose: {likelihood: StudentT, df: 5}, id: null}', "
+        "where null leaves a column out, or a YAML file with them; the values of other columns choose theirs",
+    )
+    data.add_argument(
+        "--missing",
+        type=bool | None,
+        default=None,
+        help="whether NaN is a missing entry, left out of the likelihood (default: empty cells of a .csv file are)",
     )
     data.add_argument("--data-seed", type=int, default=0, help="seed of splits and binarisation")
 
@@ -175,7 +191,7 @@ def _add_part(parser: ArgumentParser, kind: str, classes: dict[str, type]) -> No
         default=default,
         required=False,
         instantiate=False,
-        skip=FILLED_IN,
+        skip=FILLED_IN | ({"columns"} if given is Mixed else set()),
         help=f"{kind}: a name or package.module.Class, its arguments as --{kind}.NAME VALUE (default: "
         + (f"{name})" if name else "what the data's values call for)"),
     )
@@ -227,7 +243,28 @@ def _sample_parser() -> ArgumentParser:
     parser.add_argument("--num-samples", type=int, default=64, help="number of draws")
     parser.add_argument("--mean", action="store_true", help="the mean of p(x|z) for each z, instead of a draw of x")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--out", type=str | None, default=None, help="files OUT.npy and OUT.png; RUN/samples if absent")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="files OUT.npy, of a table OUT.csv, and OUT.png; RUN/samples if absent",
+    )
+    parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
+    return parser
+
+
+def _impute_parser() -> ArgumentParser:
+    parser = _parser(
+        "Draw what is missing of a data file from p(x_mis | x_obs) of a trained run, several times. Tables are written "
+        "one below the other, with the number of the draw in their first column."
+    )
+    parser.add_argument("run", type=str, help="run directory, of a run with missing entries")
+    parser.add_argument("--data", type=str | None, default=None, help=".csv or .npy file; the run's own if absent")
+    parser.add_argument("--out", type=str | None, default=None, help="file to write; RUN/imputed.csv or .npy if absent")
+    parser.add_argument("--num-draws", type=int, default=5, help="draws of each missing entry M")
+    parser.add_argument("--num-particles", type=int, default=1000, help="importance samples per datum K")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
     return parser
 

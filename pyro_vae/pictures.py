@@ -60,7 +60,7 @@ def image_grid(
 
 def _pictures(x: Tensor, image_shape: ImageShape, reference: Tensor) -> np.ndarray:
     """Return values in [0, 1], shape (N, H, W), or (N, H, W, 3) for three channels."""
-    low, high = reference.min().item(), reference.max().item()
+    low, high = (bound.item() for bound in reference[~reference.isnan()].aminmax())
     scaled = (x.detach().cpu().float() - low) / ((high - low) or 1.0)
     channels = scaled.clamp(0, 1).reshape(-1, *image_shape)
     return (channels.movedim(1, -1) if image_shape[0] == 3 else channels.mean(1)).numpy()
@@ -70,7 +70,9 @@ def _heat_maps(panels: Mapping[str, Tensor], reference: Tensor, titles: Sequence
     """Draw one heat map above the other, a row for each datum and a column for each entry of x."""
     num_rows = sum(len(x) for x in panels.values())
     figure = Figure(figsize=(WIDTH, 1.2 + 0.5 * len(panels) + 0.16 * num_rows), layout="constrained")
-    low, high = reference.flatten(1).amin(0).cpu(), reference.flatten(1).amax(0).cpu()
+    flat = reference.flatten(1).cpu()
+    low = flat.nan_to_num(torch.inf, torch.inf, -torch.inf).amin(0)
+    high = flat.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(0)
     width = torch.where(high > low, high - low, 1)
     grid = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
     for axes, (name, x) in zip(grid, panels.items(), strict=True):
@@ -126,7 +128,8 @@ def predictive_check(x: Tensor, draws: Tensor) -> Figure:
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and standard deviation of each entry over data."""
     flat = x.detach().cpu().flatten(1).double()
-    return flat.mean(0), flat.std(0, correction=0)
+    mean = flat.nanmean(0)
+    return mean, (flat - mean).square().nanmean(0).sqrt()
 
 
 def latent_scatter(loc: Tensor, labels: Tensor | None = None) -> Figure:

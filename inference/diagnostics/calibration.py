@@ -21,7 +21,7 @@ from pyro_vae.inference.diagnostics.running import (
 )
 from pyro_vae.inference.diagnostics.uniformity import Uniformity, check_level, random_ranks, uniformity
 from pyro_vae.inference.programs import Data, Program
-from pyro_vae.inference.simulation import Simulation, example_data, simulate
+from pyro_vae.inference.simulation import Simulation, example_data, simulate, with_missing
 from pyro_vae.inference.weights import WeightTerms
 
 LOG_LIKELIHOOD = "log p(x|z)"
@@ -123,7 +123,7 @@ def simulations(
     """Yield joint draws of the model in place of the data, batch by batch, and how particles can run on them."""
     plan = None
     for batch in batches(args, num_draws, chunk_size, desc, progress):
-        drawn = simulate(model, batch)
+        drawn = with_missing(simulate(model, batch), batch)
         if plan is None:
             plan = plan_for(model, guide, drawn.args)
         yield drawn, plan

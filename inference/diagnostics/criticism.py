@@ -24,7 +24,7 @@ from pyro_vae.inference.diagnostics.running import (
 from pyro_vae.inference.programs import Data, Program, check_data
 from pyro_vae.inference.scoring.estimates import KHAT_LIMIT
 from pyro_vae.inference.scoring.streaming import WeightStream
-from pyro_vae.inference.simulation import simulate
+from pyro_vae.inference.simulation import simulate, with_missing
 
 Statistic = Callable[..., Tensor | float]
 """T(x): a whole data set, in the form in which the data were given, to one number."""
@@ -117,6 +117,8 @@ def predictive_check(
     latents of their own for every datum only gross misfit of p(x|z) shows. Neither has its level for data
     that the model was trained on.
 
+    Entries that are missing in the data, NaN, are missing in the replicates too.
+
     Args:
         model: Pyro program for p(x, z), which observes its data as they were handed in, ``obs=x``.
         guide: Pyro program for q(z | x); not used, and may be None, for kind "prior".
@@ -199,5 +201,6 @@ def _replicate(model: Program, args: Args, latents: dict[str, Tensor], chunk_siz
     parts = []
     for rows in torch.arange(len(args[0]), device=args[0].device).split(chunk_size):
         fixed = given({name: value[rows] for name, value in latents.items()})
-        parts.append(simulate(poutine.replay(model, trace=fixed), tuple(arg[rows] for arg in args)).args)
+        batch = tuple(arg[rows] for arg in args)
+        parts.append(with_missing(simulate(poutine.replay(model, trace=fixed), batch), batch).args)
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))

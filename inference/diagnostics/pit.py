@@ -11,7 +11,7 @@ from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.diagnostics.calibration import Counter
 from pyro_vae.inference.diagnostics.running import batches, counts, evaluating, unit_labels
 from pyro_vae.inference.diagnostics.uniformity import Uniformity, check_level, random_ranks, uniformity
-from pyro_vae.inference.programs import Data, Program, check_data
+from pyro_vae.inference.programs import Data, Program, as_args, check_data
 from pyro_vae.inference.simulation import simulate
 
 
@@ -84,6 +84,8 @@ def pit(
     Czado, Gneiting and Held (2009), Predictive Model Assessment for Count Data, in its randomised form.
     """
     check_data(model, x)
+    if any(arg.isnan().any() for arg in as_args(x)):
+        raise ValueError("Expected x without missing entries for a PIT, which judges each entry over all data.")
     check_positive_int(num_draws, "num_draws")
     check_level(alpha, "alpha")
     parts, labels = [], []

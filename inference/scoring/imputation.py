@@ -20,6 +20,7 @@ def impute(
     num_particles: int = 1000,
     seed: int = 0,
     device: str | torch.device = "auto",
+    progress: bool = True,
 ) -> Tensor:
     """Draw the missing entries of x from p(x_mis | x_obs), several times: multiple imputation.
 
@@ -40,6 +41,7 @@ def impute(
         num_particles: K.
         seed: seed of the draws; the global generator is left as it was.
         device: "auto" (a GPU where there is one), or a torch device.
+        progress: show a progress bar, where there is a terminal to show it.
 
     Returns:
         completed data, shape (S, N, *event); observed entries are as they were in each draw.
@@ -54,7 +56,7 @@ def impute(
     check_data(model, x, guide=guide)
     args, device = place(model, guide, (x,), device)
     with training_mode(model, guide, False), fork_rng(device, seed):
-        drawn = posterior_draws(model, guide, args, num_draws, num_particles).predictive
+        drawn = posterior_draws(model, guide, args, num_draws, num_particles, progress=progress).predictive
     if len(drawn) != 1:
         raise ValueError(f"Expected a model with one observed site to impute; it has {list(drawn)}.")
     (draws,) = drawn.values()

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.structure import PARTICLES, sample_sites
 from pyro_vae.inference.vectorize import plan_particles, trace_pair
 from pyro_vae.inference.weights import weight_terms
-
-if TYPE_CHECKING:
-    pass
 
 MAX_PAIRS = 10_000
 """Largest number of (particle, datum) pairs in memory at once, beside the draws that are kept."""
@@ -58,7 +56,13 @@ class PosteriorDraws:
 
 @torch.no_grad()
 def posterior_draws(
-    model: Program, guide: Program, args: tuple[Tensor, ...], num_draws: int, num_particles: int = 1000
+    model: Program,
+    guide: Program,
+    args: tuple[Tensor, ...],
+    num_draws: int,
+    num_particles: int = 1000,
+    *,
+    progress: bool = False,
 ) -> PosteriorDraws:
     """Draw from p(z|x_n) for each datum by sampling importance resampling, and x from p(x|z) at those draws.
 
@@ -72,6 +76,7 @@ def posterior_draws(
         args: their arguments, N data.
         num_draws: draws for each datum S.
         num_particles: K.
+        progress: show a progress bar over data, where there is a terminal to show it.
 
     Source: Rubin (1988), Using the SIR Algorithm to Simulate Posterior Distributions.
     """
@@ -79,8 +84,11 @@ def posterior_draws(
     check_positive_int(num_particles, "num_particles")
     size = max(1, MAX_PAIRS // max(num_particles, num_draws))
     plan = plan_particles(model, guide, tuple(arg[:size] for arg in args))
-    chunks = zip(*(arg.split(size) for arg in args), strict=True)
-    parts = [_draws_of_chunk(model, guide, chunk, num_draws, num_particles, plan) for chunk in chunks]
+    parts = []
+    with tqdm(total=len(args[0]), desc="posterior", unit="datum", disable=None if progress else True) as bar:
+        for chunk in zip(*(arg.split(size) for arg in args), strict=True):
+            parts.append(_draws_of_chunk(model, guide, chunk, num_draws, num_particles, plan))
+            bar.update(len(chunk[0]))
 
     def join(name: str) -> dict[str, Tensor]:
         return {site: torch.cat([getattr(part, name)[site] for part in parts], 1) for site in getattr(parts[0], name)}

@@ -13,13 +13,17 @@ from torch.nn.functional import logsigmoid
 from pyro_vae.models.likelihoods._scalar import ScalarDistribution
 from pyro_vae.models.likelihoods._special import log_gamma_ratio
 
+SMALLEST = 1e-12
+"""Dispersion below which the gradient of 1 / alpha overflows in float32."""
+
 
 class NegativeBinomial(ScalarDistribution):
     """Counts of mean mu and variance mu + alpha mu^2, r = 1 / alpha.
 
         p(x) = Gamma(r + x) / (Gamma(r) x!) (mu / (r + mu))^x (r / (r + mu))^r
 
-    As ``torch.distributions.NegativeBinomial``, but accurate in float32 as alpha falls to 0, the Poisson limit.
+    As ``torch.distributions.NegativeBinomial``, but accurate in float32 as alpha falls to 0, the Poisson limit, which it
+    is taken for below 1e-12: maximum likelihood sends alpha there for counts that vary less.
     """
 
     arg_constraints: ClassVar = {"log_mean": constraints.real, "dispersion": constraints.positive}
@@ -31,8 +35,9 @@ class NegativeBinomial(ScalarDistribution):
         """Return log p(x), in nats."""
         if self._validate_args:
             self._validate_sample(value)
-        r = self.dispersion.reciprocal()
-        logit = self.log_mean + self.dispersion.log()
+        dispersion = self.dispersion.clamp(min=SMALLEST)
+        r = dispersion.reciprocal()
+        logit = self.log_mean + dispersion.log()
         constant = log_gamma_ratio(r, value) - (value + 1).lgamma()
         return constant + value * logsigmoid(logit) + r * logsigmoid(-logit)
 
@@ -49,7 +54,7 @@ class NegativeBinomial(ScalarDistribution):
     def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         """Draw Poisson counts whose rates are gamma variables."""
         with torch.no_grad():
-            r = self.dispersion.reciprocal()
+            r = self.dispersion.clamp(min=SMALLEST).reciprocal()
             return torch.poisson(dist.Gamma(r, r / self.mean, validate_args=False).sample(sample_shape))
 
 

@@ -12,7 +12,7 @@ from pyro_vae._checks import check_support
 from pyro_vae._distributions import as_pyro
 from pyro_vae.models.likelihoods._columns import Columns
 from pyro_vae.models.likelihoods.base import Likelihood
-from pyro_vae.models.likelihoods.schema import Schema, start_at, table_of
+from pyro_vae.models.likelihoods.schema import Schema, describe_column, start_at, table_of
 from pyro_vae.models.likelihoods.supports import ByColumn, ColumnSupport, entrywise
 from pyro_vae.models.likelihoods.tables import Column, Table
 
@@ -27,12 +27,15 @@ class Mixed(Likelihood):
         Mixed.from_dataframe(df, schema={"income": LogNormal})
 
     Data are a floating-point tensor, shape (N, number of columns); ``encode`` makes it of a DataFrame, with NaN for
-    what is missing, and ``decode`` makes a DataFrame of it. The distribution scores entry by entry,
-    ``entry_log_prob(x)``, and leaves out what is missing, ``masked(observed).log_prob(x)``; its mean is that of
-    each column, of a Categorical one the number of the most probable level.
+    what is missing, and ``decode`` makes a DataFrame of it; ``describe`` tells what each column is taken for. The
+    distribution scores entry by entry, ``entry_log_prob(x)``, and leaves out what is missing,
+    ``masked(observed).log_prob(x)``; its mean is that of each column, of a Categorical one the number of the most
+    probable level.
 
     The decoder's features are split between the columns in their order, after the affine map h -> a + b h with
-    fixed a = 0 and b = 1, or with what ``from_dataframe`` found in the data.
+    fixed a = 0 and b = 1, or with what ``start_at`` found in the data.
+
+    On the command line: ``pyro-vae train --data table.csv --schema '{income: LogNormal}'``.
 
     Args:
         columns: likelihood of each column by its name, each of event shape (1,).
@@ -69,7 +72,7 @@ class Mixed(Likelihood):
         Args:
             frame: the table, N rows; missing entries are left out of account.
             schema: likelihood by column name, for columns where another is wanted: an object such as
-                ``LogNormal(1)`` or its class.
+                ``LogNormal(1)`` or its class; None leaves the column out.
 
         Returns:
             the likelihood, which also encodes and decodes such tables.
@@ -84,9 +87,33 @@ class Mixed(Likelihood):
         x = mixed.encode(frame)
         filled = torch.where(x.isnan(), x.new_tensor(mixed.support.some_values), x)
         check_support(filled, mixed.support, "Mixed", "the table")
-        starts = [start_at(part, column[~column.isnan()]) for part, column in zip(parts, x.unbind(-1), strict=True)]
-        mixed.feature_loc, mixed.feature_scale = (torch.cat(side) for side in zip(*starts, strict=True))
+        mixed.start_at(x)
         return mixed
+
+    @torch.no_grad()
+    def start_at(self, x: Tensor) -> None:
+        """Put h = 0 at the location of each column, and learnt scales at its own.
+
+        Args:
+            x: data, shape (N, number of columns), NaN where missing.
+
+        Raises:
+            ValueError: if a column has no observed entry.
+        """
+        starts = []
+        for name, part, column in zip(self.table.names, self.columns, x.unbind(-1), strict=True):
+            seen = column[~column.isnan()]
+            if not len(seen):
+                raise ValueError(f"Expected observed entries in column {name!r} to start at; got none. Leave it out.")
+            starts.append(start_at(part, seen))
+        for ours, found in zip((self.feature_loc, self.feature_scale), zip(*starts, strict=True), strict=True):
+            ours.copy_(torch.cat(found))
+
+    def describe(self) -> str:
+        """Return what each column is taken for, one line each: its name, likelihood and levels."""
+        width = max(len(str(name)) for name in self.table.names)
+        pairs = zip(self.table.columns, self.columns, strict=True)
+        return "\n".join(f"{column.name!s:<{width}}  {describe_column(part, column.levels)}" for column, part in pairs)
 
     @property
     def num_features(self) -> int:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Wanted = Likelihood | type[Likelihood]
-Schema = Mapping[str, Wanted]
-"""Likelihoods, or their classes, by column name."""
+Schema = Mapping[str, Wanted | None]
+"""Likelihoods, or their classes, by column name; None leaves a column out."""
+SHOWN = 6
+"""Levels that a description names."""
 
 
 def table_of(frame: pd.DataFrame, schema: Schema) -> tuple[Table, list[Likelihood]]:
@@ -41,8 +43,9 @@ def table_of(frame: pd.DataFrame, schema: Schema) -> tuple[Table, list[Likelihoo
     for name in set(schema) - set(frame.columns):
         near = did_you_mean(str(name), map(str, frame))
         raise ValueError(f"Expected the schema to name columns of the table; got {name!r}.{near}")
+    kept = [name for name in frame.columns if name not in schema or schema[name] is not None]
     columns, parts = [], []
-    for name in frame.columns:
+    for name in kept:
         levels, part = _choose(name, frame[name].infer_objects(), schema.get(name))
         columns.append(Column(name, levels, frame[name].dtype))
         parts.append(part)
@@ -51,18 +54,27 @@ def table_of(frame: pd.DataFrame, schema: Schema) -> tuple[Table, list[Likelihoo
 
 def _choose(name: str, series: pd.Series, wanted: Wanted | None) -> tuple[tuple[Any, ...] | None, Likelihood]:
     """Return a column's levels, None for numbers, and its likelihood."""
-    levels = _declared_levels(name, series)
-    distinct = _in_order(series.dropna().unique()) if levels is None else levels
+    levels, distinct = levels_of(name, series)
     if wanted is None:
         if len(distinct) < 2:
             raise ValueError(
-                f"Expected at least two different values in column {name!r}; got {len(distinct)}. Drop it, or name its "
-                "likelihood in the schema."
+                f"Expected at least two different values in column {name!r}; got {len(distinct)}. Leave it out, "
+                f"{{{name!r}: None}} in the schema ({name}: null on the command line), or name its likelihood there."
             )
-        wanted = _by_values(levels, distinct)
+        wanted = by_values(levels, distinct)
     part = _build(name, wanted, len(distinct)) if isinstance(wanted, type) else wanted
     numbered = levels is not None or not isinstance(part, Bernoulli | Categorical) or _accepts(part, distinct)
     return (levels if numbered else distinct), part
+
+
+def levels_of(name: str, series: pd.Series) -> tuple[tuple[Any, ...] | None, tuple[Any, ...]]:
+    """Return a column's levels, None for numbers, and its different values.
+
+    Raises:
+        ValueError: for a column of neither.
+    """
+    levels = _declared_levels(name, series)
+    return levels, _in_order(series.dropna().unique()) if levels is None else levels
 
 
 def _declared_levels(name: str, series: pd.Series) -> tuple[Any, ...] | None:
@@ -90,7 +102,7 @@ def _in_order(values: Any) -> tuple[Any, ...]:
         return tuple(sorted(values, key=str))
 
 
-def _by_values(levels: tuple[Any, ...] | None, distinct: tuple[Any, ...]) -> type[Likelihood]:
+def by_values(levels: tuple[Any, ...] | None, distinct: tuple[Any, ...]) -> type[Likelihood]:
     """Return the class of likelihood that a column's values call for."""
     if len(distinct) == 2:
         return Bernoulli
@@ -114,6 +126,16 @@ def _build(name: str, part: type[Likelihood], num_classes: int) -> Likelihood:
 def _accepts(part: Likelihood, values: tuple[Any, ...]) -> bool:
     """Say whether numbers are those of levels already."""
     return bool(part.support.check(torch.tensor(values, dtype=torch.float64)).all())
+
+
+def describe_column(part: Any, levels: tuple[Any, ...] | None) -> str:
+    """Say in a few words what a column is taken for, such as "Bernoulli (f, m)"."""
+    name = type(part).__name__
+    if levels is None:
+        return f"{name} ({part.num_classes} levels)" if isinstance(part, Categorical) else name
+    shown = [str(level) for level in levels[:SHOWN]] + ["..."] * (len(levels) > SHOWN)
+    number = f"{len(levels)} levels: " if len(levels) > 2 else ""
+    return f"{name} ({number}{', '.join(shown)})"
 
 
 def start_at(part: Likelihood, x: Tensor) -> tuple[Tensor, Tensor]:

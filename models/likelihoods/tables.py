@@ -39,7 +39,7 @@ class Column:
         if len(unknown):
             raise ValueError(
                 f"Expected the levels {list(self.levels)} in column {self.name!r}; got {unknown.iloc[0]!r} at row "
-                f"{unknown.index[0]!r}."
+                f"{unknown.index[0]}."
             )
         numbers = torch.tensor(codes, dtype=torch.get_default_dtype())
         return torch.where(numbers < 0, torch.nan, numbers)

@@ -131,7 +131,7 @@ def _one(values, **schema):
     ("build", "message"),
     [
         (lambda: Mixed.from_dataframe(np.zeros((3, 2))), "Expected a pandas DataFrame; got ndarray"),
-        (_one([3, 3]), "at least two different values in column 'a'; got 1. Drop it, or name"),
+        (_one([3, 3]), "at least two different values in column 'a'; got 1. Leave it out, {'a': None}"),
         (_one([None, None]), "at least two different values in column 'a'; got 0"),
         (_one(pd.to_datetime(["2020-01-01", "2021-01-01"])), "bool in column 'a'; got dtype datetime64"),
         (_one([1, 2, 3], b=LogNormal), "the schema to name columns of the table; got 'b'"),
