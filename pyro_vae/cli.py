@@ -28,9 +28,12 @@ from pyro_vae.inference.training.fitting import check_settings
 from pyro_vae.models import VAE, start_at_data
 from pyro_vae.options import build_parsers, nearest_option, resolve_parts
 from pyro_vae.runs import Run
+from pyro_vae.tables import read_schema
 
 START_DATA = 5000
 """Training data that the decoder's first bias is taken from, at most."""
+START_VALUES = 10**8
+"""Features of the likelihood that this takes for all of them together, at most, if that leaves 100 data."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,7 +80,8 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
     functions = parser.instantiate(options)
     train = _check_before_writing(functions, model, guide, splits)
     if options.start_at_data and not options.resume:
-        start_at_data(model, train[:START_DATA])
+        most = START_VALUES // model.likelihood.num_features  # 256 levels of each pixel are many
+        start_at_data(model, train[: min(START_DATA, max(most, 100))])
 
     run = Run(options.resume or options.out or runs.next_path(config["data"]))
     if options.resume:
@@ -180,8 +184,7 @@ def _as_config(options: Namespace) -> Config:
     config = options.as_dict()
     for name in ("config", "out", "overwrite", "resume"):
         config.pop(name, None)
-    if config["schema"]:
-        config["schema"].pop("__path__", None)  # where jsonargparse read it
+    config["schema"] = read_schema(config["schema"])
     for name in ("data", "data_root"):
         if config[name] and Path(config[name]).exists():
             config[name] = str(Path(config[name]).resolve())

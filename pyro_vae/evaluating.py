@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 from torch import Tensor
 
-from pyro_vae import building
+from pyro_vae import building, reading
 from pyro_vae._arrays import PARTS
 from pyro_vae._checks import check_positive_int, check_seed
 from pyro_vae._files import atomic_path
@@ -65,9 +65,12 @@ def score(
     ev = evidence(trained.model, trained.guide, x, num_particles, device=device, checkpoint=run.path, **settings)
     where = str(next(trained.model.parameters()).device)
     facts = building.facts(trained.config, trained.splits, ev, split, where)
+    bits = reading.bits_per_dimension(trained.config, trained.splits, ev)
+    facts |= {"bits per dimension": bits} if bits else {}
     run.write_result(ev, facts)
     _write_report(run, trained, ev, facts, split)
-    print(f"report: {run.report}\n{split} {ev}")
+    lines = [f"report: {run.report}", *([f"bits per dimension: {bits}"] if bits else []), f"{split} {ev}"]
+    print("\n".join(lines))
 
 
 def report_run(options: Namespace) -> None:

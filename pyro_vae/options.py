@@ -122,9 +122,8 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
     )
     data.add_argument(
         "--schema",
-        type=dict[str, Any] | None,
+        type=dict[str, Any] | str | None,
         default=None,
-        enable_path=True,
         help="likelihoods of a .csv table's columns, '{age: Normal, dose: {likelihood: StudentT, df: 5}, id: null}', "
         "where null leaves a column out, or a YAML file with them; the values of other columns choose theirs",
     )

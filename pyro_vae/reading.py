@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pyro_vae._arrays import PARTS, share_missing
 from pyro_vae._values import are_bytes
 from pyro_vae.catalogue import describe_spec, find_part
 from pyro_vae.data import Splits
+from pyro_vae.inference import Evidence
 from pyro_vae.models.likelihoods import Mixed
 from pyro_vae.tables import has_different_kinds, record_schema
 
@@ -85,6 +87,17 @@ def describe_likelihood(config: Config, splits: Splits) -> str:
     if splits.table is None:
         return describe_spec(config["likelihood"])
     return f"Mixed({', '.join(' '.join(line.split()) for line in splits.table.describe().splitlines())})"
+
+
+def bits_per_dimension(config: Config, splits: Splits, evidence: Evidence) -> str | None:
+    """Return -log2 p(x) / D with its standard error where p(x) is the probability of level numbers, D entries each."""
+    if num_levels(config) is None or splits.table is not None:
+        return None
+    bits = splits.event_shape.numel() * math.log(2)
+    return (
+        f"{-evidence.mean / bits:.4f} +- {evidence.stderr / bits:.4f} (log p(x) is the log probability mass of "
+        f"{splits.event_shape.numel()} level numbers)"
+    )
 
 
 def filled(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from torch import Tensor
 
 from pyro_vae._checks import did_you_mean
@@ -23,6 +24,23 @@ Entry = Wanted | str | Mapping[str, Any] | None
 either of the two, and other keys for arguments of the likelihood; or None to leave the column out."""
 FEW_LEVELS = 20
 """Levels that nobody takes for an identifier."""
+
+
+def read_schema(given: Mapping[str, Entry] | str | None) -> Mapping[str, Entry] | None:
+    """Return a schema as it is given, or from the YAML file whose path is given.
+
+    Raises:
+        ValueError: if there is no such file, or it holds something else.
+    """
+    if not isinstance(given, str):
+        return given
+    try:
+        schema = yaml.safe_load(Path(given).expanduser().read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"Cannot read the schema {given}: {one_line(error)}.") from error
+    if not isinstance(schema, Mapping):
+        raise ValueError(f"Expected likelihoods by column name in the schema {given}; got {schema!r:.80}.")
+    return schema
 
 
 def read_table(path: Path, schema: Mapping[str, Entry] | None = None) -> pd.DataFrame:
@@ -45,11 +63,17 @@ def read_table(path: Path, schema: Mapping[str, Entry] | None = None) -> pd.Data
         frame = pd.read_csv(path, header=None, skiprows=1, skipinitialspace=True, low_memory=False, dtype=types)
         if frame.shape[1] != len(names):
             raise BadTable(f"Expected {len(names)} columns in {path}, as its header has; got {frame.shape[1]}.")
-        return frame.set_axis(names, axis=1)
+        return frame.set_axis(names, axis=1).apply(_whole_numbers)
     except (BadTable, MemoryError):
         raise
     except Exception as error:  # a damaged file fails in more ways than one can list
         raise ValueError(f"Expected {path} to be a readable .csv table; got {one_line(error)}.") from error
+
+
+def _whole_numbers(series: pd.Series) -> pd.Series:
+    """Give whole numbers, which pandas reads as real ones where a cell is empty, an integer dtype."""
+    whole = series.dtype.kind == "f" and series.isna().any() and series.notna().any()
+    return series.astype("Int64") if whole and (series.dropna() % 1 == 0).all() else series
 
 
 def encode_table(frame: pd.DataFrame, schema: Mapping[str, Entry]) -> tuple[Mixed, Tensor]:

@@ -22,8 +22,8 @@ class NegativeBinomial(ScalarDistribution):
 
         p(x) = Gamma(r + x) / (Gamma(r) x!) (mu / (r + mu))^x (r / (r + mu))^r
 
-    As ``torch.distributions.NegativeBinomial``, but accurate in float32 as alpha falls to 0, the Poisson limit, which it
-    is taken for below 1e-12: maximum likelihood sends alpha there for counts that vary less.
+    As ``torch.distributions.NegativeBinomial``, but accurate in float32 as alpha falls to 0, the Poisson limit, which
+    it is taken for below 1e-12: maximum likelihood sends alpha there for counts that vary less.
     """
 
     arg_constraints: ClassVar = {"log_mean": constraints.real, "dispersion": constraints.positive}

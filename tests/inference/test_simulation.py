@@ -9,7 +9,10 @@ import torch
 from setups import make_pair
 from truth import GammaPoisson, LinearGaussian
 
-from pyro_vae.inference.simulation import example_data, simulate
+from pyro_vae.inference import AmortizedGuide, guides
+from pyro_vae.inference.diagnostics import pit, predictive_check
+from pyro_vae.inference.simulation import example_data, simulate, with_missing
+from pyro_vae.models import VAE, likelihoods, mlp, priors
 
 
 def test_draws_have_the_joint_law():
@@ -66,3 +69,18 @@ def test_example_data():
     assert [len(a) for a in example_data(_regression, 5, (torch.zeros(2), torch.arange(2)))] == [5, 5]
     with pytest.raises(ValueError, match="Expected example data x="):
         example_data(_regression, 5)
+
+
+def test_data_are_simulated_with_the_holes_of_others():
+    model = VAE(priors.StandardNormal(2), likelihoods.Normal(3), mlp((4,)), missing=True)
+    x = torch.randn(5, 3)
+    x[1, 2] = x[3, 0] = torch.nan
+    drawn = with_missing(simulate(model, x), (x,))
+    assert torch.equal(drawn.args[0].isnan(), x.isnan())
+    guide = AmortizedGuide(3, guides.DiagonalNormal(2), mlp((4,)), missing=True)
+    check = predictive_check(
+        model, guide, x, {"missing": lambda x: x.isnan().sum()}, kind="prior", num_draws=3, progress=False
+    )
+    assert set(check.replicated["missing"].tolist()) == {2.0}
+    with pytest.raises(ValueError, match="Expected x without missing entries for a PIT"):
+        pit(model, x)

@@ -160,3 +160,29 @@ def test_bad_settings_get_one_clear_line(build, message):
     with pytest.raises(ValueError, match=message) as caught:
         build()
     assert "\n" not in str(caught.value)
+
+
+def test_counts_that_vary_less_than_poisson_train_in_float32():
+    """Maximum likelihood sends their dispersion to 0, where 1 / alpha overflows."""
+    model = VAE(priors.StandardNormal(2), Mixed({"a": likelihoods.NegativeBinomial(1)}), mlp((3,)))
+    with torch.no_grad():
+        model.likelihood.columns[0].dispersion.log_value.fill_(-80.0)
+    log_p = model.decode(torch.zeros(4, 2)).log_prob(torch.tensor([[0.0], [1.0], [2.0], [3.0]]))
+    log_p.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    rate = model.decode(torch.zeros(4, 2)).mean.detach()
+    torch.testing.assert_close(log_p, torch.distributions.Poisson(rate).log_prob(torch.arange(4.0)[:, None])[:, 0])
+
+
+def test_what_was_chosen_can_be_read():
+    part = Mixed.from_dataframe(_frame(), schema={"income": LogNormal, "ok": None})
+    lines = part.describe().splitlines()
+    assert lines[1:5] == [
+        "sex     Bernoulli (f, m)",
+        "city    Categorical (3 levels: Bonn, Kiel, Jena)",
+        "visits  NegativeBinomial",
+        "income  LogNormal",
+    ]
+    assert "ok" not in part.table.names
+    with pytest.raises(ValueError, match="Expected observed entries in column 'age' to start at; got none"):
+        part.start_at(torch.full((2, 6), torch.nan))
