@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ _IDX_KINDS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNI
 _IDX_VALID = 10_000
 
 NAMES = ("digits", *_IDX_KINDS, "binarized_mnist")
-Source = "str | os.PathLike[str] | np.ndarray | Tensor | Mapping[str, Any] | pd.DataFrame"
+Source: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Mapping[str, Any] | pd.DataFrame"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,8 @@ class Mixed(Likelihood):
             ValueError: if a column has no observed entry.
         """
         starts = []
-        for name, part, column in zip(self.table.names, self.columns, x.unbind(-1), strict=True):
+        parts: Any = self.columns
+        for name, part, column in zip(self.table.names, parts, x.unbind(-1), strict=True):
             seen = column[~column.isnan()]
             if not len(seen):
                 raise ValueError(f"Expected observed entries in column {name!r} to start at; got none. Leave it out.")
