@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.infer
@@ -14,6 +16,8 @@ from torch.optim import Optimizer
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.programs import Program, modules_of_both
 from pyro_vae.inference.scoring.proposals import check_latents
+from pyro_vae.inference.training.compiled import CompiledGradient
+from pyro_vae.inference.weights import KLWeight
 
 Batch = tuple[Tensor, ...]
 
@@ -41,15 +45,58 @@ class Stepper:
         self.optimizer = optimizer(self.parameters)
         _check_optimizer(self.optimizer)
         _count_plates(objective, model, guide, first)
+        self.kl = KLWeight()
+        self.compiled: CompiledGradient | None = None
 
-    def step(self, batch: Batch) -> Tensor | float:
-        """Take one step and return the loss before it, in nats per datum."""
+    def step(self, batch: Batch, beta: float = 1.0) -> Tensor | float:
+        """Take one step with this weight of the KL term and return the loss before it, in nats per datum."""
         self.optimizer.zero_grad()
-        loss = self._loss_and_grads(batch)
+        self.kl.beta = beta
+        if self.compiled is not None and self.compiled.fits(batch) and self._still_holds(self.compiled, batch, beta):
+            loss: Tensor | float = self.compiled(batch, beta)
+        else:
+            with self.kl:
+                loss = self._loss_and_grads(batch)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
         return loss
+
+    def gradient(self, batch: Batch, beta: float | Tensor = 1.0) -> tuple[Tensor | None, ...]:
+        """Return the loss and its gradient by each parameter, None where it has none, and leave ``.grad`` alone."""
+        self.kl.beta = beta
+        size = self._size(batch)
+        with self.kl:
+            if hasattr(self.objective, "differentiable_loss"):
+                loss = self.objective.differentiable_loss(self.model, self.guide, *batch) / size
+                return loss.detach(), *torch.autograd.grad(loss, self.parameters, allow_unused=True)
+            with _gradients_aside(self.parameters):
+                loss = _first(self.objective.loss_and_grads(self.model, self.guide, *batch)) / size
+                return torch.as_tensor(loss), *(None if p.grad is None else p.grad / size for p in self.parameters)
+
+    def compile(self, batch: Batch, other: Batch, warms_up: bool) -> None:
+        """Compile the gradient for minibatches like these, and take the optimizer's fused step where it has one.
+
+        Args:
+            batch: a minibatch.
+            other: another one of the same shape.
+            warms_up: whether the weight of the KL term changes.
+
+        Raises:
+            CannotCompileError: where the programs have to run as they are.
+        """
+        self.compiled = CompiledGradient(self, batch, other, warms_up)
+        fuse(self.optimizer)
+
+    def _still_holds(self, compiled: CompiledGradient, batch: Batch, beta: float) -> bool:
+        if not compiled.holds(batch, beta):
+            self.compiled = None
+            warnings.warn(
+                "The programs no longer do what was compiled: they keep something from call to call that is no tensor. "
+                "They run as they are from here on. Keep it in a buffer, or fit with compile=False.",
+                stacklevel=2,
+            )
+        return self.compiled is not None
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
@@ -90,6 +137,27 @@ class Stepper:
             self.loose.update(new)
             self.parameters += new.values()
             self.optimizer.add_param_group({"params": list(new.values())})
+
+
+@contextmanager
+def _gradients_aside(parameters: list[Tensor]) -> Iterator[None]:
+    """Start from no gradients, and put back afterwards what there was."""
+    before = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    try:
+        yield
+    finally:
+        for p, grad in zip(parameters, before, strict=True):
+            p.grad = grad
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Take the optimizer's step as one kernel, the same arithmetic, where it offers that and the user chose nothing."""
+    for group in optimizer.param_groups:
+        chosen = any(group.get(name) for name in ("foreach", "differentiable", "capturable"))
+        if group.get("fused", True) is None and not chosen:
+            group["fused"] = all(p.is_floating_point() for p in group["params"])
 
 
 def _find_parameters(
