@@ -51,6 +51,7 @@ def check_record(model, guide, objective, x):
     assert not agree(gradient(batch), results[1])
 
 
+@pytest.mark.filterwarnings("ignore:CUBO fits the guide alone")
 @pytest.mark.parametrize("name", [*OBJECTIVES, *STOCK])
 def test_every_objective_is_recorded(name):
     objective = {**OBJECTIVES, **STOCK}[name]()
