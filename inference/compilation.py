@@ -103,8 +103,8 @@ def _at_fixed_noise(function: Function, args: tuple[Tensor, ...]) -> tuple[Tenso
 def _reason(error: Exception) -> str:
     text = f"{type(error).__name__} {error}"
     known = next((reason for part, reason in REASONS.items() if part in text), None)
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return known or line[:200]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "backend=" not in line]
+    return known or (lines or [type(error).__name__])[0][:200]
 
 
 class _KeepTensors(TorchFunctionMode):

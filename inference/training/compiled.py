@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from pyro_vae.inference.compilation import CannotCompileError, agree, compiled
-from pyro_vae.inference.programs import fork_rng, modules_of_both
+from pyro_vae.inference.programs import fork_rng, modules_of_both, training_mode
+from pyro_vae.inference.training.whole_step import WholeStep, make_capturable
 
 if TYPE_CHECKING:
     from pyro_vae.inference.training.steps import Batch, Stepper
@@ -27,8 +29,8 @@ def compile_if_worthwhile(
     stepper: Stepper,
     setting: bool | str,
     num_steps: int,
-    batch: Batch,
-    other: Batch,
+    batches: tuple[Batch, Batch],
+    valid: Batch | None,
     warms_up: bool,
     announce: Callable[[str], object],
 ) -> str:
@@ -36,6 +38,15 @@ def compile_if_worthwhile(
 
     Whether that is so depends on the number of steps and particles and not on a clock, so that the same call gives
     the same numbers each time.
+
+    Args:
+        stepper: whose steps.
+        setting: True, False or "auto".
+        num_steps: how many steps there are in all.
+        batches: two minibatches of the shape that all have.
+        valid: validation data, whose bound is compiled too.
+        warms_up: whether the weight of the KL term changes.
+        announce: told what is being done.
 
     Returns:
         how the steps run, in words; where they were to be compiled and cannot be, a warning says why too.
@@ -46,18 +57,34 @@ def compile_if_worthwhile(
     started = time.perf_counter()
     announce("compiling")
     try:
-        stepper.compile(batch, other, warms_up)
+        stepper.compiled = CompiledStep(stepper, *batches, warms_up)
+        size = len(batches[0][0])
+        if valid is not None and len(valid[0]) >= size:
+            parts = (tuple(arg[part] for arg in valid) for part in (slice(size), slice(-size, None)))
+            stepper.compiled_loss = _compile_loss(stepper, *parts)
     except CannotCompileError as reason:
         warnings.warn(f"Cannot compile, so training runs eagerly: {reason}.", stacklevel=3)
         return f"eager: {reason}"
     return f"compiled in {time.perf_counter() - started:.1f} s"
 
 
-class CompiledGradient:
-    """Loss and gradient of one minibatch, compiled for its shape.
+def _compile_loss(stepper: Stepper, batch: Batch, other: Batch) -> Callable[[Batch], Tensor | None]:
+    """Return the loss without gradient of a minibatch of that shape, and None for one of another."""
+
+    def loss(*batch: Tensor) -> tuple[Tensor]:
+        return (torch.as_tensor(stepper.raw_loss(batch), dtype=torch.float64),)
+
+    with training_mode(stepper.model, stepper.guide, False):
+        graph = compiled(loss, batch, other)
+    shapes = _shapes(batch)
+    return lambda batch: graph(*batch)[0] if _shapes(batch) == shapes else None
+
+
+class CompiledStep:
+    """One step for minibatches of one shape: loss and gradient compiled, and on a GPU the update in one graph with it.
 
     Args:
-        stepper: whose loss and parameters.
+        stepper: whose loss, parameters and optimizer.
         batch: a minibatch, whose shape all others have.
         other: another minibatch, on which the graph is compared with the programs.
         warms_up: whether the weight of the KL term changes; it is an input of the graph then.
@@ -69,18 +96,28 @@ class CompiledGradient:
     def __init__(self, stepper: Stepper, batch: Batch, other: Batch, warms_up: bool) -> None:
         self.shapes = _shapes(batch)
         self._stepper, self._warms_up, self._until_check = stepper, warms_up, CHECK_EVERY
+        inputs = self._inputs(batch, 1.0)
         with _buffers_kept(stepper):
-            self._graph = compiled(self._gradient, self._inputs(batch, 1.0), self._inputs(other, 0.5))
+            self._graph = compiled(self._gradient, inputs, self._inputs(other, 0.5))
+        fuse(stepper.optimizer)
+        self._step: Callable[..., Tensor] = self._update
+        if batch[0].is_cuda and make_capturable(stepper.optimizer):
+            self._step = WholeStep(self._update, inputs)
 
     def fits(self, batch: Batch) -> bool:
         """Say whether a minibatch has the shape that the graph was compiled for."""
         return _shapes(batch) == self.shapes
 
     def __call__(self, batch: Batch, beta: float) -> Tensor:
-        """Return the loss, and set the gradient of every parameter."""
-        loss, *gradients = self._graph(*self._inputs(batch, beta))
+        """Take one step and return the loss before it, which the next step may overwrite."""
+        return self._step(*self._inputs(batch, beta))
+
+    def _update(self, *inputs: Tensor) -> Tensor:
+        loss, *gradients = self._graph(*inputs)
+        assert loss is not None  # the graph returns what ``gradient`` returns
         for parameter, gradient in zip(self._stepper.parameters, gradients, strict=True):
             parameter.grad = gradient
+        self._stepper.update()
         return loss
 
     def holds(self, batch: Batch, beta: float) -> bool:
@@ -105,7 +142,17 @@ class CompiledGradient:
 
     def _inputs(self, batch: Batch, beta: float) -> Batch:
         """Return the inputs of the graph: the weight of the KL term is one of them where it changes."""
-        return (*batch, torch.tensor(beta, dtype=torch.float64, device=batch[0].device)) if self._warms_up else batch
+        if not self._warms_up:
+            return batch
+        return *batch, torch.full((), beta, dtype=torch.float64, device=batch[0].device)
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Take the optimizer's step as one kernel, the same arithmetic, where it offers that and the user chose nothing."""
+    for group in optimizer.param_groups:
+        chosen = any(group.get(name) for name in ("foreach", "differentiable", "capturable"))
+        if group.get("fused", True) is None and not chosen:
+            group["fused"] = all(p.is_floating_point() for p in group["params"])
 
 
 def _shapes(batch: Batch) -> list[tuple[torch.Size, torch.dtype]]:

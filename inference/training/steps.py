@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.programs import Program, modules_of_both
 from pyro_vae.inference.scoring.proposals import check_latents
-from pyro_vae.inference.training.compiled import CompiledGradient
+from pyro_vae.inference.training.compiled import CompiledStep
 from pyro_vae.inference.weights import KLWeight
 
 Batch = tuple[Tensor, ...]
@@ -46,21 +46,25 @@ class Stepper:
         _check_optimizer(self.optimizer)
         _count_plates(objective, model, guide, first)
         self.kl = KLWeight()
-        self.compiled: CompiledGradient | None = None
+        self.compiled: CompiledStep | None = None
+        self.compiled_loss: Callable[[Batch], Tensor | None] | None = None
 
     def step(self, batch: Batch, beta: float = 1.0) -> Tensor | float:
         """Take one step with this weight of the KL term and return the loss before it, in nats per datum."""
         self.optimizer.zero_grad()
         self.kl.beta = beta
         if self.compiled is not None and self.compiled.fits(batch) and self._still_holds(self.compiled, batch, beta):
-            loss: Tensor | float = self.compiled(batch, beta)
-        else:
-            with self.kl:
-                loss = self._loss_and_grads(batch)
+            return self.compiled(batch, beta)
+        with self.kl:
+            loss = self._loss_and_grads(batch)
+        self.update()
+        return loss
+
+    def update(self) -> None:
+        """Clip the gradient and let the optimizer take its step."""
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
-        return loss
 
     def gradient(self, batch: Batch, beta: float | Tensor = 1.0) -> tuple[Tensor | None, ...]:
         """Return the loss and its gradient by each parameter, None where it has none, and leave ``.grad`` alone."""
@@ -74,21 +78,7 @@ class Stepper:
                 loss = _first(self.objective.loss_and_grads(self.model, self.guide, *batch)) / size
                 return torch.as_tensor(loss), *(None if p.grad is None else p.grad / size for p in self.parameters)
 
-    def compile(self, batch: Batch, other: Batch, warms_up: bool) -> None:
-        """Compile the gradient for minibatches like these, and take the optimizer's fused step where it has one.
-
-        Args:
-            batch: a minibatch.
-            other: another one of the same shape.
-            warms_up: whether the weight of the KL term changes.
-
-        Raises:
-            CannotCompileError: where the programs have to run as they are.
-        """
-        self.compiled = CompiledGradient(self, batch, other, warms_up)
-        fuse(self.optimizer)
-
-    def _still_holds(self, compiled: CompiledGradient, batch: Batch, beta: float) -> bool:
+    def _still_holds(self, compiled: CompiledStep, batch: Batch, beta: float) -> bool:
         if not compiled.holds(batch, beta):
             self.compiled = None
             warnings.warn(
@@ -98,15 +88,20 @@ class Stepper:
             )
         return self.compiled is not None
 
-    @torch.no_grad()
     def loss(self, batch: Batch) -> float:
         """Return the loss in nats per datum."""
+        loss = None if self.compiled_loss is None else self.compiled_loss(batch)
+        return float(self.raw_loss(batch) if loss is None else loss)
+
+    @torch.no_grad()
+    def raw_loss(self, batch: Batch) -> Tensor | float:
+        """Return the same by the programs as they are."""
         try:
             loss = self.objective.loss(self.model, self.guide, *batch)
         except NotImplementedError as error:
             name = type(self.objective).__name__
             raise ValueError(f"{name} has a gradient but no value to validate with. Fit without valid=...") from error
-        return float(_first(loss)) / self._size(batch)
+        return _first(loss) / self._size(batch)
 
     def _loss_and_grads(self, batch: Batch) -> Tensor | float:
         size = self._size(batch)
@@ -150,14 +145,6 @@ def _gradients_aside(parameters: list[Tensor]) -> Iterator[None]:
     finally:
         for p, grad in zip(parameters, before, strict=True):
             p.grad = grad
-
-
-def fuse(optimizer: Optimizer) -> None:
-    """Take the optimizer's step as one kernel, the same arithmetic, where it offers that and the user chose nothing."""
-    for group in optimizer.param_groups:
-        chosen = any(group.get(name) for name in ("foreach", "differentiable", "capturable"))
-        if group.get("fused", True) is None and not chosen:
-            group["fused"] = all(p.is_floating_point() for p in group["params"])
 
 
 def _find_parameters(

@@ -22,6 +22,7 @@ from pyro_vae.inference.programs import fork_rng
 from pyro_vae.inference.scoring import compiled as scoring
 from pyro_vae.inference.training import compiled as training
 from pyro_vae.inference.training.steps import Stepper
+from pyro_vae.inference.training.whole_step import WholeStep, make_capturable
 from pyro_vae.models import VAE, HierarchicalVAE, likelihoods, mlp, priors
 
 adam = partial(torch.optim.Adam, lr=1e-3)
@@ -212,12 +213,11 @@ def test_a_program_that_counts_its_calls_is_noticed(monkeypatch, recorded_only):
     assert result.execution.startswith("compiled")
 
 
-def test_without_a_compiler_all_runs_eagerly(monkeypatch):
+def test_without_a_compiler_all_runs_eagerly():
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(config, "fx_graph_cache", False)
-    with pytest.warns(UserWarning, match=r"there is no C\+\+ compiler; install one"):
+    without = config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False})
+    with without, pytest.warns(UserWarning, match=r"there is no C\+\+ compiler; install one"):
         result = quick(*make_pair(3, (5,)), PIXELS, compile=True)
     assert losses_of(result) == losses_of(quick(*make_pair(3, (5,)), PIXELS))
 
@@ -269,3 +269,35 @@ def test_evidence_says_what_it_cannot_compile(monkeypatch, recorded_only):
     assert made
     with pytest.raises(ValueError, match=r'Expected compile to be "auto", True or False; got 1\.5'):
         evidence(*make_pair(), PIXELS, 10, compile=1.5, progress=False)
+
+
+def test_a_whole_step_is_captured_once_and_replayed():
+    captured, param = [], torch.zeros(())
+
+    def step(x, beta):
+        param.add_(x.sum() * beta)
+        return param.clone()
+
+    def capture(function):
+        captured.append(1)
+        return function
+
+    run = WholeStep(step, (torch.ones(2), torch.ones(())), capture)
+    losses = [run(torch.full((2,), float(i)), torch.tensor(0.5)).item() for i in range(6)]
+    assert losses == [0.0, 1.0, 3.0, 6.0, 10.0, 15.0]
+    assert captured == [1]
+
+
+def test_an_optimizer_keeps_its_count_and_rate_on_the_device(device):
+    parameters = [nn.Parameter(torch.ones(3, device=device))]
+    optimizer = adam(parameters)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    parameters[0].grad = torch.ones(3, device=device)
+    optimizer.step()
+    assert make_capturable(optimizer)
+    rate = optimizer.param_groups[0]["lr"]
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert float(rate) == pytest.approx(5e-4)
+    assert optimizer.state[parameters[0]]["step"].device == parameters[0].device
+    assert not make_capturable(torch.optim.SGD(parameters, 0.1))
