@@ -1,0 +1,87 @@
+"""The costs of training and of evaluation, contestant by contestant."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import evaluation
+from peers import Contestant, Task, Unavailable, enter, load
+from pyro_vae.inference import evidence
+from rounds import Measure, Table, alternate
+
+EPOCHS = 3
+"""Passes a turn, of which the first is left out: it warms up, and where ``fit`` compiles, it compiles."""
+
+
+def measure_training(task: Task, contestants: Sequence[str], rounds: int) -> Table:
+    """Return seconds a step."""
+
+    def join(name: str) -> Measure:
+        contestant = enter(name, task)
+        contestant.train(1)
+        return lambda: _turn(contestant, task)
+
+    return _measure({name: lambda name=name: join(name) for name in contestants}, rounds)
+
+
+def _turn(contestant: Contestant, task: Task) -> float:
+    passes = contestant.train(EPOCHS)[1:]
+    return statistics.median(one.seconds for one in passes) / task.steps
+
+
+def measure_evaluation(
+    contestants: Sequence[str], device: str, num_data: int, num_particles: int, rounds: int, compiled: bool
+) -> Table:
+    """Return seconds a weight of log p(x) at K = num_particles; pythae gets a tenth of the data."""
+    x = Task(batch_size=num_data, steps=1, device=device).data()
+    programs = [program.to(device) for program in evaluation.build()]
+
+    def join(name: str) -> Measure:
+        scorer = _scorer(name, compiled, device)(*programs)
+        data = x[: max(1, num_data // 10)] if name == "pythae" else x
+
+        def run() -> float:
+            started = time.perf_counter()
+            scorer(data, num_particles).sum().item()
+            return (time.perf_counter() - started) / (len(data) * num_particles)
+
+        run()
+        return run
+
+    return _measure({name: lambda name=name: join(name) for name in contestants}, rounds)
+
+
+def _scorer(name: str, compiled: bool, device: str) -> Callable:
+    module, scorer = {
+        "pyro-vae": ("evaluation", evaluation.ours),
+        "by hand": ("evaluation", evaluation.by_hand),
+        "NumPyro scan": ("jax", evaluation.in_jax),
+        "pythae": ("pythae", evaluation.in_pythae),
+        **({"pyro-vae, compiled": ("evaluation", compiled_evidence)} if compiled else {}),
+    }.get(name, (None, None))
+    if module is None:
+        wanted = "; ask for it with --compiled_evidence true" if name == "pyro-vae, compiled" else ""
+        raise Unavailable(f"it has no evaluation of its own{wanted}")
+    load(module)
+    return scorer
+
+
+def compiled_evidence(model, guide) -> evaluation.Scorer:
+    def score(x, k):
+        try:
+            return evidence(model, guide, x, k, chunk_size=evaluation.CHUNK, progress=False, compile=True).log_px
+        except (TypeError, ValueError) as error:  # there is no such argument, or no such mode
+            raise Unavailable(str(error)) from error
+
+    return score
+
+
+def _measure(joins: Mapping[str, Callable[[], Measure]], rounds: int) -> Table:
+    table, measures = Table(), {}
+    for name, join in joins.items():
+        try:
+            measures[name] = join()
+        except Unavailable as reason:
+            table.skipped[name] = str(reason).rstrip(".")
+    table.costs = alternate(measures, rounds)
+    return table
