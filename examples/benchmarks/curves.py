@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from matplotlib.figure import Figure
-
 from measuring import measure_training
 from peers import Task
 from rounds import Table

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-
 from peers import Task, Unavailable, enter
 from peers.by_hand import log_weights, loss
 from peers.task import Networks
@@ -51,6 +50,7 @@ def check(name: str, task: Task) -> tuple[float, float]:
 
 
 def _after(name: str, task: Task) -> float:
+    torch.manual_seed(task.seed)  # the contestants in PyTorch then have the same noise
     contestant = enter(name, task)
     contestant.train(3)
     return statistics.fmean(expected(contestant.networks(), task))

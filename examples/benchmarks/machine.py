@@ -15,7 +15,7 @@ PACKAGES = ("pyro-vae", "torch", "pyro-ppl", "numpyro", "jax", "pythae")
 def describe(device: str) -> str:
     """Return one line on the machine and one on the versions."""
     threads = torch.get_num_threads()
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{_processor()}, {threads} threads"
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{_processor()}, threads: {threads}"
     found = [f"{name} {_version(name)}" for name in PACKAGES if _version(name)]
     return f"{where}; float32.\nPython {platform.python_version()}, {', '.join(found)}."
 
