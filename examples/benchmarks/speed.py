@@ -22,6 +22,7 @@ from pathlib import Path
 
 import equal_work
 import roofline
+import torch
 from jsonargparse import auto_cli
 from machine import describe, same_threads
 from measuring import measure_evaluation, measure_training
@@ -82,6 +83,8 @@ def main(
     """
     check_names(workloads, WORKLOADS, "workloads")
     check_names([*contestants, reference], list(CONTESTANTS), "contestants")
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"Expected device cpu, or cuda where there is a GPU; got {device}.")
     chosen = {w: (t, _short(task, device, max_steps)) for w, (t, task) in TRAINING.items() if w in workloads}
     with same_threads(threads):
         lines = [describe(device), ""]
