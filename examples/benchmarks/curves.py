@@ -42,6 +42,8 @@ def draw(curves: dict[str, list[tuple[int, Table]]]) -> Figure:
             (line,) = panel.loglog(settings, medians, marker="o", markersize=3, label=contestant)
             low, high = [min(costs) for _, costs in there], [max(costs) for _, costs in there]
             panel.fill_between(settings, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        panel.set_xticks([x for x, _ in points], [f"{x:,}" for x, _ in points])
+        panel.xaxis.minorticks_off()
         panel.set_xlabel(name)
         panel.set_ylabel("ms per pass over the data" if name == "N" else "ms per step")
     panels[0].legend(fontsize="small")
