@@ -67,14 +67,24 @@ def compiled(function: Function, example: tuple[Tensor, ...], other: tuple[Tenso
         with warnings.catch_warnings(), unvalidated():  # the compiler would turn validation off for good
             warnings.simplefilter("ignore")  # advice of the compiler on its own settings
             _at_fixed_noise(function, example)  # what it finds out on its first call is no part of the record
-            # Random numbers come from torch's own generator, one by one as in a run that is not compiled.
-            fast = torch.no_grad()(torch.compile(record(function, *example), options={"fallback_random": True}))
+            fast = torch.no_grad()(torch.compile(record(function, *example), options=_options()))
             differs = not agree(*(_at_fixed_noise(f, other) for f in (fast, function)))
     except Exception as error:  # whatever Python that cannot be recorded, or a compiler that is not there, raises
         raise CannotCompileError(_reason(error)) from error
     if differs:
         raise CannotCompileError("its record has other values at other data: the program acts on more than tensors")
     return fast
+
+
+def _options() -> dict[str, Any]:
+    """Have random numbers drawn by torch's own generator, as in a run that is not compiled, and skip what is checked.
+
+    Callers see to it that shapes are those of the example; a graph has nothing else that could change.
+    """
+    options: dict[str, Any] = {"fallback_random": True}
+    if hasattr(torch.compiler, "skip_all_guards_unsafe"):
+        options["guard_filter_fn"] = torch.compiler.skip_all_guards_unsafe
+    return options
 
 
 def agree(left: tuple[Tensor | None, ...], right: tuple[Tensor | None, ...]) -> bool:
