@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.catalogue import build_part, describe_spec, takes
+from pyro_vae.catalogue import build_part, class_path, describe_spec
 from pyro_vae.data import Splits, load_data
-from pyro_vae.inference import AmortizedGuide, Evidence
-from pyro_vae.models import VAE, likelihoods, mlp
-from pyro_vae.models.networks import Factory
+from pyro_vae.inference import Evidence
+from pyro_vae.materials import Materials
+from pyro_vae.models import likelihoods
+from pyro_vae.pairs import VAE, Pair
 
 Config = dict[str, Any]
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "softplus": nn.Softplus, "silu": nn.SiLU, "gelu": nn.GELU}
 
 
 def load_splits(config: Config) -> Splits:
@@ -26,7 +26,18 @@ def load_splits(config: Config) -> Splits:
     moved = Path(root or ".") / Path(data).name
     if root and not Path(data).exists() and moved.is_file():
         data = str(moved)
-    return load_data(data, root=config.get("data_root"), binarize=config.get("binarize"), seed=config["data_seed"])
+    splits = load_data(data, root=config.get("data_root"), binarize=config.get("binarize"), seed=config["data_seed"])
+    return pair_of(config).prepare(splits, data)
+
+
+def pair_of(config: Config) -> Pair:
+    """Return the kind of model and guide that a config names."""
+    return build_part("model", model_spec(config))
+
+
+def model_spec(config: Config) -> Config:
+    """Return the kind of model and guide that a config names, as it is written there."""
+    return config.get("model") or {"class_path": class_path(VAE)}
 
 
 def choose_likelihood(splits: Splits) -> Config:
@@ -57,45 +68,18 @@ def choose_likelihood(splits: Splits) -> Config:
     return spec("Normal", scale="dimension")
 
 
-def build(config: Config, splits: Splits) -> tuple[VAE, AmortizedGuide]:
+def build(config: Config, splits: Splits) -> tuple[nn.Module, nn.Module]:
     """Build model and guide from a config, with every width taken from the data and the latent dimension.
 
     Parts whose constructor takes ``data`` are given the training data, and a prior that takes ``guide`` the guide.
     Parameters are initialised with the config's seed; the global generator is left as it was.
 
     Raises:
-        ValueError: for a part that cannot be found or built.
+        ValueError: for a part that cannot be found or built, or parts that do not go together.
     """
-    known = {"dim": config["latent_dim"], "data": splits.train}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
-        guide = build_guide(config, splits, known) if takes("prior", config["prior"], "guide") else None
-        model = VAE(
-            build_part("prior", config["prior"], guide=guide, **known),
-            build_part(
-                "likelihood",
-                config["likelihood"],
-                event_shape=splits.event_shape,
-                total_count=splits.max_count,
-                data=splits.train,
-            ),
-            network(config),
-        )
-        return model, build_guide(config, splits, known) if guide is None else guide
-
-
-def build_guide(config: Config, splits: Splits, known: Config) -> AmortizedGuide:
-    """Build the guide from a config; ``known`` is what a family may be given, by name."""
-    loc, scale = standardization(splits)
-    family = build_part("guide", config["guide"], **known)
-    return AmortizedGuide(splits.event_shape, family, network(config), loc=loc, scale=scale)
-
-
-def network(config: Config) -> Factory:
-    """Return the network factory that a config names."""
-    if config["activation"] not in ACTIVATIONS:
-        raise ValueError(f"Expected activation to be one of {', '.join(ACTIVATIONS)}; got {config['activation']!r}.")
-    return mlp(tuple(config["hidden"]), ACTIVATIONS[config["activation"]])
+        return pair_of(config).build(Materials(config, splits, *standardization(splits)))
 
 
 def standardization(splits: Splits) -> tuple[Tensor, Tensor]:
@@ -111,16 +95,19 @@ def standardization(splits: Splits) -> tuple[Tensor, Tensor]:
 
 def facts(config: Config, splits: Splits, evidence: Evidence, split: str, device: str) -> dict[str, str]:
     """Return all that somebody needs to cite or repeat the result."""
-    widths = "-".join(map(str, config["hidden"]))
+    pair, materials = pair_of(config), Materials(config, splits, *standardization(splits))
     packages = {name: version(name) for name in ("pyro-vae", "pyro-ppl", "torch", "arviz")}
     return {
         "data": splits.protocol,
+        "estimated": pair.quantity,
         "scored": f"{split} split, N = {len(evidence.log_px)}",
         "estimator": f"{evidence.method}, K = {evidence.num_particles}, seed {evidence.seed}",
         "prior": describe_spec(config["prior"]),
         "likelihood": describe_spec(config["likelihood"]),
         "guide": describe_spec(config["guide"]),
-        "networks": f"mlp {widths} {config['activation']}, latent dimension {config['latent_dim']}",
+        "model": describe_spec(model_spec(config)),
+        "latent dimension": f"{getattr(pair, 'latent_dims', materials.latent_dim)}",
+        "networks": materials.describe_networks(),
         "objective": describe_spec(config["objective"]),
         "training": f"batch {config['batch_size']}, {describe_spec(config['optimizer'])}, seed {config['seed']}",
         "device": device,

@@ -8,33 +8,39 @@ from typing import Any
 
 import pyro.infer
 
+from pyro_vae import pairs
 from pyro_vae._checks import did_you_mean
 from pyro_vae._flows import FLOW_KINDS
 from pyro_vae.inference import guides, methods, objectives
-from pyro_vae.models import likelihoods, priors
+from pyro_vae.models import likelihoods, networks, priors
 
 Spec = dict[str, Any]
 """A part in a config file: {"class_path": ..., "init_args": {...}}."""
 
 ROOMS: dict[str, tuple[Any, type]] = {
+    "model": (pairs, pairs.Pair),
     "prior": (priors, priors.Prior),
     "likelihood": (likelihoods, likelihoods.Likelihood),
     "guide": (guides, guides.GuideFamily),
+    "encoder": (networks, networks.NetworkFactory),
+    "decoder": (networks, networks.NetworkFactory),
     "objective": (objectives, objectives.Objective),
     "method": (methods, methods.Method),
 }
 STOCK_OBJECTIVES = (
     "Trace_ELBO", "TraceMeanField_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "RenyiELBO", "ReweightedWakeSleep",
 )  # fmt: skip
+ELSEWHERE = {"encoder": {"deconv"}, "decoder": {"conv"}}
+"""What a room holds that is none of a kind's parts."""
 
 
 def known_parts(kind: str) -> dict[str, type]:
-    """Return {name: class} of the parts of one kind: "prior", "likelihood", "guide", "objective" or "method"."""
+    """Return {name: class} of the parts of one kind: a key of ``ROOMS``."""
     room, base = ROOMS[kind]
     ours = {
         name: part
         for name, part in vars(room).items()
-        if inspect.isclass(part) and issubclass(part, base) and part is not base
+        if inspect.isclass(part) and issubclass(part, base) and part is not base and name not in ELSEWHERE.get(kind, ())
     }
     stock = {name: getattr(pyro.infer, name) for name in STOCK_OBJECTIVES} if kind == "objective" else {}
     return ours | stock
@@ -55,9 +61,15 @@ def find_part(kind: str, name: str) -> type:
         near = did_you_mean(name, known)
         raise ValueError(f"Unknown {kind} {name!r}.{near} Known: {', '.join(known)}; or give package.module.Class.")
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        room = import_module(module)
+        found = getattr(room, attribute)
+    except ImportError as error:
         raise ValueError(f"Cannot import {kind} {name!r}: {error}. Is it in the working directory?") from error
+    except AttributeError:
+        classes = [known for known, value in vars(room).items() if inspect.isclass(value)]
+        raise ValueError(
+            f"Cannot import {kind} {name!r}: {module} has no {attribute}.{did_you_mean(attribute, classes)}"
+        ) from None
     if not inspect.isclass(found):
         raise ValueError(f"Expected {kind} {name!r} to be a class; got {type(found).__name__}.")
     return found
@@ -140,6 +152,17 @@ def describe_part(name: str) -> str:
     return "\n\n\n".join(
         f"{known}{_signature(part)}: --{kind} {known}\n\n{inspect.getdoc(part)}" for known, kind, part in found
     )
+
+
+FOUND_ELSEWHERE = {"self", "dim", "event_shape", "data", "guide", "in_shape", "out_features", "image_shape", "params"}
+"""Arguments of parts that are no options: data, latent dimension and pictures determine them."""
+
+
+def options_of(part: type) -> list[str]:
+    """Return the arguments of a part that are options of the command line."""
+    names = inspect.signature(part).parameters
+    kept = {"guide"} if issubclass(part, pairs.Pair) else set()
+    return [name for name in names if name not in FOUND_ELSEWHERE - kept]
 
 
 def _signature(part: type) -> str:
