@@ -63,8 +63,8 @@ def given(splits: Splits) -> Given:
     """
     if splits.labels is None:
         raise ValueError(
-            f"Expected data with labels; {splits.name} has none. Name a column of a table, --model ConditionalVAE "
-            "--model.label COLUMN, or take a data set with classes, such as digits or mnist."
+            f"Expected data with labels; {splits.name} has none. Name a column of a table, --model.label COLUMN, or "
+            "take a data set with classes, such as digits or mnist."
         )
     every = torch.cat([splits.labels[part] for part in PARTS])
     if every.is_floating_point():

@@ -41,7 +41,7 @@ class Materials:
         dim = config["latent_dim"]
         self.latent_dim = LATENT_DIM if dim is None else dim
         self.shared = {name: value for name, value in self._shared().items() if value is not None}
-        _check_used(self.shared, [network_spec(config, kind) for kind in NETWORKS])
+        _check_used(self.shared, config)
 
     def _shared(self) -> dict[str, Any]:
         """Return what the options for both networks say."""
@@ -149,11 +149,13 @@ def network_spec(config: dict[str, Any], kind: str) -> dict[str, Any]:
     return {"class_path": spec["class_path"], "init_args": changed_arguments(spec)}
 
 
-def _check_used(shared: dict[str, Any], specs: list[dict[str, Any]]) -> None:
+def _check_used(shared: dict[str, Any], config: dict[str, Any]) -> None:
+    specs = [network_spec(config, kind) for kind in NETWORKS]
+    used = find_part("model", config["model"]["class_path"]).further_networks if config.get("model") else ()
     for name in shared:
-        if not any(takes("encoder", spec, name) for spec in specs):
-            names = " and ".join(spec["class_path"].rpartition(".")[2] for spec in specs)
-            raise ValueError(f"Expected a network that --{name} has an effect on; {names} take no {name}.")
+        if name not in used and not any(takes("encoder", spec, name) for spec in specs):
+            names = " nor ".join(dict.fromkeys(spec["class_path"].rpartition(".")[2] for spec in specs))
+            raise ValueError(f"Expected a network that --{name} has an effect on; neither {names} takes it.")
 
 
 def _build_module(kind: str, part: type, arguments: dict[str, Any], in_shape: torch.Size, width: int) -> nn.Module:

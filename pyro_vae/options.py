@@ -204,6 +204,7 @@ def _add_part(group: Any, kind: str, classes: dict[str, type]) -> None:
     given = classes.get(kind, base)
     bases = (base,) if issubclass(given, base) else (base, given)
     name, arguments = classes.get("model", VAE).objective if kind == "objective" else (DEFAULTS[kind], {})
+    arguments = {} if kind in classes else arguments
     default = {"class_path": class_path(find_part(kind, name)), "init_args": arguments} if name else None
     group.add_subclass_arguments(
         bases,

@@ -31,6 +31,8 @@ class Pair(ABC):
     """What the evidence estimates."""
     objective: ClassVar[tuple[str, dict[str, Any]]] = ("Trace_ELBO", {})
     """The objective that it is trained with where none is named, and its arguments."""
+    further_networks: ClassVar[tuple[str, ...]] = ()
+    """Which of --hidden and --activation networks other than encoder and decoder take."""
 
     @abstractmethod
     def build(self, materials: Materials) -> Programs:
@@ -100,6 +102,8 @@ class HierarchicalVAE(Pair):
     (2016), Ladder Variational Autoencoders.
     """
 
+    further_networks = ("activation",)
+
     def __init__(
         self,
         latent_dims: Sequence[int] = (100, 50),
@@ -130,7 +134,21 @@ class HierarchicalVAE(Pair):
         return model, guides.LadderGuide(m.event_shape, model, encoders, widths=widths, loc=m.loc, scale=m.scale)
 
 
-class ConditionalVAE(Pair):
+class _Labelled(Pair):
+    """A model that knows labels y, the data set's own classes or a column of a table."""
+
+    label: str | None
+
+    def prepare(self, splits: Splits, source: str) -> Splits:
+        """Return the data with the column y taken out of x."""
+        return splits if self.label is None else take_column(splits, self.label, source)
+
+    def encode_labels(self, splits: Splits, labels: Sequence[float]) -> Tensor:
+        """Return labels as the model takes them."""
+        return given(splits).encode(labels)
+
+
+class ConditionalVAE(_Labelled):
     """Model of x given a label y, z ~ p(z) or p(z|y), x ~ p(x|z, y), and the guide q(z|x, y).
 
     The evidence is log p(x|y). A column of whole numbers with at most 20 different values is a class, any other one
@@ -150,17 +168,9 @@ class ConditionalVAE(Pair):
     def __init__(self, label: str | None = None, prior_given_label: bool = False) -> None:
         self.label, self.prior_given_label = label, prior_given_label
 
-    def prepare(self, splits: Splits, source: str) -> Splits:
-        """Return the data with the column y taken out of x."""
-        return splits if self.label is None else take_column(splits, self.label, source)
-
     def y(self, splits: Splits, part: str) -> Tensor | None:
         """Return y of one part."""
         return given(splits).y[part]
-
-    def encode_labels(self, splits: Splits, labels: Sequence[float]) -> Tensor:
-        """Return labels as the model takes them."""
-        return given(splits).encode(labels)
 
     def build(self, materials: Materials) -> Programs:
         """Return a ``models.ConditionalVAE`` and a ``guides.ConditionalGuide``."""
@@ -174,7 +184,7 @@ class ConditionalVAE(Pair):
         return model, guide
 
 
-class SemiSupervisedVAE(Pair):
+class SemiSupervisedVAE(_Labelled):
     """Model of x and its class y, known for some of the training data, y ~ p(y), z ~ p(z), x ~ p(x|z, y).
 
     The guide is q(y|x) q(z|x, y); q(y|x) is a network of the hidden layers of ``--hidden``. In training the classes
@@ -185,15 +195,19 @@ class SemiSupervisedVAE(Pair):
         num_labels: training data whose label is kept, drawn at random.
         label_seed: seed of that draw.
         alpha: weight of log q(y|x) of a labelled datum; 0.1 N / num_labels, as in the paper, if absent.
+        label: column of a table that holds the classes, as for ``ConditionalVAE``.
 
     Source: Kingma et al. (2014), Semi-supervised Learning with Deep Generative Models, section 3.
     """
 
     objective = ("ELBO", {"gradient": "enumerate"})
+    further_networks = ("hidden", "activation")
 
-    def __init__(self, num_labels: int = 100, label_seed: int = 0, alpha: float | None = None) -> None:
+    def __init__(
+        self, num_labels: int = 100, label_seed: int = 0, alpha: float | None = None, label: str | None = None
+    ) -> None:
         check_positive_int(num_labels, "num_labels")
-        self.num_labels, self.label_seed, self.alpha = num_labels, label_seed, alpha
+        self.num_labels, self.label_seed, self.alpha, self.label = num_labels, label_seed, alpha, label
 
     def _classes(self, splits: Splits) -> Given:
         found = given(splits)
@@ -221,10 +235,6 @@ class SemiSupervisedVAE(Pair):
     def given_label(self, model: nn.Module) -> nn.Module:
         """Return the conditional model inside."""
         return model.conditional
-
-    def encode_labels(self, splits: Splits, labels: Sequence[float]) -> Tensor:
-        """Return classes as the model takes them."""
-        return self._classes(splits).encode(labels)
 
     def build(self, materials: Materials) -> Programs:
         """Return a ``models.SemiSupervisedVAE`` and a ``guides.SemiSupervisedGuide``."""
