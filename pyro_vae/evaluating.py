@@ -164,9 +164,6 @@ def _notes(paths: list[str], table: pd.DataFrame) -> list[str]:
             f"The likelihoods differ ({', '.join(sorted(parts))}): a difference means something only between densities "
             "of the same x by the same measure."
         )
-    estimated = {Run(path).facts().get("estimated", "log p(x)") for path in paths}
-    if len(estimated) > 1:
-        notes.append(f"The runs estimate different things, {' and '.join(sorted(estimated))}: no fair comparison.")
     most = int(table["num_unreliable"].max())
     if most:
         notes.append(

@@ -55,7 +55,7 @@ def _in_words(message: str) -> str:
 def _unknown_argument(kind: str, name: str, path: str, classes: dict[str, type]) -> str:
     part = classes.get(kind) or (find_part(kind, path) if kind in ROOMS else _torch_class(kind, path))
     if kind in ROOMS and part is ROOMS[kind][1]:
-        return f"Expected --{kind} PART with --{kind}.{name}, an argument of the part. `pyro-vae parts` lists the parts."
+        return f"Expected --{kind} PART with --{kind}.{name}, an argument of the part. `pyro-vae parts` lists all."
     known = options_of(part) if part else []
     listed = ", ".join(f"--{kind}.{option}" for option in known) or "none"
     called = path.rpartition(".")[2]
