@@ -82,7 +82,11 @@ def _first(x: Data, num_data: int) -> Data:
 
 def _of_data(statistics: dict[str, Statistic]) -> dict[str, Callable[[Data], Tensor]]:
     """Return statistics of the data x, whatever else the programs are called with."""
-    return {name: lambda x, f=f: f(as_args(x)[0]) for name, f in statistics.items()}
+
+    def of_data(statistic: Statistic) -> Callable[[Data], Tensor]:
+        return lambda x: statistic(as_args(x)[0])
+
+    return {name: of_data(statistic) for name, statistic in statistics.items()}
 
 
 def _latents(title: str, model: nn.Module, guide: nn.Module, x: Data, settings: Settings) -> Finding:

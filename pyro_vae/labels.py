@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Given:
     scale: float = 1.0
 
     @property
-    def kind(self) -> dict[str, int]:
+    def kind(self) -> dict[str, Any]:
         """The argument by which models and guides are told what y is."""
         return {"num_covariates": 1} if self.values is None else {"num_classes": len(self.values)}
 
@@ -100,7 +101,7 @@ def take_column(splits: Splits, column: str, source: str) -> Splits:
     labels = {part: x[:, index] for part, x in parts.items()}
     if is_class(torch.cat(list(labels.values()))):
         labels = {part: y.long() for part, y in labels.items()}
-    rest = {part: torch.cat([x[:, :index], x[:, index + 1 :]], 1) for part, x in parts.items()}
+    rest: dict[str, Any] = {part: torch.cat([x[:, :index], x[:, index + 1 :]], 1) for part, x in parts.items()}
     return replace(splits, **rest, labels=labels, protocol=f"{splits.protocol}, given column {column}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,9 +14,11 @@ from pyro_vae._conditioning import join
 from pyro_vae.catalogue import build_part, changed_arguments, class_path, describe_spec, find_part, known_parts, takes
 from pyro_vae.data import Splits
 from pyro_vae.models.networks import Factory, NetworkFactory, mlp
+from pyro_vae.pairs import Pair
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "softplus": nn.Softplus, "silu": nn.SiLU, "gelu": nn.GELU}
 NETWORKS = ("encoder", "decoder")
+ImageShape = tuple[int, int, int]
 LATENT_DIM = 10
 """Latent dimension where the config has none."""
 
@@ -79,13 +80,16 @@ class Materials:
         Args:
             num_beside: entries that follow those of flat x in its input; beside a picture they are channels.
         """
-        factory, wants_image = self._network("encoder")
         image = self.splits.image_shape
-        return factory if not wants_image or not num_beside else functools.partial(_beside_image, factory, image)
+        if image is None or not num_beside:
+            return self._network("encoder", image)[0]
+        lengthened = (image[0] + num_beside, *image[1:])
+        factory, wants_image = self._network("encoder", lengthened)
+        return functools.partial(_beside_image, factory, image, lengthened) if wants_image else factory
 
     def decoder(self) -> Factory:
         """Return the factory of the decoder."""
-        return self._network("decoder")[0]
+        return self._network("decoder", self.splits.image_shape)[0]
 
     def hidden_layers(self) -> Factory:
         """Return the factory of a further network, with the hidden layers of both."""
@@ -100,7 +104,7 @@ class Materials:
         return ", ".join(f"{kind} {self._describe_network(kind)}" for kind in NETWORKS)
 
     def _describe_network(self, kind: str) -> str:
-        factory = self._network(kind)[0]
+        factory = self._network(kind, self.splits.image_shape)[0]
         if not isinstance(factory, NetworkFactory):
             return describe_spec(network_spec(self.config, kind))
         settings = {k: v for k, v in vars(factory).items() if k not in ("image_shape", "activation")}
@@ -125,18 +129,18 @@ class Materials:
     def _dim(self, dim: int | None) -> int:
         return self.latent_dim if dim is None else dim
 
-    def _network(self, kind: str) -> tuple[Factory, bool]:
+    def _network(self, kind: str, image_shape: ImageShape | None) -> tuple[Factory, bool]:
         """Return the factory of a network, and whether it is one of images."""
         spec = network_spec(self.config, kind)
         part = find_part(kind, spec["class_path"])
         accepted = inspect.signature(part).parameters
         wants_image = "image_shape" in accepted
-        if wants_image and self.splits.image_shape is None:
+        if wants_image and image_shape is None:
             raise ValueError(
                 f"Expected pictures for --{kind} {part.__name__}; the data of {self.splits.name} are vectors. Choose "
                 f"--{kind} mlp or gated_mlp, or store pictures as (N, H, W) or (N, C, H, W)."
             )
-        known = self.shared | {"image_shape": self.splits.image_shape}
+        known = self.shared | {"image_shape": image_shape}
         if issubclass(part, NetworkFactory):
             return build_part(kind, spec, **known), wants_image
         filled = {name: value for name, value in known.items() if name in accepted and name != "activation"}
@@ -151,7 +155,8 @@ def network_spec(config: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _check_used(shared: dict[str, Any], config: dict[str, Any]) -> None:
     specs = [network_spec(config, kind) for kind in NETWORKS]
-    used = find_part("model", config["model"]["class_path"]).further_networks if config.get("model") else ()
+    model: Any = find_part("model", config["model"]["class_path"]) if config.get("model") else Pair
+    used = model.further_networks
     for name in shared:
         if name not in used and not any(takes("encoder", spec, name) for spec in specs):
             names = " nor ".join(dict.fromkeys(spec["class_path"].rpartition(".")[2] for spec in specs))
@@ -186,10 +191,8 @@ class BesideImage(nn.Module):
         return self.network(join(image.unflatten(-1, self.image_shape), beside, self.image_shape))
 
 
-def _beside_image(factory: Factory, image: tuple[int, int, int], in_shape: torch.Size, width: int) -> nn.Module:
+def _beside_image(
+    factory: Factory, image: ImageShape, lengthened: ImageShape, in_shape: torch.Size, width: int
+) -> nn.Module:
     """Build a network of images for one that comes flat, with other entries behind it."""
-    num_beside = torch.Size(in_shape).numel() - torch.Size(image).numel()
-    lengthened = torch.Size((image[0] + num_beside, *image[1:]))
-    if isinstance(factory, NetworkFactory):
-        factory = dataclasses.replace(factory, image_shape=lengthened)
-    return BesideImage(torch.Size(image), factory(lengthened, width))
+    return BesideImage(torch.Size(image), factory(torch.Size(lengthened), width))

@@ -203,8 +203,7 @@ def _add_part(group: Any, kind: str, classes: dict[str, type]) -> None:
     base = pyro.infer.ELBO if kind == "objective" else ROOMS[kind][1]
     given = classes.get(kind, base)
     bases = (base,) if issubclass(given, base) else (base, given)
-    name, arguments = classes.get("model", VAE).objective if kind == "objective" else (DEFAULTS[kind], {})
-    arguments = {} if kind in classes else arguments
+    name, arguments = _default_objective(classes) if kind == "objective" else (DEFAULTS[kind], {})
     default = {"class_path": class_path(find_part(kind, name)), "init_args": arguments} if name else None
     group.add_subclass_arguments(
         bases,
@@ -217,6 +216,13 @@ def _add_part(group: Any, kind: str, classes: dict[str, type]) -> None:
         metavar="PART",
         help=f"{WHAT[kind]} (default: {name or 'what the values of the data call for'})",
     )
+
+
+def _default_objective(classes: dict[str, type]) -> tuple[str, dict[str, Any]]:
+    """Return the objective of the kind of model; without its arguments where another objective may take its place."""
+    model: Any = classes.get("model", VAE)
+    name, arguments = model.objective
+    return name, {} if "objective" in classes else arguments
 
 
 def _skipped(kind: str, part: type) -> set[str]:

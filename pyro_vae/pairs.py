@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_vae import models
 from pyro_vae._checks import check_positive_int
 from pyro_vae._conditioning import UNKNOWN
+from pyro_vae._parts import Network
 from pyro_vae.data import Splits
 from pyro_vae.inference import guides
 from pyro_vae.inference.programs import Data
@@ -125,7 +126,7 @@ class HierarchicalVAE(Pair):
         upper = [mlp(self.hidden, m.activation()) for _ in self.latent_dims[1:]]
         prior = m.prior(dim=self.latent_dims[-1])
         model = models.HierarchicalVAE(self.latent_dims, m.likelihood(), [m.decoder(), *upper], prior=prior)
-        encoders = [m.encoder(), *upper]
+        encoders: list[Network] = [m.encoder(), *upper]
         if self.guide == "bottom_up":
             families = [m.family(dim=dim) for dim in self.latent_dims]
             return model, guides.HierarchicalGuide(m.event_shape, families, encoders, loc=m.loc, scale=m.scale)
@@ -226,13 +227,13 @@ class SemiSupervisedVAE(_Labelled):
         known[kept] = labels[kept]
         return splits.train, known
 
-    def remarks(self, guide: nn.Module, splits: Splits, part: str) -> list[str]:
+    def remarks(self, guide: Any, splits: Splits, part: str) -> list[str]:
         """Say how many data are classified correctly."""
         device = next(guide.parameters()).device
         right = guide.classify(getattr(splits, part).to(device)).cpu() == self._classes(splits).y[part]
         return [f"{part} data whose most probable class q(y|x) is right: {right.double().mean():.1%} of {len(right)}"]
 
-    def given_label(self, model: nn.Module) -> nn.Module:
+    def given_label(self, model: Any) -> nn.Module:
         """Return the conditional model inside."""
         return model.conditional
 
@@ -242,5 +243,5 @@ class SemiSupervisedVAE(_Labelled):
         model = models.SemiSupervisedVAE(m.prior(), m.likelihood(), m.decoder(), **kind)
         alpha = 0.1 * len(m.splits.train) / self.num_labels if self.alpha is None else self.alpha
         encoder = m.encoder(num_beside=kind["num_classes"])
-        settings = {"alpha": alpha, "loc": m.loc, "scale": m.scale, **kind}
+        settings: dict[str, Any] = {"alpha": alpha, "loc": m.loc, "scale": m.scale, **kind}
         return model, guides.SemiSupervisedGuide(m.event_shape, m.family(), encoder, m.hidden_layers(), **settings)
