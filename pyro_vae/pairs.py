@@ -196,6 +196,7 @@ class SemiSupervisedVAE(_Labelled):
         num_labels: training data whose label is kept, drawn at random.
         label_seed: seed of that draw.
         alpha: weight of log q(y|x) of a labelled datum; 0.1 N / num_labels, as in the paper, if absent.
+            Too small for few data: of the order of log p(x), 100 for digits, is better there.
         label: column of a table that holds the classes, as for ``ConditionalVAE``.
 
     Source: Kingma et al. (2014), Semi-supervised Learning with Deep Generative Models, section 3.
