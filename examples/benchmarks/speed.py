@@ -58,8 +58,7 @@ def main(
     threads: int | None = None,
     max_steps: int | None = None,
     num_particles: int = 5000,
-    num_data: int = 50,
-    compiled_evidence: bool = False,
+    num_data: int = 78,
     check: bool = False,
     curves: str | None = None,
     out: str = "speed.md",
@@ -75,8 +74,7 @@ def main(
         threads: of PyTorch and JAX alike; what PyTorch has if absent.
         max_steps: most steps of a pass, for a quick look.
         num_particles: K of the evaluation.
-        num_data: data of the evaluation.
-        compiled_evidence: have ``evidence(compile=True)`` take part.
+        num_data: data of the evaluation; 78 are two chunks of K = 5,000.
         check: instead of timing, show that the contestants do the same work.
         curves: picture to write of cost against batch size, K, N and width, in place of the workloads.
         out: Markdown file to write.
@@ -102,7 +100,7 @@ def main(
             lines += [f"### {title}", "", *table.lines("ms/step", 1e3, reference), ""]
             _write(out, lines, f"{title}: {time.perf_counter() - started:.0f} s")
         if "evaluation" in workloads:
-            table = measure_evaluation(contestants, device, num_data, num_particles, rounds, compiled_evidence)
+            table = measure_evaluation(contestants, device, num_data, num_particles, rounds)
             lines += [f"### log p(x), K={num_particles:,}", "", *table.lines("µs/weight", 1e6, reference)]
             machine = roofline.measure(device)
             lines += [f"{name}: {machine.share(table.median(name))}." for name in table.costs]
