@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -12,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import reading
-from pyro_vae.catalogue import build_part, describe_spec, takes
+from pyro_vae.catalogue import build_part, class_path, describe_spec
 from pyro_vae.data import Splits, load_data
-from pyro_vae.inference import AmortizedGuide, Evidence
-from pyro_vae.models import VAE, likelihoods, mlp
-from pyro_vae.models.networks import Factory
+from pyro_vae.inference import Evidence
+from pyro_vae.materials import Materials
+from pyro_vae.models import likelihoods
+from pyro_vae.pairs import VAE, Pair
 
 Config = dict[str, Any]
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "softplus": nn.Softplus, "silu": nn.SiLU, "gelu": nn.GELU}
 
 
 def load_splits(config: Config) -> Splits:
@@ -30,7 +29,9 @@ def load_splits(config: Config) -> Splits:
     settings = {"root": root, "seed": config["data_seed"], **reading.how_to_read(config, data)}
     splits = load_data(data, **settings)
     levels = reading.levels_to_number(config, splits)
-    return splits if levels is None else load_data(data, levels=levels, **settings)
+    if levels is not None:
+        splits = load_data(data, levels=levels, **settings)
+    return pair_of(config).prepare(splits, data)
 
 
 def data_path(config: Config, root: str | None = None) -> Path:
@@ -38,6 +39,16 @@ def data_path(config: Config, root: str | None = None) -> Path:
     path = Path(config["data"])
     moved = Path(root or ".") / path.name
     return moved if root and not path.exists() and moved.is_file() else path
+
+
+def pair_of(config: Config) -> Pair:
+    """Return the kind of model and guide that a config names."""
+    return build_part("model", model_spec(config))
+
+
+def model_spec(config: Config) -> Config:
+    """Return the kind of model and guide that a config names, as it is written there."""
+    return config.get("model") or {"class_path": class_path(VAE)}
 
 
 def choose_likelihood(splits: Splits) -> Config:
@@ -71,45 +82,18 @@ def choose_likelihood(splits: Splits) -> Config:
     return spec("Normal", scale="dimension")
 
 
-def build(config: Config, splits: Splits) -> tuple[VAE, AmortizedGuide]:
+def build(config: Config, splits: Splits) -> tuple[nn.Module, nn.Module]:
     """Build model and guide from a config, with every width taken from the data and the latent dimension.
 
     Parts whose constructor takes ``data`` are given the training data, and a prior that takes ``guide`` the guide.
     Parameters are initialised with the config's seed; the global generator is left as it was.
 
     Raises:
-        ValueError: for a part that cannot be found or built.
+        ValueError: for a part that cannot be found or built, or parts that do not go together.
     """
-    train, missing = reading.filled(splits.train), bool(config.get("missing"))
-    known = {"dim": config["latent_dim"], "data": train}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
-        guide = build_guide(config, splits, known) if takes("prior", config["prior"], "guide") else None
-        prior = build_part("prior", config["prior"], guide=guide, **known)
-        likelihood = copy.deepcopy(splits.table) or build_part(
-            "likelihood",
-            config["likelihood"],
-            event_shape=splits.event_shape,
-            total_count=splits.max_count,
-            data=train,
-        )
-        model = VAE(prior, likelihood, network(config), missing=missing)
-        return model, build_guide(config, splits, known) if guide is None else guide
-
-
-def build_guide(config: Config, splits: Splits, known: Config) -> AmortizedGuide:
-    """Build the guide from a config; ``known`` is what a family may be given, by name."""
-    loc, scale = standardization(splits)
-    family = build_part("guide", config["guide"], **known)
-    missing = bool(config.get("missing"))
-    return AmortizedGuide(splits.event_shape, family, network(config), loc=loc, scale=scale, missing=missing)
-
-
-def network(config: Config) -> Factory:
-    """Return the network factory that a config names."""
-    if config["activation"] not in ACTIVATIONS:
-        raise ValueError(f"Expected activation to be one of {', '.join(ACTIVATIONS)}; got {config['activation']!r}.")
-    return mlp(tuple(config["hidden"]), ACTIVATIONS[config["activation"]])
+        return pair_of(config).build(Materials(config, splits, *standardization(splits)))
 
 
 def standardization(splits: Splits) -> tuple[Tensor, Tensor]:
@@ -128,16 +112,19 @@ def standardization(splits: Splits) -> tuple[Tensor, Tensor]:
 
 def facts(config: Config, splits: Splits, evidence: Evidence, split: str, device: str) -> dict[str, str]:
     """Return all that somebody needs to cite or repeat the result."""
-    widths = "-".join(map(str, config["hidden"]))
+    pair, materials = pair_of(config), Materials(config, splits, *standardization(splits))
     packages = {name: version(name) for name in ("pyro-vae", "pyro-ppl", "torch", "arviz")}
     return {
         "data": splits.protocol,
+        "estimated": pair.quantity,
         "scored": f"{split} split, N = {len(evidence.log_px)}",
         "estimator": f"{evidence.method}, K = {evidence.num_particles}, seed {evidence.seed}",
         "prior": describe_spec(config["prior"]),
         "likelihood": reading.describe_likelihood(config, splits),
         "guide": describe_spec(config["guide"]),
-        "networks": f"mlp {widths} {config['activation']}, latent dimension {config['latent_dim']}",
+        "model": describe_spec(model_spec(config)),
+        "latent dimension": f"{getattr(pair, 'latent_dims', materials.latent_dim)}",
+        "networks": materials.describe_networks(),
         "objective": describe_spec(config["objective"]),
         "training": f"batch {config['batch_size']}, {describe_spec(config['optimizer'])}, seed {config['seed']}",
         "device": device,

@@ -4,37 +4,49 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pyro.infer
 
+from pyro_vae import pairs
 from pyro_vae._checks import did_you_mean
 from pyro_vae._flows import FLOW_KINDS
 from pyro_vae.inference import guides, methods, objectives
-from pyro_vae.models import likelihoods, priors
+from pyro_vae.models import likelihoods, networks, priors
+from pyro_vae.own_parts import find_class, kinds_of, parts_in
 
 Spec = dict[str, Any]
 """A part in a config file: {"class_path": ..., "init_args": {...}}."""
 
 ROOMS: dict[str, tuple[Any, type]] = {
+    "model": (pairs, pairs.Pair),
     "prior": (priors, priors.Prior),
     "likelihood": (likelihoods, likelihoods.Likelihood),
     "guide": (guides, guides.GuideFamily),
+    "encoder": (networks, networks.NetworkFactory),
+    "decoder": (networks, networks.NetworkFactory),
     "objective": (objectives, objectives.Objective),
     "method": (methods, methods.Method),
 }
 STOCK_OBJECTIVES = (
     "Trace_ELBO", "TraceMeanField_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "RenyiELBO", "ReweightedWakeSleep",
 )  # fmt: skip
+ELSEWHERE = {"encoder": {"deconv"}, "decoder": {"conv"}}
+"""What a room holds that is none of a kind's parts."""
 
 
 def known_parts(kind: str) -> dict[str, type]:
-    """Return {name: class} of the parts of one kind: "prior", "likelihood", "guide", "objective" or "method"."""
+    """Return {name: class} of the parts of one kind: a key of ``ROOMS``."""
     room, base = ROOMS[kind]
     ours = {
         name: part
         for name, part in vars(room).items()
-        if inspect.isclass(part) and issubclass(part, base) and part is not base
+        if inspect.isclass(part)
+        and issubclass(part, base)
+        and not inspect.isabstract(part)
+        and part is not base
+        and name not in ELSEWHERE.get(kind, ())
     }
     stock = {name: getattr(pyro.infer, name) for name in STOCK_OBJECTIVES} if kind == "objective" else {}
     return ours | stock
@@ -50,17 +62,10 @@ def find_part(kind: str, name: str) -> type:
     folded = {k.lower(): part for k, part in known.items()}
     if name.lower() in folded:
         return known.get(name, folded[name.lower()])
-    module, _, attribute = name.rpartition(".")
-    if not module:
+    if "." not in name:
         near = did_you_mean(name, known)
         raise ValueError(f"Unknown {kind} {name!r}.{near} Known: {', '.join(known)}; or give package.module.Class.")
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"Cannot import {kind} {name!r}: {error}. Is it in the working directory?") from error
-    if not inspect.isclass(found):
-        raise ValueError(f"Expected {kind} {name!r} to be a class; got {type(found).__name__}.")
-    return found
+    return find_class(name, f"{kind} {name!r}")
 
 
 def class_path(part: type) -> str:
@@ -127,19 +132,70 @@ def list_parts() -> str:
 
 
 def describe_part(name: str) -> str:
-    """Return a part's signature and docstring, formula, arguments and source; of each kind that has one so named.
+    """Return a part's signature, docstring and options, of each kind that has one so named; or a module's own parts.
+
+    Args:
+        name: that of a part shipped here, the dotted one of a class, or that of a module.
 
     Raises:
-        ValueError: if no part of any kind has that name.
+        ValueError: if no part has that name, or the module holds none.
     """
     every = [(known, kind, part) for kind in ROOMS for known, part in known_parts(kind).items()]
     found = [entry for entry in every if entry[0].lower() == name.lower()]
-    if not found:
-        near = did_you_mean(name, [known for known, _, _ in every])
-        raise ValueError(f"Unknown part {name!r}.{near} `pyro-vae parts` lists all.")
-    return "\n\n\n".join(
-        f"{known}{_signature(part)}: --{kind} {known}\n\n{inspect.getdoc(part)}" for known, kind, part in found
-    )
+    if found:
+        return "\n\n\n".join(_described(*entry) for entry in found)
+    if (own := parts_in(name, ROOMS)) is not None:
+        return _list_module(name, own)
+    if "." in name:
+        part = find_class(name, f"part {name!r}")
+        kinds = kinds_of(part, ROOMS) or ["part"]
+        return "\n\n\n".join(_described(name, kind, part) for kind in kinds)
+    near = did_you_mean(name, [known for known, _, _ in every] + [path.stem for path in Path().glob("*.py")])
+    raise ValueError(f"Unknown part {name!r}.{near} `pyro-vae parts` lists all.")
+
+
+def _list_module(name: str, parts: dict[str, type]) -> str:
+    if not parts:
+        raise ValueError(
+            f"{name} holds no part: no class with a forward() that returns a distribution, made with dim or "
+            "event_shape, and no network, made with in_shape and out_features."
+        )
+    lines = [f"  {known:<22} {'/'.join(kinds_of(part, ROOMS))}: {_summary(part)}" for known, part in parts.items()]
+    return "\n".join([f"{name} (as --KIND {name}.NAME)", *lines])
+
+
+def _described(name: str, kind: str, part: type) -> str:
+    options = " ".join(f"--{kind}.{option}" for option in options_of(part))
+    lines = [f"{name}{_signature(part)}: --{kind} {name}", _doc(part) or "No docstring."]
+    return "\n\n".join([*lines, f"Options: {options}"] if options else lines)
+
+
+def _doc(part: type) -> str:
+    """Return a class's own docstring, none that it inherits."""
+    return inspect.cleandoc(part.__doc__ or "")
+
+
+FOUND_ELSEWHERE = {
+    "self",
+    "dim",
+    "event_shape",
+    "data",
+    "guide",
+    "in_shape",
+    "out_features",
+    "image_shape",
+    "params",
+    "optimizer",
+}
+"""Arguments of parts that are no options: data, latent dimension and pictures determine them."""
+
+
+def options_of(part: type) -> list[str]:
+    """Return the arguments of a part that are options of the command line."""
+    names = inspect.signature(part).parameters
+    kept = {"guide"} if issubclass(part, pairs.Pair) else set()
+    shared = {"activation"} if issubclass(part, networks.NetworkFactory) else set()
+    return [name for name in names if name not in (FOUND_ELSEWHERE | shared) - kept]
 
 
 def _signature(part: type) -> str:
@@ -148,5 +204,5 @@ def _signature(part: type) -> str:
 
 
 def _summary(part: type) -> str:
-    first = (inspect.getdoc(part) or "").split("\n\n")[0]
+    first = _doc(part).split("\n\n")[0]
     return " ".join(first.split()).split(". ")[0][:120]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyro_vae import building, reading, runs
+from pyro_vae import building, reading, runs, views
 from pyro_vae._checks import check_positive_int
 from pyro_vae._files import atomic_path
 from pyro_vae.building import Config
@@ -20,13 +20,15 @@ from pyro_vae.catalogue import build_part, describe_part, list_parts
 from pyro_vae.data import Splits
 from pyro_vae.evaluating import Trained, compare_runs, evaluate_run, report_run, score
 from pyro_vae.imputing import impute_run
-from pyro_vae.inference import AmortizedGuide, fit
-from pyro_vae.inference.programs import place, short_errors
+from pyro_vae.inference import fit
+from pyro_vae.inference.programs import as_args, check_data, place, short_errors
 from pyro_vae.inference.scoring.proposals import check_proposal
 from pyro_vae.inference.training.checkpoints import read_checkpoint
 from pyro_vae.inference.training.fitting import check_settings
-from pyro_vae.models import VAE, start_at_data
-from pyro_vae.options import build_parsers, nearest_option, resolve_parts
+from pyro_vae.mistakes import explain
+from pyro_vae.models import start_at_data
+from pyro_vae.options import build_parsers, resolve_parts
+from pyro_vae.pairs import Pair
 from pyro_vae.runs import Run
 from pyro_vae.tables import read_schema
 
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         argv, classes = resolve_parts(argv or ["--help"])
         parser, commands = build_parsers(classes)
-        config = _parse(parser, commands, argv)
+        config = _parse(parser, commands, argv, classes)
         _COMMANDS[config.subcommand](commands[config.subcommand], config[config.subcommand])
     except (ValueError, FloatingPointError, ArgumentError) as error:
         print(f"pyro-vae: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -62,12 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parse(parser: ArgumentParser, commands: dict[str, ArgumentParser], argv: list[str]) -> Namespace:
+def _parse(
+    parser: ArgumentParser, commands: dict[str, ArgumentParser], argv: list[str], classes: dict[str, type]
+) -> Namespace:
     try:
         return parser.parse_args(argv)
     except ArgumentError as error:
-        near = nearest_option(str(error), commands.get(argv[0], parser))
-        raise ValueError(f"{error}{near}") from error
+        raise ValueError(explain(str(error), commands.get(argv[0], parser), classes)) from error
 
 
 def _train(parser: ArgumentParser, options: Namespace) -> None:
@@ -75,13 +78,14 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
     splits = building.load_splits(config)
     config["likelihood"] = config["likelihood"] or building.choose_likelihood(splits)
     config |= reading.as_read(config, splits)
+    pair = building.pair_of(config)
     model, guide = building.build(config, splits)
     objective = build_part("objective", config["objective"])
     functions = parser.instantiate(options)
-    train = _check_before_writing(functions, model, guide, splits)
+    train = _check_before_writing(functions, model, guide, splits, pair)
     if options.start_at_data and not options.resume:
         most = START_VALUES // model.likelihood.num_features  # 256 levels of each pixel are many
-        start_at_data(model, train[: min(START_DATA, max(most, 100))])
+        start_at_data(model, tuple(arg[: min(START_DATA, max(most, 100))] for arg in train))
 
     run = Run(options.resume or options.out or runs.next_path(config["data"]))
     if options.resume:
@@ -96,11 +100,11 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
         result = fit(
             model,
             guide,
-            splits.train,
+            pair.training_data(splits),
             objective=objective,
             epochs=options.epochs,
             batch_size=options.batch_size,
-            valid=splits.valid,
+            valid=pair.data(splits, "valid"),
             optimizer=functions.optimizer,
             scheduler=functions.scheduler,
             kl_warmup=options.kl_warmup,
@@ -131,21 +135,25 @@ def _check_epochs(run: Run, epochs: int) -> None:
         raise ValueError(f"{run.path} holds {done} epochs already. Give --epochs {done} or more, or train anew.")
 
 
-def _check_before_writing(options: Namespace, model: VAE, guide: AmortizedGuide, splits: Splits) -> Tensor:
+def _check_before_writing(
+    options: Namespace, model: nn.Module, guide: nn.Module, splits: Splits, pair: Pair
+) -> tuple[Tensor, ...]:
     """Refuse settings and data that cannot work while there is still nothing to clean up; return the training data."""
     check_positive_int(options.num_particles, "num_particles")
     names = ("epochs", "batch_size", "patience", "kl_warmup", "clip_norm")
     check_settings(splits.train, valid=splits.valid, **{name: options[name] for name in names})
-    place(model, guide, (splits.train[:1],), options.device)
+    x, *others = as_args(pair.training_data(splits))
+    place(model, guide, (x[:1], *(arg[:1] for arg in others)), options.device)
     optimizer = options.optimizer([torch.zeros(1, requires_grad=True)])
     if options.scheduler is not None:
         options.scheduler(optimizer)
     with torch.random.fork_rng(devices=[]):
-        train = splits.train if splits.transform is None else splits.transform(splits.train)
-    for name, x in (("train", train), ("valid", splits.valid), ("test", splits.test)):
-        model.check_data(x, name=f"{splits.name} {name}")
+        train = (x if splits.transform is None else splits.transform(x), *others)
+    scored = ((name, pair.data(splits, name)) for name in ("valid", "test"))
+    for name, data in (("train", train), *scored):
+        check_data(model, data, f"{splits.name} {name}")
     with short_errors():
-        check_proposal(model, guide, (train[: options.batch_size],))
+        check_proposal(model, guide, tuple(arg[: options.batch_size] for arg in train))
     return train
 
 
@@ -153,8 +161,9 @@ def _sample(parser: ArgumentParser, options: Namespace) -> None:
     from pyro_vae.pictures import image_grid
 
     run = Run(options.run)
-    _, splits, model, _, _ = run.load(options.data_root)
-    x = draw(model, options.num_samples, options.seed, options.mean)
+    config, splits, model, _, _ = run.load(options.data_root)
+    check_positive_int(options.num_samples, "num_samples")
+    x = draw(model, building.pair_of(config), splits, options)
     stem = Path(options.out) if options.out else run.path / "samples"
     array, picture = stem.with_suffix(".csv" if splits.table else ".npy"), stem.with_suffix(".png")
     with atomic_path(array) as temporary, open(temporary, "wb") as file:
@@ -168,11 +177,20 @@ def _sample(parser: ArgumentParser, options: Namespace) -> None:
 
 
 @torch.no_grad()
-def draw(model: VAE, num_samples: int, seed: int, mean: bool) -> Tensor:
-    """Draw x ~ p(x), or the means of p(x|z) at z ~ p(z), shape (num_samples, *event)."""
+def draw(model: nn.Module, pair: Pair, splits: Splits, options: Namespace) -> Tensor:
+    """Draw x ~ p(x), or the means of p(x|z) at z ~ p(z), shape (num_samples, *event).
+
+    A model of x given y takes the labels in turn or, where none are given, those of training data drawn at random.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return model.decode(model.prior().sample((num_samples,))).mean if mean else model.sample(num_samples)
+        torch.manual_seed(options.seed)
+        y = pair.y(splits, "train")
+        if y is not None and not options.label:
+            y = y[torch.randint(len(y), (options.num_samples,))]
+        if options.label:
+            y = pair.encode_labels(splits, options.label)[torch.arange(options.num_samples) % len(options.label)]
+        p_x = views.predictive(model if y is None else pair.given_label(model), options.num_samples, y)
+        return p_x.mean if options.mean else p_x.sample()
 
 
 def _parts(parser: ArgumentParser, options: Namespace) -> None:

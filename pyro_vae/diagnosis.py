@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_vae import _page
 from pyro_vae.calibration_plots import coverage_curve, ecdf_differences, rank_histograms, replicated_statistics
 from pyro_vae.inference import diagnostics, gaps
+from pyro_vae.inference.programs import Data, as_args
 from pyro_vae.plots import BLUE, GREY, single_axes
 
 NUM_SIMULATED = 1000
@@ -54,14 +55,14 @@ class Finding:
 
 
 def diagnose(
-    model: nn.Module, guide: nn.Module, x: Tensor, seed: int = 0, device: str = "auto", progress: bool = True
+    model: nn.Module, guide: nn.Module, x: Data, seed: int = 0, device: str = "auto", progress: bool = True
 ) -> list[Finding]:
     """Run the diagnostics of latents, guide and model; those that the programs cannot have say why.
 
     Args:
         model: p(x, z).
         guide: q(z|x).
-        x: data, shape (N, *event).
+        x: data, shape (N, *event), or the tuple of tensors that the programs are called with.
         seed: seed of all draws.
         device: "auto" (a GPU where there is one), or a torch device.
         progress: show progress bars.
@@ -75,7 +76,20 @@ def diagnose(
     return findings
 
 
-def _latents(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings: Settings) -> Finding:
+def _first(x: Data, num_data: int) -> Data:
+    return tuple(arg[:num_data] for arg in x) if isinstance(x, tuple) else x[:num_data]
+
+
+def _of_data(statistics: dict[str, Statistic]) -> dict[str, Callable[[Data], Tensor]]:
+    """Return statistics of the data x, whatever else the programs are called with."""
+
+    def of_data(statistic: Statistic) -> Callable[[Data], Tensor]:
+        return lambda x: statistic(as_args(x)[0])
+
+    return {name: of_data(statistic) for name, statistic in statistics.items()}
+
+
+def _latents(title: str, model: nn.Module, guide: nn.Module, x: Data, settings: Settings) -> Finding:
     kl = diagnostics.kl_per_dimension(model, guide, x, **settings)
     rate = diagnostics.rate_distortion(model, guide, x, **settings)
     line = " ".join([f"{kl}; {rate}.", kl.warning]).strip()
@@ -95,8 +109,8 @@ def _kl_bars(kl: diagnostics.LatentKL) -> Figure:
     return figure
 
 
-def _surgery(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings: Settings) -> Finding:
-    carved = diagnostics.elbo_surgery(model, guide, x[:NUM_SURGERY], **settings)
+def _surgery(title: str, model: nn.Module, guide: nn.Module, x: Data, settings: Settings) -> Finding:
+    carved = diagnostics.elbo_surgery(model, guide, _first(x, NUM_SURGERY), **settings)
     about = (
         "The KL term split in two (Hoffman and Johnson, 2016): how much of it tells the data apart, and how far the "
         "aggregated posterior is from the prior. A large marginal KL says that draws from the prior are unlike the "
@@ -105,7 +119,7 @@ def _surgery(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings
     return Finding(title, f"{carved}", about)
 
 
-def _sbc(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings: Settings) -> Finding:
+def _sbc(title: str, model: nn.Module, guide: nn.Module, x: Data, settings: Settings) -> Finding:
     ranks = diagnostics.sbc(model, guide, NUM_SIMULATED, x=x, **settings)
     about = (
         "Simulation-based calibration: ranks of the true z among draws of q(z|x), on data simulated from the model, "
@@ -115,14 +129,14 @@ def _sbc(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings: Se
     return Finding(title, f"{ranks}", about, rank_histograms(ranks))
 
 
-def _coverage(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings: Settings) -> Finding:
+def _coverage(title: str, model: nn.Module, guide: nn.Module, x: Data, settings: Settings) -> Finding:
     coverage = diagnostics.expected_coverage(model, guide, NUM_SIMULATED, x=x, **settings)
     about = "How often the guide's credible regions hold the truth, on data simulated from the model."
     return Finding(title, f"{coverage}", about, coverage_curve(coverage))
 
 
-def _gaps(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings: Settings) -> Finding:
-    parts = gaps(model, guide, x[:NUM_GAPS], 1000, **settings)
+def _gaps(title: str, model: nn.Module, guide: nn.Module, x: Data, settings: Settings) -> Finding:
+    parts = gaps(model, guide, _first(x, NUM_GAPS), 1000, **settings)
     about = (
         "Why the ELBO is below log p(x) (Cremer et al., 2018): a guide family that is too small (approximation), or an "
         "encoder that does not reach its best member (amortization). The first asks for a richer family, the second "
@@ -131,7 +145,7 @@ def _gaps(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings: S
     return Finding(title, f"{parts}", about)
 
 
-def _pit(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings: Settings) -> Finding:
+def _pit(title: str, model: nn.Module, guide: nn.Module, x: Data, settings: Settings) -> Finding:
     transform = diagnostics.pit(model, x, **settings)
     about = (
         "Probability integral transform of each entry of x under p(x), minus the diagonal: inside the band if the "
@@ -140,8 +154,8 @@ def _pit(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings: Se
     return Finding(title, f"{transform}", about, ecdf_differences(transform.test))
 
 
-def _predictive(title: str, model: nn.Module, guide: nn.Module, x: Tensor, settings: Settings) -> Finding:
-    check = diagnostics.predictive_check(model, guide, x, statistics=STATISTICS, kind="prior", **settings)
+def _predictive(title: str, model: nn.Module, guide: nn.Module, x: Data, settings: Settings) -> Finding:
+    check = diagnostics.predictive_check(model, guide, x, statistics=_of_data(STATISTICS), kind="prior", **settings)
     about = "Statistics of data sets of the same size drawn from p(x), with a line at that of the data."
     return Finding(title, f"{check}", about, replicated_statistics(check))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from torch import Tensor
+from torch import nn
 
 from pyro_vae import building, reading
 from pyro_vae._arrays import PARTS
@@ -16,8 +16,8 @@ from pyro_vae._files import atomic_path
 from pyro_vae.building import Config
 from pyro_vae.catalogue import build_part
 from pyro_vae.data import Splits
-from pyro_vae.inference import AmortizedGuide, Evidence, compare, evidence
-from pyro_vae.models import VAE
+from pyro_vae.inference import Evidence, compare, evidence
+from pyro_vae.pairs import Pair
 from pyro_vae.runs import Run, write_text
 
 if TYPE_CHECKING:
@@ -32,9 +32,18 @@ class Trained:
 
     config: Config
     splits: Splits
-    model: VAE
-    guide: AmortizedGuide
+    model: nn.Module
+    guide: nn.Module
     history: list[dict[str, float]]
+
+    @property
+    def pair(self) -> Pair:
+        """What model and guide are, and what they are called with."""
+        return building.pair_of(self.config)
+
+    def in_words(self, evidence: Evidence) -> str:
+        """Return the result in one line."""
+        return f"{evidence}".replace("log p(x)", self.pair.quantity)
 
 
 def evaluate_run(options: Namespace) -> None:
@@ -61,7 +70,7 @@ def score(
     run: Run, trained: Trained, num_particles: int, split: str = "test", device: str = "auto", **settings: Any
 ) -> None:
     """Estimate log p(x), write result and report, and print the line that says it."""
-    x = getattr(trained.splits, split)
+    x = trained.pair.data(trained.splits, split)
     ev = evidence(trained.model, trained.guide, x, num_particles, device=device, checkpoint=run.path, **settings)
     where = str(next(trained.model.parameters()).device)
     facts = building.facts(trained.config, trained.splits, ev, split, where)
@@ -69,8 +78,9 @@ def score(
     facts |= {"bits per dimension": bits} if bits else {}
     run.write_result(ev, facts)
     _write_report(run, trained, ev, facts, split)
-    lines = [f"report: {run.report}", *([f"bits per dimension: {bits}"] if bits else []), f"{split} {ev}"]
-    print("\n".join(lines))
+    lines = trained.pair.remarks(trained.guide, trained.splits, split)
+    lines += [f"bits per dimension: {bits}"] if bits else []
+    print("\n".join([*lines, f"report: {run.report}", f"{split} {trained.in_words(ev)}"]))
 
 
 def report_run(options: Namespace) -> None:
@@ -80,11 +90,17 @@ def report_run(options: Namespace) -> None:
     run = Run(options.run)
     trained = Trained(*run.load(options.data_root))
     ev = Evidence.load(run.evidence)
-    findings = diagnose(trained.model, trained.guide, trained.splits.test, options.seed, device=options.device)
+    findings = diagnose(
+        trained.model,
+        trained.guide,
+        trained.pair.data(trained.splits, "test"),
+        options.seed,
+        device=options.device,
+    )
     _write_report(run, trained, ev, run.facts(), "test", [finding.as_section() for finding in findings])
     for finding in findings:
         print(f"{finding.title}: {finding.line}")
-    print(f"report: {run.report}\ntest {ev}")
+    print(f"report: {run.report}\ntest {trained.in_words(ev)}")
 
 
 def _write_report(
@@ -100,22 +116,19 @@ def _write_report(
     splits = trained.splits
     write_report(
         run.report,
-        title=f"{splits.name}: {split} log p(x)",
+        title=f"{splits.name}: {split} {trained.pair.quantity}",
         facts=facts,
         history=trained.history,
         evidence=evidence,
         model=trained.model.cpu(),
         guide=trained.guide.cpu(),
-        x=_data(splits, split),
+        x=getattr(splits, split),
+        y=trained.pair.y(splits, split),
         labels=splits.labels[split] if splits.labels else None,
         image_shape=splits.image_shape,
         split=split,
         further=further,
     )
-
-
-def _data(splits: Splits, split: str) -> Tensor:
-    return getattr(splits, split)
 
 
 def compare_runs(paths: list[str], out: str | None = None) -> None:

@@ -39,6 +39,8 @@ def impute_run(options: Namespace) -> None:
     config, splits, model, guide, _ = run.load(options.data_root)
     if not model.missing:
         raise ValueError(f"{run.path} was trained without missing entries. Train with --missing true to impute.")
+    if building.pair_of(config).y(splits, "train") is not None:
+        raise ValueError(f"Expected a run of a model of x alone to impute; {run.path} is one of x given a label.")
     source = Path(options.data).expanduser() if options.data else building.data_path(config, options.data_root)
     out = _out_path(options.out, run.path, source)
     contents = _read(source, splits.table, config.get("schema"))

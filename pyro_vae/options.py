@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -15,21 +14,40 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae import __version__
-from pyro_vae._checks import did_you_mean
-from pyro_vae.building import ACTIVATIONS
+from pyro_vae._help import ShortHelp, hide_part_help
 from pyro_vae.catalogue import ROOMS, class_path, find_part
+from pyro_vae.materials import ACTIVATIONS, LATENT_DIM, NETWORKS
 from pyro_vae.models.likelihoods import Mixed
+from pyro_vae.models.networks import NetworkFactory
+from pyro_vae.pairs import VAE
 from pyro_vae.runs import Run
 
 DEFAULTS = {
+    "model": "VAE",
     "prior": "StandardNormal",
     "guide": "DiagonalNormal",
-    "objective": "Trace_ELBO",
+    "encoder": "mlp",
+    "decoder": "mlp",
     "likelihood": None,
     "method": "IW",
 }
 FILLED_IN = {"dim", "event_shape", "data", "guide"}
 """Arguments of parts that the latent dimension and the data determine."""
+NETWORK_FILLED_IN = {"in_shape", "out_features", "image_shape"}
+WHAT = {
+    "model": "kind of model: VAE, HierarchicalVAE, ConditionalVAE or SemiSupervisedVAE",
+    "prior": "prior p(z)",
+    "likelihood": "likelihood p(x|z)",
+    "guide": "family of the guide q(z|x)",
+    "encoder": "network of the guide: mlp, gated_mlp or conv",
+    "decoder": "network of the model: mlp, gated_mlp or deconv",
+    "objective": "what training maximises",
+    "method": "how log p(x) is estimated",
+}
+PARTS_HELP = (
+    "PART is a name that `pyro-vae parts` lists, or a class of yours as package.module.Class. Its arguments are "
+    "options too: --prior Mixture --prior.num_components 10. `pyro-vae parts PART` shows what it is and takes."
+)
 
 
 def resolve_parts(argv: list[str]) -> tuple[list[str], dict[str, type]]:
@@ -81,7 +99,9 @@ def _parts_of_config(path: Path) -> dict[str, type]:
 
 
 def _parser(description: str, **settings: Any) -> ArgumentParser:
-    return ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, **settings)
+    return ArgumentParser(
+        description=description, exit_on_error=False, allow_abbrev=False, formatter_class=ShortHelp, **settings
+    )
 
 
 def build_parsers(classes: dict[str, type]) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
@@ -109,6 +129,7 @@ def build_parsers(classes: dict[str, type]) -> tuple[ArgumentParser, dict[str, A
 def _train_parser(classes: dict[str, type]) -> ArgumentParser:
     parser = _parser(
         "Train on a data set, estimate log p(x) of its test split, and write a run directory.",
+        usage="pyro-vae train [--data DATA] [--prior PART] [--likelihood PART] [--guide PART] [options]",
     )
     parser.add_argument("--config", action="config", help="a config.yaml, such as one from a run directory")
     data = parser.add_argument_group("data")
@@ -135,21 +156,35 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
     )
     data.add_argument("--data-seed", type=int, default=0, help="seed of splits and binarisation")
 
-    parts = parser.add_argument_group("model and guide (pyro-vae parts lists the names)")
-    for kind in ROOMS:
-        if kind != "method":
-            _add_part(parser, kind, classes)
-    parts.add_argument("--latent-dim", type=int, default=10, help="latent dimension D")
-    parts.add_argument("--hidden", type=int, nargs="*", default=[200, 200], help="widths of both networks' layers")
+    parts = parser.add_argument_group("model and guide", PARTS_HELP)
+    for kind in ("model", "prior", "likelihood", "guide"):
+        _add_part(parts, kind, classes)
     parts.add_argument(
-        "--activation", type=str, default="tanh", help=f"nonlinearity of both networks: {', '.join(ACTIVATIONS)}"
+        "--latent-dim", type=int | None, default=None, help=f"latent dimension D (default: {LATENT_DIM})"
     )
 
-    parts.add_argument(
+    nets = parser.add_argument_group("networks", "A class of yours is called with in_shape and out_features.")
+    for kind in NETWORKS:
+        _add_part(nets, kind, classes)
+    nets.add_argument(
+        "--hidden",
+        type=int,
+        nargs="*",
+        default=None,
+        help="widths of the hidden layers of both networks (default: 200 200; 300 300 for gated_mlp)",
+    )
+    nets.add_argument(
+        "--activation",
+        type=str | None,
+        default=None,
+        help=f"nonlinearity of both networks: {', '.join(ACTIVATIONS)} (default: tanh, relu for convolutions)",
+    )
+    nets.add_argument(
         "--start-at-data", type=bool, default=True, help="set the decoder's first output bias to the data's marginal"
     )
 
     training = parser.add_argument_group("training")
+    _add_part(training, "objective", classes)
     training.add_argument("--epochs", type=int, default=200, help="passes over the data")
     training.add_argument("--batch-size", type=int, default=100, help="data in a minibatch")
     training.add_argument(
@@ -175,25 +210,41 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
     run.add_argument("--out", type=str | None, default=None, help="run directory; runs/DATA-NNN if absent")
     run.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
     run.add_argument("--resume", type=str | None, default=None, help="go on with the run in this directory")
+    hide_part_help(parser)
     return parser
 
 
-def _add_part(parser: ArgumentParser, kind: str, classes: dict[str, type]) -> None:
+def _add_part(group: Any, kind: str, classes: dict[str, type]) -> None:
     base = pyro.infer.ELBO if kind == "objective" else ROOMS[kind][1]
     given = classes.get(kind, base)
     bases = (base,) if issubclass(given, base) else (base, given)
-    name = DEFAULTS[kind]
-    default = {"class_path": class_path(find_part(kind, name))} if name else None
-    parser.add_subclass_arguments(
+    name, arguments = _default_objective(classes) if kind == "objective" else (DEFAULTS[kind], {})
+    default = {"class_path": class_path(find_part(kind, name)), "init_args": arguments} if name else None
+    group.add_subclass_arguments(
         bases,
         kind,
+        as_group=False,
         default=default,
         required=False,
         instantiate=False,
-        skip=FILLED_IN | ({"columns"} if given is Mixed else set()),
-        help=f"{kind}: a name or package.module.Class, its arguments as --{kind}.NAME VALUE (default: "
-        + (f"{name})" if name else "what the data's values call for)"),
+        skip=_skipped(kind, given),
+        metavar="PART",
+        help=f"{WHAT[kind]} (default: {name or 'what the values of the data call for'})",
     )
+
+
+def _default_objective(classes: dict[str, type]) -> tuple[str, dict[str, Any]]:
+    """Return the objective of the kind of model; without its arguments where another objective may take its place."""
+    model: Any = classes.get("model", VAE)
+    name, arguments = model.objective
+    return name, {} if "objective" in classes else arguments
+
+
+def _skipped(kind: str, part: type) -> set[str]:
+    """Return the arguments of a part that are no options of their own."""
+    if kind in NETWORKS:
+        return NETWORK_FILLED_IN | ({"activation"} if issubclass(part, NetworkFactory) else set())
+    return set() if kind == "model" else FILLED_IN | ({"columns"} if part is Mixed else set())
 
 
 def _evaluate_parser(classes: dict[str, type]) -> ArgumentParser:
@@ -214,6 +265,7 @@ def _evaluate_parser(classes: dict[str, type]) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
+    hide_part_help(parser)
     return parser
 
 
@@ -239,6 +291,13 @@ def _report_parser() -> ArgumentParser:
 def _sample_parser() -> ArgumentParser:
     parser = _parser("Draw from p(x) of a trained run, as numbers and picture.")
     parser.add_argument("run", type=str, help="run directory")
+    parser.add_argument(
+        "--label",
+        type=float,
+        nargs="*",
+        default=None,
+        help="draw from p(x|y) at these labels, in turn (default: those of training data drawn at random)",
+    )
     parser.add_argument("--num-samples", type=int, default=64, help="number of draws")
     parser.add_argument("--mean", action="store_true", help="the mean of p(x|z) for each z, instead of a draw of x")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
@@ -270,12 +329,10 @@ def _impute_parser() -> ArgumentParser:
 
 def _parts_parser() -> ArgumentParser:
     parser = _parser("List what can be plugged in, or show one part's formula and arguments.")
-    parser.add_argument("name", type=str, nargs="?", help="a part, such as IWAE")
+    parser.add_argument(
+        "name",
+        type=str,
+        nargs="?",
+        help="a part, such as IWAE; a class of yours as package.module.Class, or its module",
+    )
     return parser
-
-
-def nearest_option(message: str, parser: ArgumentParser) -> str:
-    """Return " Did you mean --OPTION?" for the first unknown option in an error message, or ""."""
-    unknown = re.search(r"(?<=unrecognized arguments: )--[\w.-]+", message)
-    known = [option for action in parser._actions for option in action.option_strings]
-    return did_you_mean(unknown.group(), known) if unknown else ""

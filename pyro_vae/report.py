@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae import _page, pictures, plots
+from pyro_vae import _page, pictures, plots, views
 from pyro_vae._files import atomic_path
-from pyro_vae.inference.guides import AmortizedGuide
 from pyro_vae.inference.programs import fork_rng, training_mode
 from pyro_vae.inference.scoring.estimates import Evidence
-from pyro_vae.models.vae import VAE
 from pyro_vae.verdict import evidence_section, warnings
 
 NUM_SHOWN = 12
@@ -38,22 +36,24 @@ class _Scored:
         image_shape: (C, H, W), or None.
         model: p(x, z).
         guide: q(z|x).
+        y: what x is conditioned on, on the CPU, or None.
     """
 
     x: Tensor
     evidence: Evidence
     image_shape: pictures.ImageShape | None
-    model: VAE
-    guide: AmortizedGuide
+    model: nn.Module
+    guide: nn.Module
+    y: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the programs are."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
-    def posterior(self, x: Tensor) -> Distribution:
-        """Return q(z|x) for x of shape (B, *event)."""
-        return self.guide.posterior(x.to(self.device))
+    def at(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return some of x and y, where the programs are."""
+        return self.x[index].to(self.device), None if self.y is None else self.y[index].to(self.device)
 
 
 def write_report(
@@ -63,9 +63,10 @@ def write_report(
     facts: Mapping[str, str],
     history: Sequence[Mapping[str, float]],
     evidence: Evidence,
-    model: VAE,
-    guide: AmortizedGuide,
+    model: nn.Module,
+    guide: nn.Module,
     x: Tensor,
+    y: Tensor | None = None,
     labels: Tensor | None = None,
     image_shape: pictures.ImageShape | None = None,
     split: str = "test",
@@ -87,6 +88,7 @@ def write_report(
         model: p(x, z).
         guide: q(z|x).
         x: exactly the data that ``evidence`` scored, shape (N, *event).
+        y: what they are conditioned on, where the programs are called as ``model(x, y)``.
         labels: class or value of each datum, shape (N,).
         image_shape: (C, H, W) if the data are pictures; otherwise they are shown as tables and heat maps.
         split: the name of the split that was scored.
@@ -98,7 +100,7 @@ def write_report(
         ValueError: if evidence, data and labels differ in number, or the file cannot be written.
     """
     _check_numbers(evidence, x, labels)
-    data = _Scored(x.cpu(), evidence, image_shape, model, guide)
+    data = _Scored(x.cpu(), evidence, image_shape, model, guide, None if y is None else y.cpu())
     parts = [_page.paragraph(f"{split} {evidence}", "result"), warnings(evidence), _page.fact_table(facts)]
     if history:
         parts.append(_learning(history, best_epoch))
@@ -129,7 +131,8 @@ def _learning(history: Sequence[Mapping[str, float]], best_epoch: int | None) ->
 
 def _samples(data: _Scored) -> str:
     """Show draws from p(x), the means they were drawn around, and their moments beside those of the data."""
-    p_x = data.model.decode(data.model.prior().sample((NUM_DRAWS,)))
+    y = None if data.y is None else data.y[torch.randint(len(data.y), (NUM_DRAWS,))].to(data.device)
+    p_x = views.predictive(data.model, NUM_DRAWS, y)
     draws, means = p_x.sample().cpu(), _mean(p_x).cpu()
     return _page.section("Samples from p(x)", _drawn(data, means, draws) + _moments(data, draws))
 
@@ -157,8 +160,8 @@ def _moments(data: _Scored, draws: Tensor) -> str:
 
 def _reconstructions(data: _Scored) -> str:
     columns = 8 if data.image_shape else NUM_SHOWN
-    x = data.x[torch.randperm(len(data.x))[:columns]]
-    mean = _mean(data.model.decode(data.posterior(x).sample())).cpu()
+    index = torch.randperm(len(data.x))[:columns]
+    x, mean = data.x[index], _mean(views.reconstruction(data.model, data.guide, *data.at(index))).cpu()
     drawn = pictures.reconstructions(x, mean, data.image_shape, reference=data.x)
     caption = (
         "Scored data drawn at random, and the mean of p(x|z) for one z from q(z|x). What differs is what z does not "
@@ -202,7 +205,7 @@ def _data_table(evidence: Evidence, index: Tensor) -> str:
 
 def _latent(data: _Scored, labels: Tensor | None) -> str:
     chosen = torch.randperm(len(data.x))[:MAX_SCATTER]
-    loc = torch.cat([_mean(data.posterior(x)).cpu() for x in data.x[chosen].split(500)])
+    loc = torch.cat([_mean(views.codes(data.guide, *data.at(index))).cpu() for index in chosen.split(500)])
     active = int((loc.var(0, correction=0) > ACTIVE_VARIANCE).sum())
     caption = (
         f"Means of q(z|x) of {len(loc)} data. {active} of {loc.shape[1]} latent dimensions are active: the mean's "

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from torch import nn
 
 from pyro_vae._files import atomic_path, make_folder
 from pyro_vae.building import Config, build, load_splits
 from pyro_vae.catalogue import changed_arguments
 from pyro_vae.data import Splits
-from pyro_vae.inference import AmortizedGuide, Evidence
+from pyro_vae.inference import Evidence
 from pyro_vae.inference.training.checkpoints import load_checkpoint
-from pyro_vae.models import VAE
 
 
 class Run:
@@ -71,7 +71,7 @@ class Run:
             raise ValueError(f"{self.config_file} is no config of pyro-vae.")
         return config
 
-    def load(self, data_root: str | None = None) -> tuple[Config, Splits, VAE, AmortizedGuide, list[dict[str, float]]]:
+    def load(self, data_root: str | None = None) -> tuple[Config, Splits, nn.Module, nn.Module, list[dict[str, float]]]:
         """Load what was trained: config, data, model, guide and history.
 
         Raises:
@@ -153,7 +153,8 @@ _FILES = {
 
 def fingerprint(splits: Splits) -> str:
     """Return a hash of the splits' values."""
-    parts = (splits.train, splits.valid, splits.test)
+    given = splits.labels if splits.labels and splits.image_shape is None else {}  # a column taken out of x
+    parts = (splits.train, splits.valid, splits.test, *given.values())
     return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()
 
 

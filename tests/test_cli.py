@@ -213,7 +213,10 @@ MISTAKES = {
     "unknown objective": (["--objective", "iwea"], "Unknown objective 'iwea'. Did you mean IWAE?"),
     "no such module": (["--guide", "nowhere.Guide"], "Cannot import guide 'nowhere.Guide'"),
     "no class": (["--prior", "math.pi"], "Expected prior 'math.pi' to be a class; got float"),
-    "unknown argument": (["--objective", "IWAE", "--objective.k", "3"], "'k' is not accepted"),
+    "unknown argument": (
+        ["--objective", "IWAE", "--objective.k", "3"],
+        "IWAE has no option --objective.k. It has --objective.num_particles",
+    ),
     "unknown option": (["--epocs", "3"], "unrecognized arguments: --epocs 3 Did you mean --epochs?"),
     "unknown binarisation": (["--binarize", "statc"], "Did you mean static?"),
     "unknown activation": (["--activation", "tan"], "Expected activation to be one of tanh, relu"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
 import sys
@@ -28,7 +29,9 @@ def benchmarks(tmp_path, monkeypatch):
     bits = (np.random.default_rng(0).random((360, 784)) < 0.2).astype(np.float32)
     np.savez(tmp_path / "bits.npz", train=bits[:120], valid=bits[120:240], test=bits[240:])
     yield folder
-    sys.modules.pop("table", None)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(folder)):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +59,55 @@ def test_benchmark_of_evaluation_compares_what_is_installed(benchmarks, tmp_path
     assert [row[0] for row in rows[:2]] == ["| pyro-vae", "| PyTorch by hand"]
     ours, by_hand = (float(row[4]) for row in rows[:2])
     assert ours == pytest.approx(by_hand, abs=3)  # log p(x) near -543 at K = 200, either with a sd of 0.5
+
+
+CONTESTANTS = ("pyro-vae", "by hand")
+
+
+def test_benchmark_of_speed_compares_contestants_round_by_round(benchmarks, tmp_path):
+    main = runpy.run_path(str(benchmarks / "speed.py"))["main"]
+    out = tmp_path / "speed.md"
+    chosen = {"contestants": (*CONTESTANTS, "by hand, CUDA graph"), "rounds": 2, "max_steps": 2, "out": str(out)}
+    main(workloads=("iwae-5", "evaluation"), num_particles=50, num_data=2, **chosen)
+    table = [line.split(" | ") for line in out.read_text().splitlines() if line.startswith("| ")]
+    names = [name for name, *_ in table]
+    assert names == ["|", *(f"| {name}" for name in CONTESTANTS)] * 2
+    assert [row[2] for row in table if row[0] == "| by hand"] == ["1.00", "1.00"]
+    assert "Without by hand, CUDA graph: CUDA graphs need --device cuda." in out.read_text()
+    with pytest.raises(ValueError, match=r"Expected workloads among elbo-100.*got elbo\."):
+        main(workloads=("elbo",))
+
+
+def test_benchmark_of_speed_draws_curves(benchmarks, tmp_path, monkeypatch):
+    curves, peers = (importlib.import_module(name) for name in ("curves", "peers"))
+    few = {"K": [peers.Task(num_particles=k, steps=1) for k in (1, 2)], "N": [peers.Task(steps=1, natural=True)]}
+    monkeypatch.setattr(curves, "SWEEPS", few)
+    swept = {name: curves.sweep(name, CONTESTANTS, "cpu", rounds=1) for name in few}
+    by_k, by_n = curves.draw(swept).axes
+    assert [line.get_label() for line in by_k.get_lines()] == list(CONTESTANTS)
+    assert list(by_k.get_lines()[0].get_xdata()) == [1, 2]
+    assert by_n.get_xlabel() == "N"
+
+
+@pytest.mark.parametrize("num_particles", [1, 5])
+@pytest.mark.parametrize("name", ["pyro-vae", "Pyro SVI", "NumPyro scan", "pythae"])
+def test_contestants_do_the_same_work(benchmarks, name, num_particles):
+    peers, equal_work = (importlib.import_module(name) for name in ("peers", "equal_work"))
+    task = peers.Task(num_particles=num_particles, batch_size=50, steps=20, width=30, latent_dim=5)
+    try:
+        z, progress = equal_work.check(name, task)
+    except peers.Unavailable as reason:
+        pytest.skip(str(reason))
+    assert abs(z) < 4
+    assert abs(progress) < 0.01  # noise is 0.1%; a learning rate off by a quarter either way gives 3% and -6%
+
+
+def test_a_missing_peer_says_how_to_install_it(benchmarks, monkeypatch):
+    peers = importlib.import_module("peers")
+    monkeypatch.setitem(sys.modules, "numpyro", None)
+    sys.modules.pop("peers.numpyro_scan", None)
+    with pytest.raises(peers.Unavailable, match=r'not installed; pip install -e "\.\[bench\]"'):
+        peers.enter("NumPyro scan", peers.Task())
 
 
 def test_readme_example_runs(capsys):

@@ -2,7 +2,7 @@
 
 The network, budget and estimator of ``objectives.py``; each row changes the prior or the guide family alone.
 
-    python examples/benchmarks/parts.py --data_root DIR --budget.epochs 100 --budget.kl_warmup 20 --budget.decay true --out parts.md
+    python examples/benchmarks/parts.py --data_root DIR --budget.epochs 80 --budget.kl_warmup 20 --budget.decay true
 """
 
 from jsonargparse import auto_cli

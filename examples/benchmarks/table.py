@@ -59,6 +59,7 @@ class Budget:
         return f"{self.epochs} epochs{warmup}, batch 100, Adam 1e-3{decay}, seed {self.seed}"
 
     def train(self, model: VAE, guide: AmortizedGuide, objective: Objective, splits: pv.Splits) -> FitResult:
+        """Train as every row is trained."""
         extra: dict[str, Any] = {}
         if self.decay:
             extra = {

@@ -14,6 +14,8 @@ from pyro_vae.inference.programs import Program
 from pyro_vae.inference.scoring.streaming import WeightStream
 
 Args = tuple[Tensor, ...]
+LogWeights = Callable[[Args, int], Tensor]
+"""A function of a chunk of data and a number of particles k that returns log weights, shape (k, B)."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,13 @@ class Pair:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x).
         plan: what ``plan_particles`` found out about them; None for a single particle.
+        compiled: the method's ``log_weights`` compiled, where they are.
     """
 
     model: Program
     guide: Program
     plan: int | None
+    compiled: LogWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ class Method(ABC):
             counts: particles in each chunk; they add up to K.
             advance: called with the number of weights done since the last call.
         """
+
+    def log_weights(self, pair: Pair) -> LogWeights | None:
+        """Return the function that draws and weighs and takes all the time, or None where there is no such one."""
+        return None
 
     @property
     def particles_of_its_own(self) -> int:

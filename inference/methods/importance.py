@@ -8,8 +8,9 @@ from numbers import Integral
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from pyro_vae.inference.methods.base import Args, Method, Pair, Weights
+from pyro_vae.inference.methods.base import Args, LogWeights, Method, Pair, Weights
 from pyro_vae.inference.methods.defensive import defensive_log_weights
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.scoring.proposals import check_proposal
@@ -43,12 +44,22 @@ class _Importance(Method):
     ) -> Iterator[Weights]:
         """Yield log p(x, z) - log q(z) for z drawn from the guide, refined or mixed with the prior where asked."""
         guide = refine(pair.model, pair.guide, batch, self.refine, plan=pair.plan) if self.refine else pair.guide
+        log_weights = pair.compiled or self._weigh(pair, guide)
         for count in counts:
-            if self.defensive:
-                yield Weights(defensive_log_weights(pair.model, guide, batch, count, self.defensive, plan=pair.plan))
-            else:
-                yield Weights(weight_terms(pair.model, guide, batch, count, plan=pair.plan).log_w)
+            yield Weights(log_weights(batch, count))
             advance(count * len(batch[0]))
+
+    def log_weights(self, pair: Pair) -> LogWeights | None:
+        """Return what draws from the guide and weighs; with ``refine`` each chunk of data has a guide of its own."""
+        return None if self.refine else self._weigh(pair, pair.guide)
+
+    def _weigh(self, pair: Pair, guide: Program) -> LogWeights:
+        def log_weights(batch: Args, count: int) -> Tensor:
+            if self.defensive:
+                return defensive_log_weights(pair.model, guide, batch, count, self.defensive, plan=pair.plan)
+            return weight_terms(pair.model, guide, batch, count, plan=pair.plan).log_w
+
+        return log_weights
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from pyro_vae.inference.programs import (
     training_mode,
     unvalidated,
 )
+from pyro_vae.inference.scoring.compiled import compile_if_worthwhile
 from pyro_vae.inference.scoring.estimates import Evidence, standard_error
 from pyro_vae.inference.scoring.partial import PartialResults, hash_of_data, hash_of_programs, hash_of_text
 from pyro_vae.inference.scoring.posterior import Source
@@ -48,6 +49,7 @@ def evidence(
     chunk_size: int = 10_000,
     seed: int = 0,
     device: str | torch.device = "auto",
+    compile: bool | str = "auto",
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Evidence:
@@ -72,6 +74,9 @@ def evidence(
         chunk_size: largest number of (particle, datum) pairs in memory at once.
         seed: seed of the draws; the global generator is left as it was.
         device: "auto" (a GPU where there is one), or a torch device.
+        compile: True compiles the weights of a chunk as one graph, which gives the same numbers up to rounding; False
+            runs the programs as they are; "auto" compiles from ten million weights on. What cannot be compiled runs
+            as it is, and with True a warning says why.
         checkpoint: folder in which partial results are kept while it runs, every few seconds and when it is
             interrupted; the same call goes on from them. The file is gone when all is done.
         progress: show a progress bar, where there is a terminal to show it.
@@ -89,6 +94,8 @@ def evidence(
     num_particles = how.default_particles if num_particles is None else num_particles
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
+    if compile not in ("auto", True, False):
+        raise ValueError(f'Expected compile to be "auto", True or False; got {compile!r}.')
     check_data(model, x, guide=guide)
     args, device = place(model, guide, as_args(x), device)
     chunk_data = max(1, min(len(args[0]), chunk_size // max(min(num_particles, 256), how.particles_of_its_own)))
@@ -101,6 +108,7 @@ def evidence(
         settings = (how, num_particles, chunk_size, seed, device.type, data, hash_of_programs(model, guide, first))
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
         total = len(args[0]) * num_particles * how.steps_per_particle
+        pair = compile_if_worthwhile(how, pair, compile, len(args[0]) * num_particles, args, chunk_data, counts[0])
         with tqdm(total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=_hidden(progress)) as bar:
             try:
                 with _running(model):

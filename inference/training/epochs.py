@@ -14,7 +14,6 @@ from pyro_vae.inference.programs import fork_rng, training_mode
 from pyro_vae.inference.training.checkpoints import State, load_program_state, program_state
 from pyro_vae.inference.training.schedules import Schedule
 from pyro_vae.inference.training.steps import Batch, Stepper
-from pyro_vae.inference.weights import KLWeight
 
 Row = dict[str, float]
 
@@ -40,7 +39,6 @@ class Epochs:
         }
         described = f"{type(objective).__name__}({', '.join(f'{k}={v}' for k, v in sorted(plain.items()))})"
         self.settings = {"batch_size": batch_size, "num_data": num_data, "objective": described}
-        self.kl = KLWeight()
         self.epoch = 0
         self.history: list[Row] = []
         self.best: State | None = None
@@ -48,19 +46,18 @@ class Epochs:
 
     def train_epoch(self, batches: Iterator[Batch], schedule: Schedule, bar: tqdm) -> None:
         """Pass over the data once and append a row to the history."""
-        started, count = time.perf_counter(), 0
+        started, count, beta = time.perf_counter(), 0, 1.0
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for step, batch in enumerate(batches, self.epoch * self.steps + 1):
-            self.kl.beta = schedule(step / self.steps)
-            with self.kl:
-                total += self.stepper.step(batch) * len(batch[0])
+            beta = schedule(step / self.steps)
+            total += self.stepper.step(batch, beta) * len(batch[0])
             count += len(batch[0])
             bar.update()
         loss = total.item() / count
         self._check_finite(loss)
         lr = float(self.stepper.optimizer.param_groups[0]["lr"])
         seconds = time.perf_counter() - started
-        row = {"epoch": self.epoch + 1, "loss": loss, "kl_weight": self.kl.beta, "lr": lr, "seconds": seconds}
+        row = {"epoch": self.epoch + 1, "loss": loss, "kl_weight": beta, "lr": lr, "seconds": seconds}
         self.history.append(row)
 
     def _check_finite(self, loss: float) -> None:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, place, seed_rng, training_mode
 from pyro_vae.inference.training.checkpoints import load_program_state, read_checkpoint, save_checkpoint
+from pyro_vae.inference.training.compiled import compile_if_worthwhile
 from pyro_vae.inference.training.epochs import Epochs, Row
 from pyro_vae.inference.training.schedules import Schedule, as_schedule
 from pyro_vae.inference.training.steps import Batch, Stepper
@@ -33,11 +34,13 @@ class FitResult:
             that epoch, the bound without it), kl_weight, lr, seconds.
         best_epoch: the epoch whose parameters were kept, where ``patience`` was given.
         checkpoint: the checkpoint's path, where one was asked for.
+        execution: how the steps ran: "eager", with the reason where it was to be otherwise, or "compiled in 9.3 s".
     """
 
     history: list[Row] = field(default_factory=list, repr=False)
     best_epoch: int | None = None
     checkpoint: Path | None = None
+    execution: str = "eager"
 
 
 def fit(
@@ -85,7 +88,11 @@ def fit(
             ``Splits.transform``, dynamic binarisation.
         seed: seed of everything random in training; the global generator is left as it was.
         device: "auto" (a GPU where there is one), or a torch device.
-        compile: "auto" or False: run eagerly. Compiled programs are not available in this version.
+        compile: True compiles loss and gradient of a minibatch as one graph, which gives the same numbers up to
+            rounding, and takes the optimizer's fused step; False runs the programs as they are; "auto" compiles
+            runs of at least 10,000 steps, or as many particles in fewer steps. Programs that cannot be compiled,
+            such as those whose control flow depends on values, run as they are, and a warning says why; so does a
+            last minibatch of another size.
         checkpoint: file written before the first epoch and after each; an interruption keeps it.
         resume: go on from the checkpoint exactly where it stopped.
         progress: show a progress bar, where there is a terminal to show it.
@@ -100,8 +107,8 @@ def fit(
         KeyboardInterrupt: on Ctrl-C, saying where the last checkpoint is.
     """
     check_settings(data, epochs, batch_size, valid, patience, kl_warmup, clip_norm)
-    if compile not in ("auto", False):
-        raise ValueError(f'Expected compile="auto" or False; got {compile!r}. This version runs eagerly.')
+    if compile not in ("auto", True, False):
+        raise ValueError(f'Expected compile to be "auto", True or False; got {compile!r}.')
     if not isinstance(objective, pyro.infer.ELBO | None) or type(objective).__name__.startswith("Jit"):
         raise ValueError(
             f"Expected objective to be a pyro.infer.ELBO object such as objectives.IWAE(5); got {objective!r}. "
@@ -119,7 +126,10 @@ def fit(
     schedule_kl = as_schedule(kl_warmup)
 
     with fork_rng(device, seed), training_mode(model, guide, True):
-        first = _transformed(transform, tuple(arg[:batch_size] for arg in train_args))
+        pair = first, _ = tuple(
+            _transformed(transform, tuple(arg[part] for arg in train_args))
+            for part in (slice(batch_size), slice(-batch_size, None))
+        )
         stepper = Stepper(model, guide, objective or pyro.infer.Trace_ELBO(), optimizer, clip_norm, first)
         schedule = scheduler and scheduler(stepper.optimizer)
         run = Epochs(stepper, schedule, batch_size, len(train_args[0]), patience, device)
@@ -132,6 +142,9 @@ def fit(
             total=epochs * run.steps, initial=run.epoch * run.steps, unit="step", disable=None if progress else True
         ) as bar:
             try:
+                execution = compile_if_worthwhile(
+                    stepper, compile, epochs * run.steps, pair, valid_args, kl_warmup != 0, bar.set_description_str
+                )
                 while run.epoch < epochs and not run.out_of_patience():
                     run.train_epoch(_minibatches(train_args, batch_size, transform), schedule_kl, bar)
                     run.close_epoch(valid_args, seed)
@@ -142,7 +155,7 @@ def fit(
                 raise KeyboardInterrupt(_interrupted(run.epoch, path)) from None
         if run.best is not None:
             load_program_state(run.best, model, guide, stepper.loose)
-    return FitResult(run.history, run.best_epoch or None, path)
+    return FitResult(run.history, run.best_epoch or None, path, execution)
 
 
 def _transformed(transform: Callable[[Tensor], Tensor] | None, batch: Batch) -> Batch:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyro.infer
@@ -14,6 +16,8 @@ from torch.optim import Optimizer
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.programs import Program, modules_of_both
 from pyro_vae.inference.scoring.proposals import check_latents
+from pyro_vae.inference.training.compiled import CompiledStep
+from pyro_vae.inference.weights import KLWeight
 
 Batch = tuple[Tensor, ...]
 
@@ -41,25 +45,63 @@ class Stepper:
         self.optimizer = optimizer(self.parameters)
         _check_optimizer(self.optimizer)
         _count_plates(objective, model, guide, first)
+        self.kl = KLWeight()
+        self.compiled: CompiledStep | None = None
+        self.compiled_loss: Callable[[Batch], Tensor | None] | None = None
 
-    def step(self, batch: Batch) -> Tensor | float:
-        """Take one step and return the loss before it, in nats per datum."""
+    def step(self, batch: Batch, beta: float = 1.0) -> Tensor | float:
+        """Take one step with this weight of the KL term and return the loss before it, in nats per datum."""
         self.optimizer.zero_grad()
-        loss = self._loss_and_grads(batch)
+        self.kl.beta = beta
+        if self.compiled is not None and self.compiled.fits(batch) and self._still_holds(self.compiled, batch, beta):
+            return self.compiled(batch, beta)
+        with self.kl:
+            loss = self._loss_and_grads(batch)
+        self.update()
+        return loss
+
+    def update(self) -> None:
+        """Clip the gradient and let the optimizer take its step."""
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
-        return loss
 
-    @torch.no_grad()
+    def gradient(self, batch: Batch, beta: float | Tensor = 1.0) -> tuple[Tensor | None, ...]:
+        """Return the loss and its gradient by each parameter, None where it has none, and leave ``.grad`` alone."""
+        self.kl.beta = beta
+        size = self._size(batch)
+        with self.kl:
+            if hasattr(self.objective, "differentiable_loss"):
+                loss = self.objective.differentiable_loss(self.model, self.guide, *batch) / size
+                return loss.detach(), *torch.autograd.grad(loss, self.parameters, allow_unused=True)
+            with _gradients_aside(self.parameters):
+                loss = _first(self.objective.loss_and_grads(self.model, self.guide, *batch)) / size
+                return torch.as_tensor(loss), *(None if p.grad is None else p.grad / size for p in self.parameters)
+
+    def _still_holds(self, compiled: CompiledStep, batch: Batch, beta: float) -> bool:
+        if not compiled.holds(batch, beta):
+            self.compiled = None
+            warnings.warn(
+                "The programs no longer do what was compiled: they keep something from call to call that is no tensor. "
+                "They run as they are from here on. Keep it in a buffer, or fit with compile=False.",
+                stacklevel=2,
+            )
+        return self.compiled is not None
+
     def loss(self, batch: Batch) -> float:
         """Return the loss in nats per datum."""
+        loss = None if self.compiled_loss is None else self.compiled_loss(batch)
+        return float(self.raw_loss(batch) if loss is None else loss)
+
+    @torch.no_grad()
+    def raw_loss(self, batch: Batch) -> Tensor | float:
+        """Return the same by the programs as they are."""
         try:
             loss = self.objective.loss(self.model, self.guide, *batch)
         except NotImplementedError as error:
             name = type(self.objective).__name__
             raise ValueError(f"{name} has a gradient but no value to validate with. Fit without valid=...") from error
-        return float(_first(loss)) / self._size(batch)
+        return _first(loss) / self._size(batch)
 
     def _loss_and_grads(self, batch: Batch) -> Tensor | float:
         size = self._size(batch)
@@ -90,6 +132,19 @@ class Stepper:
             self.loose.update(new)
             self.parameters += new.values()
             self.optimizer.add_param_group({"params": list(new.values())})
+
+
+@contextmanager
+def _gradients_aside(parameters: list[Tensor]) -> Iterator[None]:
+    """Start from no gradients, and put back afterwards what there was."""
+    before = [p.grad for p in parameters]
+    for p in parameters:
+        p.grad = None
+    try:
+        yield
+    finally:
+        for p, grad in zip(parameters, before, strict=True):
+            p.grad = grad
 
 
 def _find_parameters(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,21 @@ class Mixed(Likelihood):
             starts.append(start_at(part, seen))
         for ours, found in zip((self.feature_loc, self.feature_scale), zip(*starts, strict=True), strict=True):
             ours.copy_(torch.cat(found))
+
+    def without(self, name: str) -> Mixed:
+        """Return the likelihood of the other columns, with parameters of its own.
+
+        Raises:
+            ValueError: if there is no column of that name, or no other.
+        """
+        if name not in self.table.names or len(self.table.names) == 1:
+            raise ValueError(f"Expected one of several columns to leave out; got {name!r} of {self.table.names}.")
+        keep = [i for i, column in enumerate(self.table.columns) if column.name != name]
+        mixed = Mixed({self.table.columns[i].name: copy.deepcopy(self.columns[i]) for i in keep})  # type: ignore[misc]
+        mixed.table = Table(tuple(self.table.columns[i] for i in keep))
+        for ours, found in zip(mixed.buffers(recurse=False), self.buffers(recurse=False), strict=True):
+            ours.copy_(torch.cat([found.split(self.widths)[i] for i in keep]))
+        return mixed
 
     def describe(self) -> str:
         """Return what each column is taken for, one line each: its name, likelihood and levels."""

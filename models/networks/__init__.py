@@ -4,6 +4,7 @@ Every network takes any number of leading dimensions, such as (K, B), treats eac
 """
 
 from pyro_vae.models.networks.base import Factory as Factory
+from pyro_vae.models.networks.base import NetworkFactory as NetworkFactory
 from pyro_vae.models.networks.conv import conv as conv
 from pyro_vae.models.networks.conv import deconv as deconv
 from pyro_vae.models.networks.convolutions import ConvDecoder as ConvDecoder

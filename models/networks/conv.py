@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import nn
 
 from pyro_vae._parts import Shape, as_shape
-from pyro_vae.models.networks.base import Factory
+from pyro_vae.models.networks.base import NetworkFactory
 from pyro_vae.models.networks.convolutions import ConvDecoder, ConvEncoder, Stages
 
 
-def conv(
-    channels: Sequence[int] = (32, 64),
-    image_shape: Shape | None = None,
-    *,
-    kernel_size: int = 3,
-    activation: Callable[[], nn.Module] = nn.ReLU,
-    residual_blocks: int = 0,
-) -> Factory:
-    """Return a factory of convolutional encoders, from an image to a vector.
+@dataclass(frozen=True)
+class conv(NetworkFactory):
+    """Convolutional encoders, from an image to a vector, residual ones where there are residual blocks.
 
     Args:
         channels: widths of the stages, each of which halves the image.
@@ -33,26 +28,28 @@ def conv(
         ValueError: for widths that are no positive integers, an even kernel size, or, when the factory is called,
             an input that is no image of that shape.
     """
-    stages = Stages(tuple(channels), kernel_size, activation, residual_blocks)
 
-    def factory(in_shape: torch.Size, out_features: int) -> nn.Module:
-        image = as_image_shape(in_shape if image_shape is None else image_shape)
+    channels: Sequence[int] = (32, 64)
+    image_shape: Shape | None = None
+    _: KW_ONLY
+    kernel_size: int = 3
+    activation: Callable[[], nn.Module] = nn.ReLU
+    residual_blocks: int = 0
+
+    def __post_init__(self) -> None:
+        _stages(self)
+
+    def __call__(self, in_shape: torch.Size, out_features: int) -> nn.Module:
+        """Return the network."""
+        image = as_image_shape(in_shape if self.image_shape is None else self.image_shape)
         if image.numel() != torch.Size(in_shape).numel():
             raise ValueError(f"Expected an input of shape {tuple(image)}, or flat; got {tuple(in_shape)}.")
-        return ConvEncoder(in_shape, out_features, image, stages)
-
-    return factory
+        return ConvEncoder(in_shape, out_features, image, _stages(self))
 
 
-def deconv(
-    image_shape: Shape,
-    channels: Sequence[int] = (64, 32),
-    *,
-    kernel_size: int = 3,
-    activation: Callable[[], nn.Module] = nn.ReLU,
-    residual_blocks: int = 0,
-) -> Factory:
-    """Return a factory of convolutional decoders, from a vector to the features of an image.
+@dataclass(frozen=True)
+class deconv(NetworkFactory):
+    """Convolutional decoders, from a vector to the features of an image, residual ones with residual blocks.
 
     Args:
         image_shape: (C, H, W) or (H, W) of one datum, which may itself be flat.
@@ -65,18 +62,31 @@ def deconv(
         ValueError: for widths that are no positive integers, an even kernel size, or, when the factory is called,
             a number of features that is no multiple of the number of entries.
     """
-    stages = Stages(tuple(channels), kernel_size, activation, residual_blocks)
-    image = as_image_shape(image_shape)
 
-    def factory(in_shape: torch.Size, out_features: int) -> nn.Module:
+    image_shape: Shape
+    channels: Sequence[int] = (64, 32)
+    _: KW_ONLY
+    kernel_size: int = 3
+    activation: Callable[[], nn.Module] = nn.ReLU
+    residual_blocks: int = 0
+
+    def __post_init__(self) -> None:
+        _stages(self)
+        as_image_shape(self.image_shape)
+
+    def __call__(self, in_shape: torch.Size, out_features: int) -> nn.Module:
+        """Return the network."""
+        image = as_image_shape(self.image_shape)
         if out_features % image.numel():
             raise ValueError(
                 f"Expected a multiple of the {image.numel()} entries of image_shape={tuple(image)} as the number of "
                 f"features; the likelihood wants {out_features}. Give decoder and likelihood the same image."
             )
-        return ConvDecoder(in_shape, out_features, image, stages)
+        return ConvDecoder(in_shape, out_features, image, _stages(self))
 
-    return factory
+
+def _stages(factory: conv | deconv) -> Stages:
+    return Stages(tuple(factory.channels), factory.kernel_size, factory.activation, factory.residual_blocks)
 
 
 def as_image_shape(shape: Shape) -> torch.Size:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.models.networks.base import Factory, check_widths
+from pyro_vae.models.networks.base import NetworkFactory, check_widths
 
 
 class MLP(nn.Module):
@@ -68,8 +69,9 @@ def _flat(x: Tensor, event_dim: int) -> Tensor:
     return x.flatten(-event_dim) if event_dim > 1 else x
 
 
-def mlp(hidden: Sequence[int] = (200, 200), activation: Callable[[], nn.Module] = nn.Tanh) -> Factory:
-    """Return a factory of multilayer perceptrons.
+@dataclass(frozen=True)
+class mlp(NetworkFactory):
+    """Multilayer perceptrons: an activation after each hidden layer, and an affine map.
 
     Args:
         hidden: widths of the hidden layers; an empty sequence gives an affine map.
@@ -78,16 +80,21 @@ def mlp(hidden: Sequence[int] = (200, 200), activation: Callable[[], nn.Module] 
     Raises:
         ValueError: if a width is not a positive integer.
     """
-    check_widths(hidden, "hidden widths")
 
-    def factory(in_shape: torch.Size, out_features: int) -> nn.Module:
-        return MLP(in_shape, out_features, hidden, activation)
+    hidden: Sequence[int] = (200, 200)
+    activation: Callable[[], nn.Module] = nn.Tanh
 
-    return factory
+    def __post_init__(self) -> None:
+        check_widths(self.hidden, "hidden widths")
+
+    def __call__(self, in_shape: torch.Size, out_features: int) -> nn.Module:
+        """Return the network."""
+        return MLP(in_shape, out_features, self.hidden, self.activation)
 
 
-def gated_mlp(hidden: Sequence[int] = (300, 300)) -> Factory:
-    """Return a factory of multilayer perceptrons whose layers are gated, (A x + b) * sigmoid(C x + d).
+@dataclass(frozen=True)
+class gated_mlp(NetworkFactory):
+    """Multilayer perceptrons whose layers are gated, (A x + b) * sigmoid(C x + d).
 
     Args:
         hidden: widths of the gated layers; the defaults are those of Tomczak and Welling.
@@ -98,9 +105,12 @@ def gated_mlp(hidden: Sequence[int] = (300, 300)) -> Factory:
     Source: Tomczak and Welling (2018), VAE with a VampPrior, section 5; the gate: Dauphin et al. (2017), Language
     Modeling with Gated Convolutional Networks, equation 1.
     """
-    check_widths(hidden, "hidden widths")
 
-    def factory(in_shape: torch.Size, out_features: int) -> nn.Module:
-        return GatedMLP(in_shape, out_features, hidden)
+    hidden: Sequence[int] = (300, 300)
 
-    return factory
+    def __post_init__(self) -> None:
+        check_widths(self.hidden, "hidden widths")
+
+    def __call__(self, in_shape: torch.Size, out_features: int) -> nn.Module:
+        """Return the network."""
+        return GatedMLP(in_shape, out_features, self.hidden)

@@ -263,7 +263,7 @@ BAD = {
     "few": (dict(batch_size=61), r"at least batch_size=61 data; got 60\. Pass batch_size=60 or smaller"),
     "epochs": (dict(epochs=0), "Expected epochs to be an integer >= 1"),
     "patience": (dict(patience=2), "Expected valid=... with patience"),
-    "compile": (dict(compile=True), 'Expected compile="auto" or False; got True'),
+    "compile": (dict(compile="yes"), 'Expected compile to be "auto", True or False; got .yes.'),
     "resume": (dict(resume=True), "Expected checkpoint=PATH with resume=True"),
     "valid": (dict(valid=PIXELS + 0.5), r"Expected valid in \{0, 1\} for Bernoulli; got [01]\.5"),
     "transform": (dict(transform=lambda x: x + 0.25), r"Expected data in \{0, 1\}|in \{0, 1\} for Bernoulli"),

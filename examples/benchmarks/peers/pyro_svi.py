@@ -1,0 +1,44 @@
+"""Pyro's own loop: ``SVI.step`` with ``Trace_ELBO``, or ``RenyiELBO(alpha=0)``, on the program of its VAE example."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO
+from torch import Tensor
+
+from peers.task import Networks, Pass, Task, minibatches, timed
+
+
+class PyroSVI:
+    """Pyro as shipped: its validation is on, and the loss is a sum over the minibatch."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.x, self.learnt = task, task.data(), task.networks()
+        self.store: dict = {}
+        k = task.num_particles
+        loss = Trace_ELBO() if k == 1 else RenyiELBO(0, k, max_plate_nesting=1, vectorize_particles=True)
+        self.svi = SVI(self.model, self.guide, pyro.optim.Adam({"lr": task.lr}), loss)
+
+    def model(self, x: Tensor) -> None:
+        decoder = pyro.module("decoder", self.learnt.decoder)
+        with pyro.plate("data", len(x)):
+            zeros = x.new_zeros(len(x), self.task.latent_dim)
+            z = pyro.sample("z", dist.Normal(zeros, torch.ones_like(zeros)).to_event(1))
+            logits = decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        encoder = pyro.module("encoder", self.learnt.encoder)
+        with pyro.plate("data", len(x)):
+            loc, log_scale = encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    def train(self, epochs: int) -> list[Pass]:
+        with pyro.get_param_store().scope(self.store or None) as self.store:  # names are shared in one process
+            return [timed(self._epoch, self.task.device) for _ in range(epochs)]
+
+    def _epoch(self) -> float:
+        return sum(self.svi.step(x) for x in minibatches(self.x, self.task, self.task.natural)) / len(self.x)
+
+    def networks(self) -> Networks:
+        return self.learnt

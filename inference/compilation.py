@@ -1,0 +1,151 @@
+"""Functions of tensors recorded as graphs of tensor operations, free of the Python that built them, and compiled."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pyro.util
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.nn.functional import one_hot
+from torch.overrides import TorchFunctionMode
+
+from pyro_vae.inference.programs import fork_rng, unvalidated
+
+Function = Callable[..., tuple[Tensor | None, ...]]
+REASONS = {
+    "tracing tensor": "a program reads the value of a tensor in Python, as .item() and `if tensor:` do",
+    "data-dependent": "the shapes or the control flow of a program depend on the values of tensors",
+    "dynamic shape": "the shapes or the control flow of a program depend on the values of tensors",
+    "C++ compiler": "there is no C++ compiler; install one, such as g++, or name it in the variable CXX",
+    "triton": "there is no working Triton, which compiles for the GPU",
+}
+"""What errors of the compiler mean, by a part of their message."""
+
+
+class CannotCompileError(Exception):
+    """A function that has to run as it is; the message is the reason, in one line."""
+
+
+def record(function: Function, *example: Tensor) -> GraphModule:
+    """Return the tensor operations of a function at an example, gradients that it takes included, as a graph.
+
+    Parameters and buffers that the function reaches by itself are part of the graph by reference, so that it sees
+    what they become. Numbers that the function reads from tensors alone to compute with, as Pyro's objectives do,
+    stay tensors.
+
+    Args:
+        function: takes tensors and returns tensors, with None for those that there are not.
+        example: its arguments.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with unvalidated(), _without_questions(), fork_rng(example[0].device):
+        graph = make_fx(lambda *args: function(*args))(*example)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def compiled(function: Function, example: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Function:
+    """Return a compiled function of the same values and the same random numbers, for inputs of the example's shapes.
+
+    Args:
+        function: as in ``record``.
+        example: its arguments.
+        other: further arguments, on which the compiled function is compared with the function as it is.
+
+    Raises:
+        CannotCompileError: if it cannot be recorded or compiled, or has other values then.
+    """
+    try:
+        with warnings.catch_warnings(), unvalidated():  # the compiler would turn validation off for good
+            warnings.simplefilter("ignore")  # advice of the compiler on its own settings
+            _at_fixed_noise(function, example)  # what it finds out on its first call is no part of the record
+            fast = torch.no_grad()(torch.compile(record(function, *example), options=_options()))
+            differs = not agree(*(_at_fixed_noise(f, other) for f in (fast, function)))
+    except Exception as error:  # whatever Python that cannot be recorded, or a compiler that is not there, raises
+        raise CannotCompileError(_reason(error)) from error
+    if differs:
+        raise CannotCompileError("its record has other values at other data: the program acts on more than tensors")
+    return fast
+
+
+def _options() -> dict[str, Any]:
+    """Have random numbers drawn by torch's own generator, as in a run that is not compiled, and skip what is checked.
+
+    Callers see to it that shapes are those of the example; a graph has nothing else that could change.
+    """
+    options: dict[str, Any] = {"fallback_random": True}
+    if hasattr(torch.compiler, "skip_all_guards_unsafe"):
+        options["guard_filter_fn"] = torch.compiler.skip_all_guards_unsafe
+    return options
+
+
+def agree(left: tuple[Tensor | None, ...], right: tuple[Tensor | None, ...]) -> bool:
+    """Say whether two results, a value and its gradients, are equal up to rounding.
+
+    Judged by the largest entry of each tensor, and where that is no more than the rounding error of others, as a
+    gradient is that is 0 in theory, by the largest of all gradients.
+    """
+    sizes = [0.0 if b is None else float(b.abs().max().nan_to_num()) for b in right]
+
+    def close(a: Tensor | None, b: Tensor | None, size: float) -> bool:
+        if a is None or b is None:
+            return a is b
+        tolerance = 1e-3 if a.dtype.itemsize <= 4 else 1e-8
+        atol = tolerance * (size + 1e-3 * max(sizes[1:], default=0.0))
+        return torch.allclose(a, b, rtol=tolerance, atol=atol, equal_nan=True)
+
+    return all(close(*three) for three in zip(left, right, sizes, strict=True))
+
+
+def _at_fixed_noise(function: Function, args: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    with fork_rng(args[0].device, 0):
+        return function(*args)
+
+
+def _reason(error: Exception) -> str:
+    text = f"{type(error).__name__} {error}"
+    known = next((reason for part, reason in REASONS.items() if part in text), None)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "backend=" not in line]
+    return known or (lines or [type(error).__name__])[0][:200]
+
+
+class _KeepTensors(TorchFunctionMode):
+    """Runs what asks for values without asking.
+
+    ``.item()`` returns the tensor itself: arithmetic goes on with it, and a Python condition on it fails. ``one_hot``
+    of so many classes does not look whether there are as many.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.item:
+            return args[0].detach()
+        if func is one_hot:
+            return _one_hot(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
+    if num_classes < 1:
+        return one_hot(index, num_classes)
+    return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).long()
+
+
+@contextmanager
+def _without_questions() -> Iterator[None]:
+    """Let Pyro's objectives run without a look at values: their sums stay tensors, and warnings of NaN wait."""
+
+    def never(value: Any) -> bool:
+        return False
+
+    with _KeepTensors(), mock.patch.multiple(pyro.util, torch_isnan=never, torch_isinf=never):
+        yield

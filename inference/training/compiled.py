@@ -1,0 +1,172 @@
+"""The loss of a minibatch and its gradient as one compiled graph, whatever the objective and the programs."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyro_vae.inference.compilation import CannotCompileError, agree, compiled
+from pyro_vae.inference.programs import fork_rng, modules_of_both, training_mode
+from pyro_vae.inference.training.whole_step import WholeStep, make_capturable
+
+if TYPE_CHECKING:
+    from pyro_vae.inference.training.steps import Batch, Stepper
+
+WORTHWHILE = 10_000
+"""Steps, times the particles of each, that pay for compilation: about 5 ms of each are saved, and 15 s spent."""
+CHECK_EVERY = 500
+"""Steps between two comparisons with the programs as they are."""
+
+
+def compile_if_worthwhile(
+    stepper: Stepper,
+    setting: bool | str,
+    num_steps: int,
+    batches: tuple[Batch, Batch],
+    valid: Batch | None,
+    warms_up: bool,
+    announce: Callable[[str], object],
+) -> str:
+    """Compile the steps to come, always if the setting is True, and if "auto" where they are many enough to pay.
+
+    Whether that is so depends on the number of steps and particles and not on a clock, so that the same call gives
+    the same numbers each time.
+
+    Args:
+        stepper: whose steps.
+        setting: True, False or "auto".
+        num_steps: how many steps there are in all.
+        batches: two minibatches of the shape that all have.
+        valid: validation data, whose bound is compiled too.
+        warms_up: whether the weight of the KL term changes.
+        announce: told what is being done.
+
+    Returns:
+        how the steps run, in words; where they were to be compiled and cannot be, a warning says why too.
+    """
+    work = num_steps * getattr(stepper.objective, "num_particles", 1)
+    if setting is False or (setting == "auto" and work < WORTHWHILE):
+        return "eager"
+    started = time.perf_counter()
+    announce("compiling")
+    try:
+        stepper.compiled = CompiledStep(stepper, *batches, warms_up)
+        size = len(batches[0][0])
+        if valid is not None and len(valid[0]) >= size:
+            parts = (tuple(arg[part] for arg in valid) for part in (slice(size), slice(-size, None)))
+            stepper.compiled_loss = _compile_loss(stepper, *parts)
+    except CannotCompileError as reason:
+        warnings.warn(f"Cannot compile, so training runs eagerly: {reason}.", stacklevel=3)
+        return f"eager: {reason}"
+    return f"compiled in {time.perf_counter() - started:.1f} s"
+
+
+def _compile_loss(stepper: Stepper, batch: Batch, other: Batch) -> Callable[[Batch], Tensor | None]:
+    """Return the loss without gradient of a minibatch of that shape, and None for one of another."""
+
+    def loss(*batch: Tensor) -> tuple[Tensor]:
+        return (torch.as_tensor(stepper.raw_loss(batch), dtype=torch.float64),)
+
+    with training_mode(stepper.model, stepper.guide, False):
+        graph = compiled(loss, batch, other)
+    shapes = _shapes(batch)
+    return lambda batch: graph(*batch)[0] if _shapes(batch) == shapes else None
+
+
+class CompiledStep:
+    """One step for minibatches of one shape: loss and gradient compiled, and on a GPU the update in one graph with it.
+
+    Args:
+        stepper: whose loss, parameters and optimizer.
+        batch: a minibatch, whose shape all others have.
+        other: another minibatch, on which the graph is compared with the programs.
+        warms_up: whether the weight of the KL term changes; it is an input of the graph then.
+
+    Raises:
+        CannotCompileError: where the programs have to run as they are.
+    """
+
+    def __init__(self, stepper: Stepper, batch: Batch, other: Batch, warms_up: bool) -> None:
+        self.shapes = _shapes(batch)
+        self._stepper, self._warms_up, self._until_check = stepper, warms_up, CHECK_EVERY
+        inputs = self._inputs(batch, 1.0)
+        with _buffers_kept(stepper):
+            self._graph = compiled(self._gradient, inputs, self._inputs(other, 0.5))
+        fuse(stepper.optimizer)
+        self._step: Callable[..., Tensor] = self._update
+        if batch[0].is_cuda and make_capturable(stepper.optimizer):
+            self._step = WholeStep(self._update, inputs)
+
+    def fits(self, batch: Batch) -> bool:
+        """Say whether a minibatch has the shape that the graph was compiled for."""
+        return _shapes(batch) == self.shapes
+
+    def __call__(self, batch: Batch, beta: float) -> Tensor:
+        """Take one step and return the loss before it, which the next step may overwrite."""
+        return self._step(*self._inputs(batch, beta))
+
+    def _update(self, *inputs: Tensor) -> Tensor:
+        loss, *gradients = self._graph(*inputs)
+        assert loss is not None  # the graph returns what ``gradient`` returns
+        for parameter, gradient in zip(self._stepper.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._stepper.update()
+        return loss
+
+    def holds(self, batch: Batch, beta: float) -> bool:
+        """Say whether the graph still has the programs' values, compared from time to time.
+
+        It has not where a program keeps count of its calls, say, in an attribute that is no tensor.
+        """
+        self._until_check -= 1
+        if self._until_check > 0:
+            return True
+        self._until_check = CHECK_EVERY
+        inputs = self._inputs(batch, beta)
+        results = []
+        for function in (self._graph, self._gradient):
+            with _buffers_kept(self._stepper), fork_rng(batch[0].device):
+                results.append(function(*inputs))
+        return agree(*results)
+
+    def _gradient(self, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        batch, beta = (inputs[:-1], inputs[-1]) if self._warms_up else (inputs, 1.0)
+        return self._stepper.gradient(batch, beta)
+
+    def _inputs(self, batch: Batch, beta: float) -> Batch:
+        """Return the inputs of the graph: the weight of the KL term is one of them where it changes."""
+        if not self._warms_up:
+            return batch
+        return *batch, torch.full((), beta, dtype=torch.float64, device=batch[0].device)
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Take the optimizer's step as one kernel, the same arithmetic, where it offers that and the user chose nothing."""
+    for group in optimizer.param_groups:
+        chosen = any(group.get(name) for name in ("foreach", "differentiable", "capturable"))
+        if group.get("fused", True) is None and not chosen:
+            group["fused"] = all(p.is_floating_point() for p in group["params"])
+
+
+def _shapes(batch: Batch) -> list[tuple[torch.Size, torch.dtype]]:
+    return [(arg.shape, arg.dtype) for arg in batch]
+
+
+@contextmanager
+def _buffers_kept(stepper: Stepper) -> Iterator[None]:
+    """Put back the buffers, such as the running means of batch normalisation, that a run for comparison changes."""
+    buffers = [b for module in modules_of_both(stepper.model, stepper.guide) for b in module.buffers()]
+    before = [b.clone() for b in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, kept in zip(buffers, before, strict=True):
+                buffer.copy_(kept)
