@@ -113,15 +113,18 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
             transform=splits.transform,
             seed=options.seed,
             device=options.device,
+            compile=options.compile,
             checkpoint=run.checkpoint,
             resume=bool(options.resume),
         )
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(f"{interruption}\nGo on with: pyro-vae train --resume {run.path}") from None
     run.write_metrics(result.history)
+    if result.execution != "eager":
+        print(f"training {result.execution}")
     try:
         trained = Trained(config, splits, model, guide, result.history)
-        score(run, trained, options.num_particles, device=options.device)
+        score(run, trained, options.num_particles, device=options.device, compile=options.compile)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"Interrupted; the model is kept. Go on with: pyro-vae train --resume {run.path}"

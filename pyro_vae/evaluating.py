@@ -59,7 +59,7 @@ def evaluate_run(options: Namespace) -> None:
     check_positive_int(options.chunk_size, "chunk_size")
     check_seed(options.seed)
     folder = run.evaluation(options.split, spec, num_particles, options.seed)
-    settings = {name: options[name] for name in ("split", "chunk_size", "seed", "device")}
+    settings = {name: options[name] for name in ("split", "chunk_size", "seed", "device", "compile")}
     try:
         score(folder, trained, num_particles, method=method, **settings)
     except KeyboardInterrupt:
@@ -78,9 +78,9 @@ def score(
     facts |= {"bits per dimension": bits} if bits else {}
     run.write_result(ev, facts)
     _write_report(run, trained, ev, facts, split)
-    lines = trained.pair.remarks(trained.guide, trained.splits, split)
-    lines += [f"bits per dimension: {bits}"] if bits else []
-    print("\n".join([*lines, f"report: {run.report}", f"{split} {trained.in_words(ev)}"]))
+    remarks = trained.pair.remarks(trained.guide, trained.splits, split)
+    remarks += [f"bits per dimension: {bits}"] if bits else []
+    print("\n".join([f"report: {run.report}", *remarks, f"{split} {trained.in_words(ev)}"]))
 
 
 def report_run(options: Namespace) -> None:

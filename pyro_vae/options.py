@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyro.infer
 import yaml
@@ -145,12 +145,13 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
         "--schema",
         type=dict[str, Any] | str | None,
         default=None,
-        help="likelihoods of a .csv table's columns, '{age: Normal, dose: {likelihood: StudentT, df: 5}, id: null}', "
-        "where null leaves a column out, or a YAML file with them; the values of other columns choose theirs",
+        help="likelihoods of a .csv table's columns, '{age: Normal, dose: {likelihood: StudentT, df: 5}}', or "
+        "a YAML file with them; null leaves a column out, and the values of other columns choose theirs",
     )
     data.add_argument(
         "--missing",
         type=bool | None,
+        metavar="{true,false}",
         default=None,
         help="whether NaN is a missing entry, left out of the likelihood (default: empty cells of a .csv file are)",
     )
@@ -204,6 +205,13 @@ def _train_parser(classes: dict[str, type]) -> ArgumentParser:
     training.add_argument("--patience", type=int | None, default=None, help="stop after so many epochs without a gain")
     training.add_argument("--seed", type=int, default=0, help="seed of initial values and training")
     training.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+    training.add_argument(
+        "--compile",
+        type=Literal["auto"] | bool,
+        default="auto",
+        metavar="{auto,true,false}",
+        help="run training as one compiled graph: auto for long runs alone",
+    )
 
     run = parser.add_argument_group("evaluation and run directory")
     run.add_argument("--num-particles", type=int, default=5000, help="importance samples per datum K, for log p(x)")
@@ -264,6 +272,13 @@ def _evaluate_parser(classes: dict[str, type]) -> ArgumentParser:
     parser.add_argument("--chunk-size", type=int, default=10_000, help="(datum, particle) pairs in memory at once")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument(
+        "--compile",
+        type=Literal["auto"] | bool,
+        default="auto",
+        metavar="{auto,true,false}",
+        help="run the weights as one compiled graph: auto for long runs alone",
+    )
     parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
     hide_part_help(parser)
     return parser

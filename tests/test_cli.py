@@ -287,3 +287,13 @@ def test_python_path_is_put_back(folder):
     before = list(sys.path)
     main(["parts"])
     assert sys.path == before
+
+
+def test_a_run_is_compiled_where_it_is_asked_to_be(folder, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    settings = ["--data", "bits.npy", "--latent-dim", "2", "--hidden", "8", "--epochs", "1", "--num-particles", "8"]
+    assert main(["train", *settings, "--batch-size", "20", "--compile", "true", "--out", "run"]) == 0
+    assert "training compiled in " in capsys.readouterr().out
+    assert runs.Run("run").config()["compile"] is True
+    assert main(["train", *settings, "--batch-size", "20", "--compile", "maybe"]) == 2
+    assert main(["evaluate", "run", "--num-particles", "9", "--compile", "true"]) == 0

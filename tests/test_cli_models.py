@@ -6,6 +6,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import QUICK, train_bits
@@ -213,7 +214,7 @@ def test_labels_choose_what_is_drawn(table):
     torch.manual_seed(3)
     z = model.prior().sample((5,))
     means = model.decode(z, torch.tensor([2, 0, 2, 0, 2])).mean
-    np.testing.assert_allclose(np.load("run/samples.npy"), means.detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(pd.read_csv("run/samples.csv"), means.detach().numpy(), rtol=1e-5)
 
 
 def test_convolutions_see_a_label_as_channels(folder):
@@ -250,7 +251,7 @@ def test_semi_supervised_run_scores_data_without_labels(table, capsys):
     assert guide.alpha == pytest.approx(0.1 * 80 / 20)
     assert main(["sample", "run", "--num-samples", "4"]) == 0
     assert main(["sample", "run", "--num-samples", "4", "--label", "3"]) == 0
-    assert np.load("run/samples.npy").shape == (4, 3)
+    assert pd.read_csv("run/samples.csv").shape == (4, 3)
 
 
 def test_views_are_those_of_the_programs(folder):
@@ -333,3 +334,22 @@ def test_prior_given_the_label(folder):
     assert json.dumps(config_of("--model", "ConditionalVAE")[0]["model"]["init_args"]) == json.dumps(
         {"label": None, "prior_given_label": False}
     )
+
+
+def test_a_mixed_table_is_conditioned_on_one_of_its_columns(folder, capsys):
+    draws = np.random.default_rng(0)
+    group = draws.integers(0, 3, 100)
+    frame = pd.DataFrame({"group": group, "dose": draws.normal(5.0 * group), "visits": draws.poisson(2.0, 100)})
+    frame["town"] = np.where(draws.random(100) < 0.5, "north", "south")
+    frame.loc[3, "dose"] = np.nan
+    frame.to_csv("table.csv", index=False)
+    settings = ("--data", "table.csv", "--model", "ConditionalVAE")
+    assert train(*settings, "--model.label", "group", "--out", "run") == 0
+    assert main(["sample", "run", "--label", "2", "--num-samples", "7"]) == 0
+    drawn = pd.read_csv("run/samples.csv")
+    assert list(drawn.columns) == ["dose", "visits", "town"]
+    assert set(drawn["town"]) <= {"north", "south"}
+    assert main(["impute", "run"]) == 2
+    assert "Expected a run of a model of x alone to impute" in capsys.readouterr().err
+    assert train(*settings, "--model.label", "dose", "--out", "other") == 2
+    assert "Expected no missing entries in the label column 'dose'" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contract
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -117,3 +118,16 @@ def test_likelihoods_of_ones_own_are_columns():
 def test_bad_settings_get_one_clear_line(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_without_a_column_the_others_are_as_they_were():
+    frame = pd.DataFrame({"a": [0.5, 2.5, 3.0], "b": ["u", "v", "u"], "c": [1.0, 7.0, 30.0]})
+    mixed = likelihoods.Mixed.from_dataframe(frame, {"c": likelihoods.LogNormal})
+    rest, x = mixed.without("b"), mixed.encode(frame)
+    h = torch.randn(3, mixed.num_features)
+    kept = [i for i in range(mixed.num_features) if i not in range(mixed.widths[0], sum(mixed.widths[:2]))]
+    expected = mixed(h).entry_log_prob(x)[:, [0, 2]]
+    torch.testing.assert_close(rest(h[:, kept]).entry_log_prob(x[:, [0, 2]]), expected)
+    pd.testing.assert_frame_equal(rest.decode(rest.encode(frame)), frame[["a", "c"]], check_dtype=False)
+    with pytest.raises(ValueError, match=r"Expected one of several columns to leave out; got 'd'"):
+        mixed.without("d")
