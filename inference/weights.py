@@ -29,7 +29,7 @@ class KLWeight(Messenger):
         beta: the weight, 1 for the plain bound.
     """
 
-    def __init__(self, beta: float = 1.0) -> None:
+    def __init__(self, beta: float | Tensor = 1.0) -> None:
         super().__init__()
         self.beta = beta
 

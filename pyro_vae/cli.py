@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import ArgumentError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,8 +85,7 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
     functions = parser.instantiate(options)
     train = _check_before_writing(functions, model, guide, splits, pair)
     if options.start_at_data and not options.resume:
-        most = START_VALUES // model.likelihood.num_features  # 256 levels of each pixel are many
-        start_at_data(model, tuple(arg[: min(START_DATA, max(most, 100))] for arg in train))
+        _start_at_data(model, train)
 
     run = Run(options.resume or options.out or runs.next_path(config["data"]))
     if options.resume:
@@ -129,6 +129,12 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
         raise KeyboardInterrupt(
             f"Interrupted; the model is kept. Go on with: pyro-vae train --resume {run.path}"
         ) from None
+
+
+def _start_at_data(model: Any, train: tuple[Tensor, ...]) -> None:
+    """Start at some of the training data: fewer where each has many features, such as 256 levels of each pixel."""
+    most = max(START_VALUES // model.likelihood.num_features, 100)
+    start_at_data(model, tuple(arg[: min(START_DATA, most)] for arg in train))
 
 
 def _check_epochs(run: Run, epochs: int) -> None:

@@ -36,7 +36,8 @@ def impute_run(options: Namespace) -> None:
     check_positive_int(options.num_particles, "num_particles")
     check_seed(options.seed)
     run = Run(options.run)
-    config, splits, model, guide, _ = run.load(options.data_root)
+    config, splits, loaded, guide, _ = run.load(options.data_root)
+    model: Any = loaded
     if not model.missing:
         raise ValueError(f"{run.path} was trained without missing entries. Train with --missing true to impute.")
     if building.pair_of(config).y(splits, "train") is not None:

@@ -126,7 +126,7 @@ def fit(
     schedule_kl = as_schedule(kl_warmup)
 
     with fork_rng(device, seed), training_mode(model, guide, True):
-        pair = first, _ = tuple(
+        first, last = (
             _transformed(transform, tuple(arg[part] for arg in train_args))
             for part in (slice(batch_size), slice(-batch_size, None))
         )
@@ -143,7 +143,13 @@ def fit(
         ) as bar:
             try:
                 execution = compile_if_worthwhile(
-                    stepper, compile, epochs * run.steps, pair, valid_args, kl_warmup != 0, bar.set_description_str
+                    stepper,
+                    compile,
+                    epochs * run.steps,
+                    (first, last),
+                    valid_args,
+                    kl_warmup != 0,
+                    bar.set_description_str,
                 )
                 while run.epoch < epochs and not run.out_of_patience():
                     run.train_epoch(_minibatches(train_args, batch_size, transform), schedule_kl, bar)
