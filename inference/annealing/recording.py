@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from pyro_vae.inference.compilation import record
+
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 WORTHWHILE = 300
 """Calls that pay for recording: a Pyro program costs about 1 ms a call, its recording about 100 ms."""
@@ -27,13 +29,9 @@ def recorded(function: Callable[[Tensor], Tensors], example: Tensor, num_calls: 
     """
     if num_calls < WORTHWHILE:
         return function
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     other = 0.5 * example + 0.25
     try:
-        graph = make_fx(lambda u: function(u))(example)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
+        graph = record(function, example)
         same = all(torch.equal(*pair) for pair in zip(_finite(graph(other)), _finite(function(other)), strict=True))
     except (
         Exception
