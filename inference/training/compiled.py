@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,13 +58,14 @@ def compile_if_worthwhile(
     announce("compiling")
     try:
         stepper.compiled = CompiledStep(stepper, *batches, warms_up)
-        size = len(batches[0][0])
-        if valid is not None and len(valid[0]) >= size:
-            parts = (tuple(arg[part] for arg in valid) for part in (slice(size), slice(-size, None)))
-            stepper.compiled_loss = _compile_loss(stepper, *parts)
     except CannotCompileError as reason:
         warnings.warn(f"Cannot compile, so training runs eagerly: {reason}.", stacklevel=3)
         return f"eager: {reason}"
+    size = len(batches[0][0])
+    if valid is not None and len(valid[0]) >= size:
+        parts = (tuple(arg[part] for arg in valid) for part in (slice(size), slice(-size, None)))
+        with suppress(CannotCompileError):  # a bound is then computed as it is
+            stepper.compiled_loss = _compile_loss(stepper, *parts)
     return f"compiled in {time.perf_counter() - started:.1f} s"
 
 
@@ -72,7 +73,7 @@ def _compile_loss(stepper: Stepper, batch: Batch, other: Batch) -> Callable[[Bat
     """Return the loss without gradient of a minibatch of that shape, and None for one of another."""
 
     def loss(*batch: Tensor) -> tuple[Tensor]:
-        return (torch.as_tensor(stepper.raw_loss(batch), dtype=torch.float64),)
+        return (torch.as_tensor(stepper.raw_loss(batch), dtype=stepper.parameters[0].dtype),)
 
     with training_mode(stepper.model, stepper.guide, False):
         graph = compiled(loss, batch, other)
