@@ -133,10 +133,18 @@ def _check_dtype(model: Program, x: Tensor, name: str) -> None:
 def place(
     model: Program, guide: Program, args: tuple[Tensor, ...], device: str | torch.device
 ) -> tuple[tuple[Tensor, ...], torch.device]:
-    """Move the programs' modules and the data to the device.
+    """Move the programs' modules and the data to the device; see ``place_programs``."""
+    chosen = place_programs(model, guide, args, device)
+    return tuple(arg.to(chosen) for arg in args), chosen
+
+
+def place_programs(
+    model: Program, guide: Program, args: tuple[Tensor, ...], device: str | torch.device
+) -> torch.device:
+    """Move the programs' modules to the device, and return it.
 
     "auto" is a GPU where there is one and both programs are modules: the parameters of plain functions live
-    where the user created them, and then the data stay where they are.
+    where the user created them, and that is taken to be where the data are.
 
     Raises:
         ValueError: if there is no such device.
@@ -146,13 +154,13 @@ def place(
         device = ("cuda" if torch.cuda.is_available() else "cpu") if movable else args[0].device
     try:
         chosen = torch.device(device)
-        moved = tuple(arg.to(chosen) for arg in args)
+        torch.empty(0, device=chosen)
         for module in modules_of_both(model, guide):
             module.to(chosen)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(": cpu,")[0].split("device type at start")[0].rstrip(" :")
         raise ValueError(f'Cannot use device {device!r}: {reason}. Use device="auto" or "cpu".') from error
-    return moved, chosen
+    return chosen
 
 
 @contextmanager

@@ -43,6 +43,8 @@ def _switches() -> dict[str, object]:
         "torch validation": torch.distributions.Distribution._validate_args,
         "pyro validation": pyro.infer.util.is_validation_enabled(),
         "module local params": pyro.settings.get("module_local_params"),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "autocast": torch.is_autocast_enabled("cpu"),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "pyro logging": logging.getLogger("pyro").level,
         "threads": torch.get_num_threads(),

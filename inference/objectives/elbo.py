@@ -18,7 +18,7 @@ from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.structure import Site, check_structure
 from pyro_vae.inference.vectorize import trace_pair
-from pyro_vae.inference.weights import KLWeight, WeightTerms
+from pyro_vae.inference.weights import KLWeight, Tracer, WeightTerms
 
 
 class _Unscaled(Messenger):
@@ -42,9 +42,10 @@ class ELBO(Objective):
             at the exact posterior; "score" for guides that cannot be reparameterised, with a leave-one-out
             baseline for K > 1 ("vimco" is the same here); "enumerate" sums discrete latents out of the
             expectation exactly, through ``pyro.infer.TraceEnum_ELBO``.
+        chunk_size: as in ``IWAE``.
 
     Raises:
-        ValueError: for beta < 0, or an analytic KL with a gradient other than pathwise.
+        ValueError: for beta < 0, or an analytic KL with a gradient other than pathwise or with ``chunk_size``.
 
     Source: Kingma and Welling (2014), equation 3; beta: Higgins et al. (2017), equation 4; stl: Roeder, Wu and
     Duvenaud (2017), equation 8.
@@ -52,8 +53,15 @@ class ELBO(Objective):
 
     gradients: ClassVar = ("pathwise", "stl", "dreg", "score", "vimco", "enumerate")
 
-    def __init__(self, num_particles: int = 1, beta: float = 1.0, kl: str = "mc", gradient: str = "pathwise") -> None:
-        super().__init__(num_particles, gradient)
+    def __init__(
+        self,
+        num_particles: int = 1,
+        beta: float = 1.0,
+        kl: str = "mc",
+        gradient: str = "pathwise",
+        chunk_size: int | None = None,
+    ) -> None:
+        super().__init__(num_particles, gradient, chunk_size)
         if not beta >= 0:
             raise ValueError(f"Expected beta >= 0; got {beta!r}.")
         if kl not in ("mc", "analytic"):
@@ -62,6 +70,8 @@ class ELBO(Objective):
             raise ValueError(f'Expected num_particles=1 with gradient="enumerate"; got {num_particles}.')
         if kl == "analytic" and gradient != "pathwise":
             raise ValueError(f'Expected gradient="pathwise" with kl="analytic"; got {gradient!r}.')
+        if kl == "analytic" and chunk_size is not None:
+            raise ValueError('Expected kl="mc" with chunk_size; got kl="analytic".')
         self.beta, self.kl = beta, kl
         self._told: set[str] = set()
 
@@ -73,10 +83,17 @@ class ELBO(Objective):
         """Return 1/K and 0."""
         return torch.full_like(log_w, 1 / len(log_w)), torch.zeros_like(log_w)
 
-    def weight_terms(self, model: Program, guide: Program, args: Arguments, *tracer: Any) -> WeightTerms:
+    def weight_terms(
+        self,
+        model: Program,
+        guide: Program,
+        args: Arguments,
+        tracer: Tracer = trace_pair,
+        num_particles: int | None = None,
+    ) -> WeightTerms:
         """Return the terms of log w with log p(z) - log q(z|x) weighted by beta."""
         with KLWeight(self.beta):
-            return super().weight_terms(model, guide, args, *tracer)
+            return super().weight_terms(model, guide, args, tracer, num_particles)
 
     def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
         """Return a tensor of shape (B,) with the bound's value and the chosen estimator's gradient."""

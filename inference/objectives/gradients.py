@@ -25,6 +25,7 @@ from torch import Tensor
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached, unaltered
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.structure import Site
+from pyro_vae.inference.weights import WeightTerms
 
 if TYPE_CHECKING:
     from pyro_vae.inference.objectives.base import Objective
@@ -34,30 +35,39 @@ Arguments = tuple[Any, ...]
 
 def pathwise(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
     """Return the bound, differentiable through the sampler, shape (B,)."""
-    terms = objective.weight_terms(model, guide, args)
-    check_reparameterised(terms.guide_sites, objective)
-    return objective.bound(terms.log_w)
+    return objective.bound(objective.log_weights(model, guide, args, look=checking(objective)))
 
 
 def sticking_the_landing(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
     """Return the bound with the guide's score left out of its gradient, shape (B,)."""
-    terms = objective.weight_terms(model, guide, args, Rescorer(unaltered, freeze=True))
-    check_reparameterised(terms.guide_sites, objective)
-    return objective.bound(terms.log_w)
+
+    def tracer(chunk: int) -> Rescorer:
+        return Rescorer(unaltered, freeze=True)
+
+    return objective.bound(objective.log_weights(model, guide, args, tracer, checking(objective)))
 
 
 def doubly_reparameterised(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
     """Return the bound with the doubly reparameterised gradient for the guide, shape (B,)."""
-    factors: list[Tensor] = []
-    rescorer = Rescorer(_with_factor(factors), freeze=True)
-    terms = objective.weight_terms(model, guide, args, rescorer)
-    check_reparameterised(terms.guide_sites, objective)
-    log_w = terms.log_w
+    counts = objective.chunks(len(args[0]))
+    factors: list[list[Tensor]] = [[] for _ in counts]
+    rescorers: dict[int, Rescorer] = {}
+    kl_weights: list[float] = []
+
+    def tracer(chunk: int) -> Rescorer:
+        return rescorers.setdefault(chunk, Rescorer(_with_factor(factors[chunk]), freeze=True))
+
+    def look(terms: WeightTerms) -> None:
+        check_reparameterised(terms.guide_sites, objective)
+        kl_weights.append(terms.kl_weight)
+
+    log_w = objective.log_weights(model, guide, args, tracer, look)
     first, second = objective.derivatives(log_w.detach())
     # One backward pass: log w_k has the weight f_k for the model, and its gradient by z is rescaled on the way.
-    ratio = torch.nan_to_num((first - terms.kl_weight * second) / first)
-    one_by_one = len(rescorer.values) == len(ratio)
-    factors.extend(ratio.unbind(0) if one_by_one else [ratio])
+    ratios = torch.nan_to_num((first - kl_weights[0] * second) / first).split(counts)
+    for chunk, ratio in enumerate(ratios):
+        one_by_one = rescorers[chunk].runs == len(ratio)
+        factors[chunk].extend(ratio.unbind(0) if one_by_one else [ratio])
     return valued(objective.bound(log_w.detach()), weighted_sum(first, log_w))
 
 
@@ -90,6 +100,11 @@ def check_reparameterised(guide_sites: dict[str, Site], objective: Objective) ->
                 f"{objective.gradient} gradient. Use {' or '.join(offered) or 'another objective'}, or "
                 "pyro.infer.TraceEnum_ELBO (exact enumeration)."
             )
+
+
+def checking(objective: Objective) -> Callable[[WeightTerms], None]:
+    """Return what refuses a pathwise gradient of these terms where there is none."""
+    return lambda terms: check_reparameterised(terms.guide_sites, objective)
 
 
 def _with_factor(factors: list[Tensor]) -> Callable[[Tensor, int], Tensor]:

@@ -27,20 +27,18 @@ class Rescorer:
 
     def __init__(self, alter: Callable[[Tensor, int], Tensor], freeze: bool, freeze_model: bool = False) -> None:
         self.alter, self.freeze, self.freeze_model = alter, freeze, freeze_model
-        self.values: list[dict[str, Tensor]] = []
-        """The altered values of each run, by site."""
+        self.runs = 0
+        """How often it has run."""
 
     def __call__(self, model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[Trace, Trace]:
         """Return the scored (model, guide) traces."""
         with poutine.trace(param_only=True) as capture:
             drawn = poutine.trace(guide).get_trace(*args)
         altered = drawn.copy()
-        values = {}
         for name, site in sample_sites(drawn).items():
             if not site["is_observed"]:
-                values[name] = self.alter(site["value"], len(self.values))
-                altered.nodes[name] = {**site, "value": values[name]}
-        self.values.append(values)
+                altered.nodes[name] = {**site, "value": self.alter(site["value"], self.runs)}
+        self.runs += 1
         with _frozen(guide, capture.trace, self.freeze):
             try:
                 guide_trace = scored(poutine.trace(poutine.replay(guide, trace=altered)).get_trace(*args))

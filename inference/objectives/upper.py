@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
-from pyro_vae.inference.objectives.gradients import check_reparameterised, valued
+from pyro_vae.inference.objectives.gradients import checking, valued
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
 from pyro_vae.inference.programs import Program, modules_of
 
@@ -25,6 +25,7 @@ class CUBO(Objective):
     Args:
         num_particles: K.
         order: n, at least 1; 2 gives the chi-square divergence.
+        chunk_size: as in ``IWAE``.
 
     Raises:
         ValueError: if ``order`` < 1.
@@ -35,8 +36,8 @@ class CUBO(Objective):
 
     gradients: ClassVar = ("pathwise",)
 
-    def __init__(self, num_particles: int = 50, order: float = 2.0) -> None:
-        super().__init__(num_particles)
+    def __init__(self, num_particles: int = 50, order: float = 2.0, chunk_size: int | None = None) -> None:
+        super().__init__(num_particles, chunk_size=chunk_size)
         if not order >= 1:
             raise ValueError(f"Expected order >= 1; got {order!r}.")
         self.order, self._warned = order, False
@@ -47,10 +48,12 @@ class CUBO(Objective):
 
     def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
         """Return the bound of each datum, shape (B,), with a gradient for the guide alone."""
-        terms = self.weight_terms(model, guide, args, Rescorer(unaltered, freeze=False, freeze_model=True))
-        check_reparameterised(terms.guide_sites, self)
+
+        def tracer(chunk: int) -> Rescorer:
+            return Rescorer(unaltered, freeze=False, freeze_model=True)
+
         self._warn_of_a_model_that_stays(model)
-        bound = self.bound(terms.log_w)
+        bound = self.bound(self.log_weights(model, guide, args, tracer, checking(self)))
         return valued(bound.detach(), bound)
 
     def _warn_of_a_model_that_stays(self, model: Program) -> None:

@@ -15,6 +15,7 @@ from pyro_vae._checks import check_positive_int, check_seed, did_you_mean
 from pyro_vae.inference import methods
 from pyro_vae.inference.methods import Method
 from pyro_vae.inference.methods.base import Args, Pair
+from pyro_vae.inference.precision import check_precision, in_precision, matmul_precision
 from pyro_vae.inference.programs import (
     Data,
     Program,
@@ -50,6 +51,7 @@ def evidence(
     seed: int = 0,
     device: str | torch.device = "auto",
     compile: bool | str = "auto",
+    precision: str | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Evidence:
@@ -77,6 +79,7 @@ def evidence(
         compile: True compiles the weights of a chunk as one graph, which gives the same numbers up to rounding; False
             runs the programs as they are; "auto" compiles from ten million weights on. What cannot be compiled runs
             as it is, and with True a warning says why.
+        precision: as in ``fit``.
         checkpoint: folder in which partial results are kept while it runs, every few seconds and when it is
             interrupted; the same call goes on from them. The file is gone when all is done.
         progress: show a progress bar, where there is a terminal to show it.
@@ -96,16 +99,18 @@ def evidence(
     check_positive_int(chunk_size, "chunk_size")
     if compile not in ("auto", True, False):
         raise ValueError(f'Expected compile to be "auto", True or False; got {compile!r}.')
+    check_precision(precision)
     check_data(model, x, guide=guide)
     args, device = place(model, guide, as_args(x), device)
     chunk_data = max(1, min(len(args[0]), chunk_size // max(min(num_particles, 256), how.particles_of_its_own)))
     counts = _split(num_particles, max(1, chunk_size // chunk_data))
     data = hash_of_data(args)
 
-    with training_mode(model, guide, False), fork_rng(device, seed):
+    with training_mode(model, guide, False), fork_rng(device, seed), matmul_precision(precision):
         first = tuple(arg[:chunk_data] for arg in args)
-        pair = _look_at(how, model, guide, first, num_particles)
-        settings = (how, num_particles, chunk_size, seed, device.type, data, hash_of_programs(model, guide, first))
+        lowered = [in_precision(program, precision) for program in (model, guide)]
+        pair = _look_at(how, *lowered, first, num_particles)
+        settings = (how, num_particles, chunk_size, seed, device.type, data, hash_of_programs(*lowered, first))
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
         total = len(args[0]) * num_particles * how.steps_per_particle
         pair = compile_if_worthwhile(how, pair, compile, len(args[0]) * num_particles, args, chunk_data, counts[0])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from pyro_vae.inference.programs import fork_rng, training_mode
+from pyro_vae.inference.training.batches import Batch, in_order
 from pyro_vae.inference.training.checkpoints import State, load_program_state, program_state
 from pyro_vae.inference.training.schedules import Schedule
-from pyro_vae.inference.training.steps import Batch, Stepper
+from pyro_vae.inference.training.steps import Stepper
 
 Row = dict[str, float]
 
@@ -44,7 +45,7 @@ class Epochs:
         self.best: State | None = None
         self.best_epoch = 0
 
-    def train_epoch(self, batches: Iterator[Batch], schedule: Schedule, bar: tqdm) -> None:
+    def train_epoch(self, batches: Iterable[Batch], schedule: Schedule, bar: tqdm) -> None:
         """Pass over the data once and append a row to the history."""
         started, count, beta = time.perf_counter(), 0, 1.0
         total = torch.zeros((), device=self.device, dtype=torch.float64)
@@ -73,7 +74,7 @@ class Epochs:
         row = self.history[-1]
         if valid is not None:
             with fork_rng(self.device, seed), training_mode(self.stepper.model, self.stepper.guide, False):
-                losses = [self.stepper.loss(b) * len(b[0]) for b in _split(valid, self.batch_size)]
+                losses = [self.stepper.loss(b) * len(b[0]) for b in in_order(valid, self.batch_size, self.device)]
             row["valid_bound"] = -sum(losses) / len(valid[0])
             if self.patience is not None and row["valid_bound"] >= max(r["valid_bound"] for r in self.history):
                 self.best = program_state(self.stepper.model, self.stepper.guide, self.stepper.loose)
@@ -120,7 +121,3 @@ class Epochs:
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
-
-
-def _split(args: Batch, batch_size: int) -> Iterator[Batch]:
-    return zip(*(arg.split(batch_size) for arg in args), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,24 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.programs import Data, Program, as_args, check_data, fork_rng, place, seed_rng, training_mode
+from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.precision import check_precision, in_precision, matmul_precision
+from pyro_vae.inference.programs import (
+    Data,
+    Program,
+    as_args,
+    check_data,
+    fork_rng,
+    place_programs,
+    seed_rng,
+    training_mode,
+)
+from pyro_vae.inference.training.batches import Minibatches, fits, transformed
 from pyro_vae.inference.training.checkpoints import load_program_state, read_checkpoint, save_checkpoint
 from pyro_vae.inference.training.compiled import compile_if_worthwhile
 from pyro_vae.inference.training.epochs import Epochs, Row
 from pyro_vae.inference.training.schedules import Schedule, as_schedule
-from pyro_vae.inference.training.steps import Batch, Stepper
+from pyro_vae.inference.training.steps import Stepper
 
 adam = partial(torch.optim.Adam, lr=1e-3)
 
@@ -61,6 +73,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device = "auto",
     compile: bool | str = "auto",
+    precision: str | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -70,7 +83,9 @@ def fit(
     Args:
         model: Pyro program for p(x, z): a module or a plain function.
         guide: Pyro program for q(z | x), called with the same arguments.
-        data: training data, shape (N, *event), or a tuple of tensors with the data first.
+        data: training data, shape (N, *event), or a tuple of tensors with the data first. With ``valid`` they are
+            moved to the device; where both would take more than half of a GPU's free memory, they stay where they
+            are, and minibatches are copied.
         objective: any ``pyro.infer.ELBO``; ``Trace_ELBO()`` with one particle if absent. Pyro's own objectives
             are sums over data; they are divided by the size of the minibatch, or of the data plate they are
             scaled to, so that the learning rate does not depend on either.
@@ -92,7 +107,10 @@ def fit(
             rounding, and takes the optimizer's fused step; False runs the programs as they are; "auto" compiles
             runs of at least 10,000 steps, or as many particles in fewer steps. Programs that cannot be compiled,
             such as those whose control flow depends on values, run as they are, and a warning says why; so does a
-            last minibatch of another size.
+            last minibatch of another size, and with "auto" an objective that has its particles in chunks.
+        precision: of the networks' layers: None for that of the parameters; "tf32" lets the GPU round the factors of
+            float32 products to 10 bits for the while; "bf16" runs linear and convolutional layers in bfloat16, 7
+            bits. Distributions, log densities, gradients' sums and the optimizer stay in float32 with "bf16".
         checkpoint: file written before the first epoch and after each; an interruption keeps it.
         resume: go on from the checkpoint exactly where it stopped.
         progress: show a progress bar, where there is a terminal to show it.
@@ -109,6 +127,7 @@ def fit(
     check_settings(data, epochs, batch_size, valid, patience, kl_warmup, clip_norm)
     if compile not in ("auto", True, False):
         raise ValueError(f'Expected compile to be "auto", True or False; got {compile!r}.')
+    check_precision(precision)
     if not isinstance(objective, pyro.infer.ELBO | None) or type(objective).__name__.startswith("Jit"):
         raise ValueError(
             f"Expected objective to be a pyro.infer.ELBO object such as objectives.IWAE(5); got {objective!r}. "
@@ -117,22 +136,25 @@ def fit(
     if resume and checkpoint is None:
         raise ValueError("Expected checkpoint=PATH with resume=True; got no path to resume from.")
     with fork_rng(torch.device("cpu"), seed):
-        check_data(model, _transformed(transform, as_args(data)), "data", guide)
+        check_data(model, transformed(transform, as_args(data)), "data", guide)
     if valid is not None:
         check_data(model, valid, "valid", guide)
-    train_args, device = place(model, guide, as_args(data), device)
-    valid_args = None if valid is None else place(model, guide, as_args(valid), device)[0]
+    objective = objective or pyro.infer.Trace_ELBO()
+    device = place_programs(model, guide, as_args(data), device)
+    valid_args = None if valid is None else as_args(valid)
+    resident = fits((*as_args(data), *(valid_args or ())), device)
+    batches = Minibatches(as_args(data), batch_size, device, transform, resident)
+    if valid_args is not None and resident:
+        valid_args = tuple(arg.to(device) for arg in valid_args)
     path = None if checkpoint is None else Path(checkpoint)
     schedule_kl = as_schedule(kl_warmup)
 
-    with fork_rng(device, seed), training_mode(model, guide, True):
-        first, last = (
-            _transformed(transform, tuple(arg[part] for arg in train_args))
-            for part in (slice(batch_size), slice(-batch_size, None))
-        )
-        stepper = Stepper(model, guide, objective or pyro.infer.Trace_ELBO(), optimizer, clip_norm, first)
+    with fork_rng(device, seed), training_mode(model, guide, True), matmul_precision(precision):
+        first, last = batches.examples()
+        lowered = (in_precision(program, precision) for program in (model, guide))
+        stepper = Stepper(*lowered, objective, optimizer, clip_norm, first)
         schedule = scheduler and scheduler(stepper.optimizer)
-        run = Epochs(stepper, schedule, batch_size, len(train_args[0]), patience, device)
+        run = Epochs(stepper, schedule, batch_size, len(batches), patience, device)
         seed_rng(device, seed)  # whatever the programs drew while their parameters were found
         if resume and path is not None:
             run.load(read_checkpoint(path))
@@ -142,6 +164,7 @@ def fit(
             total=epochs * run.steps, initial=run.epoch * run.steps, unit="step", disable=None if progress else True
         ) as bar:
             try:
+                compile = False if compile == "auto" and _is_chunked(objective, batch_size) else compile
                 execution = compile_if_worthwhile(
                     stepper,
                     compile,
@@ -152,7 +175,7 @@ def fit(
                     bar.set_description_str,
                 )
                 while run.epoch < epochs and not run.out_of_patience():
-                    run.train_epoch(_minibatches(train_args, batch_size, transform), schedule_kl, bar)
+                    run.train_epoch(batches, schedule_kl, bar)
                     run.close_epoch(valid_args, seed)
                     if path is not None:
                         save_checkpoint(path, run.state())
@@ -164,14 +187,8 @@ def fit(
     return FitResult(run.history, run.best_epoch or None, path, execution)
 
 
-def _transformed(transform: Callable[[Tensor], Tensor] | None, batch: Batch) -> Batch:
-    return batch if transform is None else (transform(batch[0]), *batch[1:])
-
-
-def _minibatches(args: Batch, batch_size: int, transform: Callable[[Tensor], Tensor] | None) -> Iterator[Batch]:
-    order = torch.randperm(len(args[0]))
-    for index in order.to(args[0].device).split(batch_size):
-        yield _transformed(transform, tuple(arg[index] for arg in args))
+def _is_chunked(objective: pyro.infer.ELBO, batch_size: int) -> bool:
+    return isinstance(objective, Objective) and len(objective.chunks(batch_size)) > 1
 
 
 def _describe(row: Row, epochs: int) -> str:

@@ -1,0 +1,69 @@
+"""Log weights of many particles in the memory of a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro.poutine import runtime
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+Weigh = Callable[..., Tensor]
+"""Called with the number of a chunk and the programs' arguments; returns log weights, shape (k, B)."""
+
+
+def split_particles(num_particles: int, num_data: int, chunk_size: int | None) -> list[int]:
+    """Return the number of particles in each chunk, at least one, for at most so many (particle, datum) pairs."""
+    size = num_particles if chunk_size is None else max(1, chunk_size // num_data)
+    return [min(size, num_particles - start) for start in range(0, num_particles, size)]
+
+
+def log_weights_by_chunk(weigh: Weigh, num_chunks: int, args: tuple[Any, ...]) -> Tensor:
+    """Return the log weights of all chunks, shape (K, B), with the graph of no more than one in memory.
+
+    Each chunk leaves its log weights behind, and the state of the random number generators before it. The
+    backward pass runs it again from there, under the Pyro handlers of the forward pass.
+
+    Raises:
+        RuntimeError: while a graph of tensor operations is recorded, in which random numbers cannot be drawn
+            twice.
+    """
+    if num_chunks == 1:
+        return weigh(0, *args)
+    if not torch.is_grad_enabled():
+        return torch.cat([weigh(chunk, *args) for chunk in range(num_chunks)])
+    if _recording():
+        raise RuntimeError("the objective has chunk_size, and runs its particles again in the backward pass")
+    run = _under_these_handlers(weigh)
+    with set_checkpoint_early_stop(False):  # by an exception in the middle of the programs
+        return torch.cat([checkpoint(run, chunk, *args, use_reentrant=False) for chunk in range(num_chunks)])
+
+
+def _recording() -> bool:
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is not None
+
+
+def _under_these_handlers(weigh: Weigh) -> Weigh:
+    """Return the function with the handlers that are active now, such as ``KLWeight``, whenever it is called."""
+    handlers = list(runtime._PYRO_STACK)
+
+    def run(*args: Any) -> Tensor:
+        with _handlers(handlers):
+            return weigh(*args)
+
+    return run
+
+
+@contextmanager
+def _handlers(handlers: list[Any]) -> Iterator[None]:
+    before = list(runtime._PYRO_STACK)
+    runtime._PYRO_STACK[:] = handlers
+    try:
+        yield
+    finally:
+        runtime._PYRO_STACK[:] = before

@@ -1,0 +1,97 @@
+"""Lower precision for the layers of networks, and for nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from pyro_vae._checks import did_you_mean
+from pyro_vae.inference.programs import Program
+
+PRECISIONS = ("tf32", "bf16")
+LAYERS = {
+    functional.linear,
+    *(functional.conv1d, functional.conv2d, functional.conv3d),
+    *(functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d),
+}
+"""What linear and convolutional layers call."""
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuse a precision that there is not, with a ``ValueError``."""
+    if precision is not None and precision not in PRECISIONS:
+        known = ", ".join(f'"{name}"' for name in PRECISIONS)
+        raise ValueError(
+            f"Expected precision to be {known} or None; got {precision!r}.{did_you_mean(str(precision), PRECISIONS)}"
+        )
+
+
+@contextmanager
+def matmul_precision(precision: str | None) -> Iterator[None]:
+    """Let products of float32 matrices round their factors to TF32 where asked, and put torch's switch back."""
+    before = torch.get_float32_matmul_precision()
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        if precision == "tf32":
+            torch.set_float32_matmul_precision(before)
+
+
+def in_precision(program: Program, precision: str | None) -> Program:
+    """Return a program whose networks run in bfloat16 where asked.
+
+    Linear and convolutional layers between its sample statements take bfloat16 and return float32. What happens in
+    a distribution, drawing and log densities with the networks of flows, stays as it is, as does float64.
+    """
+    if precision != "bf16":
+        return program
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        layers = _Bfloat16Layers()
+        with layers, _OutsideDistributions(layers):
+            return program(*args, **kwargs)
+
+    run.__wrapped__ = program  # type: ignore[attr-defined]  # by which its modules are found
+    return run
+
+
+class _Bfloat16Layers(TorchFunctionMode):
+    """Rounds what layers of float32 take to bfloat16, and returns float32."""
+
+    paused = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.paused or func not in LAYERS or args[0].dtype != torch.float32:
+            return func(*args, **kwargs)
+        lowered = {name: _lowered(value) for name, value in kwargs.items()}
+        return func(*map(_lowered, args), **lowered).to(torch.float32)
+
+
+def _lowered(value: Any) -> Any:
+    return value.bfloat16() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+
+
+class _OutsideDistributions(Messenger):
+    """Pauses the layers while a sample statement draws."""
+
+    def __init__(self, layers: _Bfloat16Layers) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.layers.paused = True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.layers.paused = False

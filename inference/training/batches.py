@@ -1,0 +1,87 @@
+"""Minibatches: drawn without replacement, on the device, from data that may be too many for its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, ...]
+Transform = Callable[[Tensor], Tensor]
+
+
+def fits(args: Batch, device: torch.device) -> bool:
+    """Say whether data take no more than half of what a CUDA device has free; those that are there count nothing."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return sum(arg.nbytes for arg in args if not arg.is_cuda) <= free / 2
+
+
+def send(batch: Batch, device: torch.device) -> Batch:
+    """Return tensors on the device; a copy to a GPU goes on by itself, from memory that stays where it is."""
+    pinned = (arg.pin_memory() if device.type == "cuda" and not arg.is_cuda else arg for arg in batch)
+    return tuple(arg.to(device, non_blocking=True) for arg in pinned)
+
+
+def in_order(args: Batch, batch_size: int, device: torch.device) -> Iterator[Batch]:
+    """Yield the data in their order, so many at a time, on the device."""
+    return (send(batch, device) for batch in zip(*(arg.split(batch_size) for arg in args), strict=True))
+
+
+def transformed(transform: Transform | None, batch: Batch) -> Batch:
+    """Return a minibatch with its first tensor transformed."""
+    return batch if transform is None else (transform(batch[0]), *batch[1:])
+
+
+class Minibatches:
+    """The minibatches of one epoch after another, each epoch in a random order of its own.
+
+    Data that are resident lie on the device. Of others each minibatch is gathered in the CPU's memory and copied
+    one step before it is used, so that the device does not wait for the gathering. The order, the random numbers
+    and with them the minibatches are the same.
+
+    Args:
+        args: the data, tensors of length N.
+        batch_size: data in a minibatch; the last one of an epoch may be smaller.
+        device: where the minibatches are.
+        transform: applied to the first tensor of each minibatch, on the device, when it is used.
+        resident: keep all data on the device.
+    """
+
+    def __init__(
+        self, args: Batch, batch_size: int, device: torch.device, transform: Transform | None, resident: bool
+    ) -> None:
+        self.args = tuple(arg.to(device) for arg in args) if resident else args
+        self.batch_size, self.device, self.transform, self.resident = batch_size, device, transform, resident
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.args[0])
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the minibatches of an epoch."""
+        order = torch.randperm(len(self)).to(self.args[0].device)
+        batches = (self._take(index) for index in order.split(self.batch_size))
+        for batch in batches if self.resident else one_ahead(batches):
+            yield transformed(self.transform, batch)
+
+    def examples(self) -> tuple[Batch, Batch]:
+        """Return the first and the last data as minibatches of full size."""
+        ends = slice(self.batch_size), slice(-self.batch_size, None)
+        first, last = (send(tuple(arg[end] for arg in self.args), self.device) for end in ends)
+        return transformed(self.transform, first), transformed(self.transform, last)
+
+    def _take(self, index: Tensor) -> Batch:
+        return send(tuple(arg[index] for arg in self.args), self.device)
+
+
+def one_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the same, each when the next one has been made."""
+    iterator = iter(batches)
+    ready = next(iterator)
+    for batch in iterator:
+        yield ready
+        ready = batch
+    yield ready

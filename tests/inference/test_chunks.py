@@ -1,0 +1,190 @@
+"""Objectives that run chunk by chunk of particles: the same numbers, in the memory of a chunk."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.poutine import runtime
+from setups import PIXELS, losses_of, make_pair, quick
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from pyro_vae.inference import objectives
+from pyro_vae.inference.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, Renyi
+from pyro_vae.inference.objectives.chunks import split_particles
+from pyro_vae.inference.weights import KLWeight
+
+X = torch.tensor([-1.2, 0.3, 2.0], dtype=torch.float64)
+
+
+class InOrder(dist.Normal):
+    """A normal distribution that draws number by number, so that chunks have the noise of all at once."""
+
+    def rsample(self, sample_shape=()):
+        return self.icdf(torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=torch.float64))
+
+    def expand(self, batch_shape, _instance=None):
+        return InOrder(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+
+
+class Programs(nn.Module):
+    """z ~ N(0, 1), x | z ~ N(w z, 1); q(z | x) = N(m x, s^2)."""
+
+    def __init__(self, one_by_one=False) -> None:
+        super().__init__()
+        self.one_by_one = one_by_one
+        for name, value in {"w": 1.3, "m": 0.3, "log_s": -0.2}.items():
+            setattr(self, name, nn.Parameter(torch.tensor(value, dtype=torch.float64)))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(self.w * (z.view(len(x)) if self.one_by_one else z), 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", InOrder(self.m * x, self.log_s.exp()))
+
+    def gradient(self, loss):
+        grads = torch.autograd.grad(loss, list(self.parameters()), allow_unused=True)
+        return torch.stack([torch.zeros_like(loss) if g is None else g for g in grads])
+
+
+OBJECTIVES = {
+    "IWAE": lambda **s: IWAE(7, **s),
+    "IWAE dreg": lambda **s: IWAE(7, "dreg", **s),
+    "MIWAE": lambda **s: MIWAE(4, 2, **s),
+    "MIWAE dreg": lambda **s: MIWAE(4, 2, "dreg", **s),
+    "CIWAE": lambda **s: CIWAE(7, 0.3, **s),
+    "CIWAE dreg": lambda **s: CIWAE(7, 0.3, "dreg", **s),
+    "Renyi": lambda **s: Renyi(7, 0.3, **s),
+    "VR-max": lambda **s: Renyi(7, float("-inf"), **s),
+    "ELBO": lambda **s: ELBO(7, beta=0.4, **s),
+    "ELBO stl": lambda **s: ELBO(7, gradient="stl", **s),
+    "CUBO": lambda **s: CUBO(7, **s),
+}
+
+
+def value_and_gradient(objective, programs):
+    torch.manual_seed(0)
+    loss = objective.differentiable_loss(programs.model, programs.guide, X)
+    return torch.cat([loss.detach()[None], programs.gradient(loss)])
+
+
+@pytest.mark.filterwarnings("ignore:CUBO fits the guide alone")
+@pytest.mark.parametrize("chunk_size", [1, 6, 12])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_value_and_gradient_are_those_of_all_particles_at_once(name, chunk_size):
+    programs = Programs()
+    expected = value_and_gradient(OBJECTIVES[name](), programs)
+    torch.testing.assert_close(value_and_gradient(OBJECTIVES[name](chunk_size=chunk_size), programs), expected)
+    assert expected.abs().max() > 0.1
+
+    torch.manual_seed(0)
+    value = OBJECTIVES[name](chunk_size=chunk_size).loss(programs.model, programs.guide, X)
+    assert value == pytest.approx(expected[0].item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["IWAE", "IWAE dreg"])
+def test_particles_that_run_one_by_one(name):
+    programs = Programs(one_by_one=True)
+    with pytest.warns(UserWarning, match="they run one by one"):
+        chunked = value_and_gradient(OBJECTIVES[name](chunk_size=6), programs)
+    torch.testing.assert_close(chunked, value_and_gradient(OBJECTIVES[name](), Programs()))
+
+
+@pytest.mark.parametrize("name", ["IWAE", "IWAE dreg"])
+def test_the_backward_pass_has_the_handlers_of_the_forward_pass(name):
+    programs, objective = Programs(), OBJECTIVES[name](chunk_size=6)
+
+    def gradient(forward, backward):
+        torch.manual_seed(0)
+        with KLWeight(forward):
+            loss = objective.differentiable_loss(programs.model, programs.guide, X)
+        with KLWeight(backward):
+            result = programs.gradient(loss)
+            assert [type(handler) for handler in runtime._PYRO_STACK] == [KLWeight]
+        assert not runtime._PYRO_STACK
+        return result
+
+    with KLWeight(0.3):
+        expected = value_and_gradient(OBJECTIVES[name](), programs)[1:]
+    torch.testing.assert_close(gradient(0.3, 1.0), expected)
+    torch.testing.assert_close(gradient(0.3, 5.0), expected)
+    assert not torch.allclose(gradient(1.0, 0.3), expected)
+
+
+def test_the_backward_pass_leaves_the_generator_alone():
+    programs = Programs()
+    loss = IWAE(7, chunk_size=6).differentiable_loss(programs.model, programs.guide, X)
+    before = torch.get_rng_state()
+    loss.backward()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def peak_memory(objective):
+    """Return the most bytes that loss and gradient of a minibatch hold at once."""
+    programs = make_pair(hidden=(64,))
+    objective.differentiable_loss(*programs, PIXELS[:10]).backward()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        objective.differentiable_loss(*programs, PIXELS[:10]).backward()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+@pytest.mark.parametrize("gradient", ["pathwise", "dreg"])
+def test_memory_is_that_of_a_chunk(gradient):
+    whole = peak_memory(IWAE(2000, gradient))
+    few, many = (peak_memory(IWAE(k, gradient, chunk_size=1000)) for k in (200, 2000))
+    assert many < whole / 10
+    # What grows with K is log w, a few of its functions and the generator's state before each chunk.
+    states = (2000 - 200) // 100 * torch.get_rng_state().nbytes
+    assert many - few < states + 8 * 1800 * 10 * torch.float32.itemsize
+
+
+def test_chunks_hold_so_many_pairs():
+    assert split_particles(7, 3, None) == [7]
+    assert split_particles(7, 3, 6) == [2, 2, 2, 1]
+    assert split_particles(7, 3, 100) == [7]
+    assert split_particles(2, 3, 1) == [1, 1]
+
+
+def test_fit_runs_chunks_eagerly_and_says_why():
+    settings = {"objective": IWAE(5, chunk_size=40), "kl_warmup": 2, "epochs": 2, "valid": PIXELS[:10]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        eager = quick(*make_pair(), PIXELS, **settings)
+    with pytest.warns(UserWarning, match="runs eagerly: the objective has chunk_size, and runs its particles again"):
+        compiled = quick(*make_pair(), PIXELS, **settings, compile=True)
+    assert losses_of(eager) == losses_of(compiled)
+    assert eager.history[-1]["loss"] < eager.history[0]["loss"]
+
+
+def test_fit_does_not_try_to_compile_chunks_by_itself(monkeypatch):
+    monkeypatch.setattr("pyro_vae.inference.training.compiled.WORTHWHILE", 1)
+    assert quick(*make_pair(), PIXELS, objective=IWAE(5, chunk_size=40), epochs=1).execution == "eager"
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: IWAE(5, chunk_size=0), "chunk_size"),
+        (lambda: IWAE(5, "vimco", chunk_size=9), "one of pathwise, dreg with chunk_size; got \"?'?vimco"),
+        (lambda: ELBO(5, gradient="score", chunk_size=9), "one of pathwise, stl, dreg with chunk_size; got 'score'"),
+        (lambda: ELBO(5, kl="analytic", chunk_size=9), 'Expected kl="mc" with chunk_size; got kl="analytic"'),
+    ],
+)
+def test_settings_that_cannot_run_in_chunks_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_the_setting_is_part_of_the_record_of_a_run(tmp_path):
+    quick(*make_pair(), PIXELS, objective=objectives.IWAE(3, chunk_size=20), checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"Expected objective='IWAE\(chunk_size=20, .*got 'IWAE\(gradient"):
+        quick(*make_pair(), PIXELS, objective=objectives.IWAE(3), checkpoint=tmp_path / "run.pt", epochs=4, resume=True)
