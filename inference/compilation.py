@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from torch.nn.functional import one_hot
 from torch.overrides import TorchFunctionMode
 
+from pyro_vae.inference.precision import rounding
 from pyro_vae.inference.programs import fork_rng, unvalidated
 
 Function = Callable[..., tuple[Tensor | None, ...]]
@@ -97,7 +98,7 @@ def agree(left: tuple[Tensor | None, ...], right: tuple[Tensor | None, ...]) -> 
     def close(a: Tensor | None, b: Tensor | None, size: float) -> bool:
         if a is None or b is None:
             return a is b
-        tolerance = 1e-3 if a.dtype.itemsize <= 4 else 1e-8
+        tolerance = rounding() if a.dtype.itemsize <= 4 else 1e-8
         atol = tolerance * (size + 1e-3 * max(sizes[1:], default=0.0))
         return torch.allclose(a, b, rtol=tolerance, atol=atol, equal_nan=True)
 

@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_vae.inference.precision import full_precision
 from pyro_vae.inference.programs import Program, fork_rng, training_mode
 from pyro_vae.inference.structure import PARTICLES, StructureError, check_structure, sample_sites
 
@@ -31,7 +32,7 @@ def plan_particles(model: Program, guide: Program, args: tuple[Tensor, ...]) -> 
     Raises:
         ValueError: if the programs have no per-datum weights at all.
     """
-    with poutine.block(), fork_rng(args[0].device), training_mode(model, guide, False):
+    with poutine.block(), fork_rng(args[0].device), training_mode(model, guide, False), full_precision():
         probe, depth = _few(model, guide, args)
         num_data = len(probe[0])
         try:

@@ -15,7 +15,7 @@ from pyro_vae._checks import check_positive_int, check_seed, did_you_mean
 from pyro_vae.inference import methods
 from pyro_vae.inference.methods import Method
 from pyro_vae.inference.methods.base import Args, Pair
-from pyro_vae.inference.precision import check_precision, in_precision, matmul_precision
+from pyro_vae.inference.precision import at_precision, check_precision, in_precision
 from pyro_vae.inference.programs import (
     Data,
     Program,
@@ -106,11 +106,11 @@ def evidence(
     counts = _split(num_particles, max(1, chunk_size // chunk_data))
     data = hash_of_data(args)
 
-    with training_mode(model, guide, False), fork_rng(device, seed), matmul_precision(precision):
+    with training_mode(model, guide, False), fork_rng(device, seed), at_precision(precision):
         first = tuple(arg[:chunk_data] for arg in args)
-        lowered = [in_precision(program, precision) for program in (model, guide)]
-        pair = _look_at(how, *lowered, first, num_particles)
-        settings = (how, num_particles, chunk_size, seed, device.type, data, hash_of_programs(*lowered, first))
+        programs = in_precision(model, precision), in_precision(guide, precision)
+        pair = _look_at(how, *programs, first, num_particles)
+        settings = (how, num_particles, chunk_size, seed, device.type, data, hash_of_programs(*programs, first))
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
         total = len(args[0]) * num_particles * how.steps_per_particle
         pair = compile_if_worthwhile(how, pair, compile, len(args[0]) * num_particles, args, chunk_data, counts[0])

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.objectives import Objective
-from pyro_vae.inference.precision import check_precision, in_precision, matmul_precision
+from pyro_vae.inference.precision import at_precision, check_precision, in_precision
 from pyro_vae.inference.programs import (
     Data,
     Program,
@@ -149,10 +149,10 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     schedule_kl = as_schedule(kl_warmup)
 
-    with fork_rng(device, seed), training_mode(model, guide, True), matmul_precision(precision):
+    with fork_rng(device, seed), training_mode(model, guide, True), at_precision(precision):
         first, last = batches.examples()
-        lowered = (in_precision(program, precision) for program in (model, guide))
-        stepper = Stepper(*lowered, objective, optimizer, clip_norm, first)
+        programs = in_precision(model, precision), in_precision(guide, precision)
+        stepper = Stepper(*programs, objective, optimizer, clip_norm, first)
         schedule = scheduler and scheduler(stepper.optimizer)
         run = Epochs(stepper, schedule, batch_size, len(batches), patience, device)
         seed_rng(device, seed)  # whatever the programs drew while their parameters were found
