@@ -108,9 +108,10 @@ def fit(
             runs of at least 10,000 steps, or as many particles in fewer steps. Programs that cannot be compiled,
             such as those whose control flow depends on values, run as they are, and a warning says why; so does a
             last minibatch of another size, and with "auto" an objective that has its particles in chunks.
-        precision: of the networks' layers: None for that of the parameters; "tf32" lets the GPU round the factors of
-            float32 products to 10 bits for the while; "bf16" runs linear and convolutional layers in bfloat16, 7
-            bits. Distributions, log densities, gradients' sums and the optimizer stay in float32 with "bf16".
+        precision: None for that of the parameters; "tf32" lets a GPU round the factors of float32 products to 10 bits,
+            by torch's switch, for the while; "bf16" runs linear and convolutional layers of the programs in bfloat16,
+            of 7 bits, and everything else, such as distributions with the networks of flows, log densities, bounds
+            and the optimizer, in float32. Float64 stays as it is. For the effect on log p(x) see ``evidence``.
         checkpoint: file written before the first epoch and after each; an interruption keeps it.
         resume: go on from the checkpoint exactly where it stopped.
         progress: show a progress bar, where there is a terminal to show it.

@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.poutine import runtime
 from setups import PIXELS, losses_of, make_pair, quick
 from torch import nn
@@ -98,15 +99,16 @@ def test_particles_that_run_one_by_one(name):
     torch.testing.assert_close(chunked, value_and_gradient(OBJECTIVES[name](), Programs()))
 
 
+@pytest.mark.parametrize("kind", [float, lambda beta: torch.tensor(beta, dtype=torch.float64)])
 @pytest.mark.parametrize("name", ["IWAE", "IWAE dreg"])
-def test_the_backward_pass_has_the_handlers_of_the_forward_pass(name):
+def test_the_backward_pass_has_the_handlers_of_the_forward_pass(name, kind):
     programs, objective = Programs(), OBJECTIVES[name](chunk_size=6)
 
     def gradient(forward, backward):
         torch.manual_seed(0)
-        with KLWeight(forward):
+        with KLWeight(kind(forward)):
             loss = objective.differentiable_loss(programs.model, programs.guide, X)
-        with KLWeight(backward):
+        with KLWeight(kind(backward)):
             result = programs.gradient(loss)
             assert [type(handler) for handler in runtime._PYRO_STACK] == [KLWeight]
         assert not runtime._PYRO_STACK
@@ -117,6 +119,18 @@ def test_the_backward_pass_has_the_handlers_of_the_forward_pass(name):
     torch.testing.assert_close(gradient(0.3, 1.0), expected)
     torch.testing.assert_close(gradient(0.3, 5.0), expected)
     assert not torch.allclose(gradient(1.0, 0.3), expected)
+
+
+def test_a_backward_pass_without_the_handlers_of_the_forward_pass():
+    programs, objective = Programs(), IWAE(7, chunk_size=6)
+
+    def gradient(objective):
+        torch.manual_seed(0)
+        with poutine.condition(data={"x": X + 1}):
+            loss = objective.differentiable_loss(programs.model, programs.guide, X)
+        return programs.gradient(loss)
+
+    torch.testing.assert_close(gradient(objective), gradient(IWAE(7)))
 
 
 def test_the_backward_pass_leaves_the_generator_alone():
