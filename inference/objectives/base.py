@@ -35,7 +35,7 @@ class Objective(pyro.infer.ELBO):
         gradient: the gradient's estimator, one of ``gradients``.
         chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, though at least one
             particle of every datum; all K if absent. Each chunk runs again in the backward pass with the same random
-            numbers, for about a third more time. For the estimators in ``CHUNKED``.
+            numbers, for a third to a half more time. For the estimators in ``CHUNKED``.
     """
 
     gradients: ClassVar[tuple[str, ...]] = ("pathwise",)

@@ -79,10 +79,10 @@ def evidence(
         compile: True compiles the weights of a chunk as one graph, which gives the same numbers up to rounding; False
             runs the programs as they are; "auto" compiles from ten million weights on. What cannot be compiled runs
             as it is, and with True a warning says why.
-        precision: None, "tf32" or "bf16", as in ``fit``. Weights are float32 and their sums float64 with each. The effect
-            of "bf16" on log p(x), measured: on the 300 test digits (binomial likelihood, 10 latents, 200 hidden
-            units, K = 1000, the same seed) 0.002 nats on the mean of -119.20, where its standard error is 1.58; 0.05
-            nats on a single datum, root mean square, and 0.25 at most. "tf32" acts on a GPU, and was not measured.
+        precision: None, "tf32" or "bf16", as in ``fit``; log weights stay float32. The effect of "bf16" on log p(x),
+            measured on the 300 test digits (binomial likelihood, 10 latents, 200 hidden units, K = 1000, the same
+            seed): 0.002 nats on the mean, -119.20 with a standard error of 1.58; on single data 0.05 nats, root mean
+            square, and 0.25 at most. "tf32" acts on a GPU, and was not measured.
         checkpoint: folder in which partial results are kept while it runs, every few seconds and when it is
             interrupted; the same call goes on from them. The file is gone when all is done.
         progress: show a progress bar, where there is a terminal to show it.
