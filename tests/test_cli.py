@@ -189,7 +189,7 @@ def test_parts_are_listed_and_described(capsys):
         assert re.search(rf"^  {name} +\S", out, re.MULTILINE), name
     assert main(["parts", "IWAE"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("IWAE(num_particles=50, gradient='pathwise'): --objective IWAE")
+    assert out.startswith("IWAE(num_particles=50, gradient='pathwise', chunk_size=None): --objective IWAE")
     assert "Source: Burda" in out
 
 
