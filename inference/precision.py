@@ -75,18 +75,24 @@ def in_precision(program: Program, precision: str | None) -> Program:
     Linear and convolutional layers between its sample statements take bfloat16 and return float32. What happens in
     a distribution, drawing and log densities with the networks of flows, stays as it is, as does float64.
     """
-    if precision != "bf16":
-        return program
+    return _InBfloat16(program) if precision == "bf16" else program
 
-    def run(*args: Any, **kwargs: Any) -> Any:
+
+def as_given(program: Program) -> Program:
+    """Return the program that was given to ``in_precision``."""
+    return program.__wrapped__ if isinstance(program, _InBfloat16) else program
+
+
+class _InBfloat16:
+    def __init__(self, program: Program) -> None:
+        self.__wrapped__ = program  # by which its modules are found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _full.get():
-            return program(*args, **kwargs)
+            return self.__wrapped__(*args, **kwargs)
         layers = _Bfloat16Layers()
         with layers, _OutsideDistributions(layers):
-            return program(*args, **kwargs)
-
-    run.__wrapped__ = program  # type: ignore[attr-defined]  # by which its modules are found
-    return run
+            return self.__wrapped__(*args, **kwargs)
 
 
 class _Bfloat16Layers(TorchFunctionMode):

@@ -18,6 +18,7 @@ from torch.distributions.transforms import AffineTransform, Transform
 from pyro_vae._distributions import as_pyro
 from pyro_vae.inference.guides import AmortizedGuide
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
+from pyro_vae.inference.precision import as_given
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.structure import is_delta
 from pyro_vae.inference.weights import weight_terms
@@ -54,7 +55,8 @@ def refine(model: Program, guide: Program, args: tuple[Tensor, ...], steps: int,
 
     Source: Cremer, Li and Duvenaud (2018), Inference Suboptimality in Variational Autoencoders, section 5.2.
     """
-    local = _LocalFeatures(guide, args[0]) if type(guide) is AmortizedGuide else _LocalAffine(guide, args)
+    given = as_given(guide)
+    local = _LocalFeatures(given, args[0]) if type(given) is AmortizedGuide else _LocalAffine(guide, args)
     optimizer = torch.optim.Adam(local.local, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):

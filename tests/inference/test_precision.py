@@ -12,7 +12,7 @@ import torch
 from setups import PIXELS, losses_of, make_pair, quick, weights_of
 from torch import nn
 
-from pyro_vae.inference import AmortizedGuide, evidence, guides, log_weights
+from pyro_vae.inference import AmortizedGuide, evidence, guides, log_weights, methods
 from pyro_vae.inference.compilation import agree
 from pyro_vae.inference.objectives import IWAE
 from pyro_vae.inference.precision import at_precision, full_precision, in_precision
@@ -166,6 +166,16 @@ def test_evidence_is_that_of_float32_up_to_rounding(monkeypatch, compile):
     )
     assert not torch.equal(low.log_px, exact.log_px)
     torch.testing.assert_close(low.log_px, exact.log_px, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("how", [methods.IW(refine=2), methods.IW(defensive=0.2)])
+def test_methods_do_the_same(how):
+    programs = make_pair(hidden=(64,))
+    exact, low = (
+        evidence(*programs, PIXELS[:20], 20, method=how, precision=precision, progress=False)
+        for precision in (None, "bf16")
+    )
+    torch.testing.assert_close(low.log_px, exact.log_px, rtol=0, atol=0.02)
 
 
 def test_chunks_keep_their_precision_in_a_backward_pass_of_another_thread():
