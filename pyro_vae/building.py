@@ -70,9 +70,11 @@ def choose_likelihood(splits: Splits) -> Config:
     if splits.transform is not None or ((train == 0) | (train == 1)).all():
         return spec("Bernoulli")
     if (train >= 0).all() and (train == train.round()).all():
+        images = "DiscretizedLogistic for 8-bit images; " if splits.image_shape is not None else ""
         raise ValueError(
-            f"{splits.name} holds counts. Choose their likelihood: --likelihood NegativeBinomial or Poisson; Binomial "
-            "--likelihood.total_count N if each entry is out of a known N; or Normal to take them as real numbers."
+            f"{splits.name} holds counts. Choose their likelihood: --likelihood {images}NegativeBinomial or Poisson; "
+            "Binomial --likelihood.total_count N if each entry is out of a known N; or Normal to take them as real "
+            "numbers."
         )
     if splits.image_shape is not None:
         raise ValueError(

@@ -61,6 +61,7 @@ def _out_path(given: str | None, run: Path, source: Path) -> Path:
     if suffix not in (".csv", ".npy"):
         raise ValueError(f"Expected a .csv or .npy file to impute; got {source}. Name one with --data.")
     out = Path(given) if given else run / f"imputed{suffix}"
+    out = out if out.suffix else out.with_suffix(suffix)
     if out.suffix.lower() != suffix:
         raise ValueError(f"Expected --out to be a {suffix} file, as {source} is; got {out}.")
     if out.exists() and source.exists() and out.samefile(source):

@@ -35,7 +35,7 @@ def explain(message: str, parser: ArgumentParser, classes: dict[str, type]) -> s
         return _unknown_argument(kind[1], option[1], path[1], classes)
     if kind and kind[1] in TORCH and path:
         return _unknown_class(kind[1], path[1])
-    message = _in_words(message)
+    message = _without_union(_in_words(message))
     unknown = re.search(r"(?<=unrecognized arguments: )--[\w.-]+", message)
     known = [option for action in parser._actions for option in action.option_strings]
     return message + (did_you_mean(unknown.group(), known) if unknown else "")
@@ -50,6 +50,16 @@ def _in_words(message: str) -> str:
     message = re.sub(r"a typing\.Literal\[(.*?)\]", lambda found: f"one of {found[1]}", message)
     message = message.replace("a <class 'collections.abc.Sequence'>", 'a list, such as "[100, 50]"')
     return re.sub(r"a <class '(\w+)'>", r"a value of type \1", message)
+
+
+def _without_union(message: str) -> str:
+    """Say of a value for a part of one's own what is wrong with it, and not that the part is no subclass of ours."""
+    found = re.match(
+        r"(--\w+): Does not validate against any of the Union subtypes .*"
+        r"Problem with given class_path '[\w.]+': --([\w.-]+): (.*?)(?= Given value type|$)",
+        message,
+    )
+    return f"{found[1]}.{found[2].replace('-', '_')}: {found[3]}" if found else message
 
 
 def _unknown_argument(kind: str, name: str, path: str, classes: dict[str, type]) -> str:

@@ -311,7 +311,8 @@ def _sample_parser() -> ArgumentParser:
         type=float,
         nargs="*",
         default=None,
-        help="draw from p(x|y) at these labels, in turn (default: those of training data drawn at random)",
+        help="draw from p(x|y) at these labels, in turn; levels of a column by their numbers, from 0 in the order that "
+        "training printed (default: those of training data drawn at random)",
     )
     parser.add_argument("--num-samples", type=int, default=64, help="number of draws")
     parser.add_argument("--mean", action="store_true", help="the mean of p(x|z) for each z, instead of a draw of x")

@@ -156,7 +156,7 @@ def _likelihood(name: str, entry: Entry) -> Wanted | None:
     arguments = _arguments(entry)
     if not arguments:
         return find_part("likelihood", entry["likelihood"])
-    spec = {"class_path": entry["likelihood"], "init_args": {"event_shape": 1} | arguments}
+    spec = {"class_path": entry["likelihood"], "init_args": {"event_shape": [1]} | arguments}
     try:
         return build_part("likelihood", spec)
     except ValueError as error:

@@ -86,6 +86,11 @@ def test_new_files_are_coded_as_the_run_was(table, capsys):
     few.to_csv("new.csv", index=False)
     assert main(["impute", "run", "--data", "new.csv", "--out", "out.csv", "--num-draws", "1"]) == 0
     assert (pd.read_csv("out.csv")["city"][[0, 2, 3, 4]] == "Kiel").all()
+    few.drop(columns="age").to_csv("less.csv", index=False)
+    assert main(["impute", "run", "--data", "less.csv"]) == 2
+    assert "Expected a column 'age' in the table. Add it, empty where" in capsys.readouterr().err
+    assert main(["impute", "run", "--data", "new.csv", "--out", "bare"]) == 0
+    assert (table / "bare.csv").exists()
     few.assign(city="Rome").to_csv("new.csv", index=False)
     capsys.readouterr()
     assert main(["impute", "run", "--data", "new.csv", "--out", "bad.csv"]) == 2
@@ -153,6 +158,11 @@ MISTAKES = {
         ["--data", "typo.csv"],
         "Expected numbers in column 'age', as nearly all of it are; got '?' at row 2",
     ),
+    "typing error, named": (
+        ["--data", "typo.csv", "--schema", "{age: Normal}"],
+        "Expected numbers in column 'age' for Normal; got '?' at row 2. Correct it",
+    ),
+    "strings as numbers": (["--schema", "{id: null, city: Poisson}"], "Expected numbers in column 'city' for Poisson"),
     "twice": (["--data", "twice.csv", "--schema", "{}"], "columns of different names in twice.csv; got 'a' twice"),
     "ragged": (
         ["--data", "ragged.csv", "--schema", "{}"],
@@ -209,6 +219,8 @@ def test_images_of_bytes_are_numbered_for_likelihoods_of_levels(folder, capsys):
         assert _train("--likelihood", "DiscretizedLogistic", "--overwrite", "--epochs", "1", data=data) == 0
         last.append(capsys.readouterr().out.splitlines()[-2:])
     assert last[0] == last[1]
+    assert main(["train", "--data", "bytes.npy", *QUICK]) == 2
+    assert "Choose their likelihood: --likelihood DiscretizedLogistic for 8-bit images" in capsys.readouterr().err
     result = json.loads((folder / "run" / "result.json").read_text())
     assert "level numbers 0 to 255 of 8-bit grey levels" in result["data"]
     assert float(result["bits per dimension"].split()[0]) == pytest.approx(-result["log_px"] / 9 / np.log(2), abs=1e-4)

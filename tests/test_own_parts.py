@@ -121,6 +121,12 @@ def test_class_that_is_misspelt_in_training(own, capsys):
     assert "Spike has no option --prior.scal. Did you mean --prior.scale?" in capsys.readouterr().err
 
 
+def test_value_of_an_option_of_ones_own_part(own, capsys):
+    assert main(["train", "--prior", "own_parts_test.Spike", "--prior.scale", "wide"]) == 2
+    error = capsys.readouterr().err
+    assert error == "pyro-vae: error: --prior.scale: Expected a value of type float. Got value: wide\n"
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate", "sample"])
 def test_help_says_what_each_option_does_and_no_more(command, capsys):
     with pytest.raises(SystemExit):

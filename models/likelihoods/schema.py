@@ -63,8 +63,25 @@ def _choose(name: str, series: pd.Series, wanted: Wanted | None) -> tuple[tuple[
             )
         wanted = by_values(levels, distinct)
     part = _build(name, wanted, len(distinct)) if isinstance(wanted, type) else wanted
+    _check_numbers(name, series, part)
     numbered = levels is not None or not isinstance(part, Bernoulli | Categorical) or _accepts(part, distinct)
     return (levels if numbered else distinct), part
+
+
+def _check_numbers(name: str, series: pd.Series, part: Likelihood) -> None:
+    """Refuse text for a likelihood of numbers, which would score the places of the strings in the alphabet."""
+    import pandas as pd
+
+    text = pd.api.types.is_string_dtype(series.dtype) or series.dtype.kind == "O"
+    if isinstance(part, Bernoulli | Categorical) or isinstance(series.dtype, pd.CategoricalDtype) or not text:
+        return
+    odd = series.notna() & pd.to_numeric(series, errors="coerce").isna()
+    where = odd.idxmax() if odd.any() else series.first_valid_index()
+    raise ValueError(
+        f"Expected numbers in column {name!r} for {type(part).__name__}; got {series.get(where)!r} at row {where}. "
+        "Correct it, leave the cell empty if it is missing, choose Categorical, or name the levels in their order in "
+        "the schema."
+    )
 
 
 def levels_of(name: str, series: pd.Series) -> tuple[tuple[Any, ...] | None, tuple[Any, ...]]:
@@ -115,11 +132,11 @@ def _build(name: str, part: type[Likelihood], num_classes: int) -> Likelihood:
     if issubclass(part, Categorical):
         return part(1, num_classes=num_classes)
     try:
-        return part(1)
+        return part((1,))
     except TypeError as error:
         raise ValueError(
-            f"Cannot build {part.__name__} for column {name!r}: {error}. Put an object in the schema, "
-            f"{part.__name__}(1, ...)."
+            f"Cannot build {part.__name__} for column {name!r}: {error}. Give its arguments in the schema, "
+            f"{{{name}: {{likelihood: {part.__name__}, argument: value}}}}, or in Python an object of event shape (1,)."
         ) from error
 
 

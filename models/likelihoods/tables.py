@@ -48,7 +48,7 @@ class Column:
         """Return the values of numbers of shape (N,)."""
         import pandas as pd
 
-        values = pd.Series(x.detach().double().cpu().numpy())
+        values = _shortest(x.detach().cpu())
         if self.levels is not None:
             codes = values.round().clip(0, len(self.levels) - 1).fillna(-1).astype(int)
             levels = pd.Series(pd.Categorical.from_codes(codes, list(self.levels)))
@@ -73,7 +73,10 @@ class Table:
         """Return the table as a tensor, shape (N, number of columns)."""
         for name in self.names:
             if name not in frame.columns:
-                raise ValueError(f"Expected a column {name!r} in the table.{did_you_mean(str(name), map(str, frame))}")
+                near = did_you_mean(str(name), map(str, frame))
+                raise ValueError(
+                    f"Expected a column {name!r} in the table.{near} Add it, empty where its values are missing."
+                )
         return torch.stack([column.encode(frame[column.name]) for column in self.columns], -1)
 
     def decode(self, x: Tensor) -> pd.DataFrame:
@@ -83,6 +86,13 @@ class Table:
         if x.ndim != 2 or x.shape[1] != len(self.columns):
             raise ValueError(f"Expected x of shape (N, {len(self.columns)}); got {tuple(x.shape)}.")
         return pd.DataFrame({c.name: c.decode(v) for c, v in zip(self.columns, x.unbind(-1), strict=True)})
+
+
+def _shortest(x: Tensor) -> pd.Series:
+    """Return numbers in double precision, the shortest decimals for single ones: 32.1, not 32.099998474."""
+    import pandas as pd
+
+    return pd.Series(x.numpy().astype(str) if x.dtype == torch.float32 else x.numpy(), dtype="float64")
 
 
 def _numbers(series: pd.Series, name: str) -> Tensor:

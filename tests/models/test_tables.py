@@ -123,6 +123,24 @@ def test_a_model_of_a_table_trains_and_is_scored():
     assert after.mean > before.mean
 
 
+class Positional(likelihoods.Normal):
+    """A likelihood that wants its shape as a tuple, as everywhere else."""
+
+    def __init__(self, event_shape):
+        super().__init__(tuple(event_shape))
+
+
+def test_parts_of_ones_own_get_the_shape_of_a_column():
+    mixed = Mixed.from_dataframe(pd.DataFrame({"a": [0.5, 1.5, 2.5]}), schema={"a": Positional})
+    assert isinstance(mixed.columns[0], Positional)
+
+
+def test_numbers_come_back_as_they_were_written():
+    frame = pd.DataFrame({"a": [32.1, 0.0007, 12345.6], "b": [1.5, None, 99.99]})
+    mixed = Mixed.from_dataframe(frame)
+    pd.testing.assert_frame_equal(mixed.decode(mixed.encode(frame)), frame, check_exact=True)
+
+
 def _one(values, **schema):
     return lambda: Mixed.from_dataframe(pd.DataFrame({"a": values}), schema=schema or None)
 
@@ -138,7 +156,7 @@ def _one(values, **schema):
         (_one([0.0, 2.0, 3.0], a=LogNormal), r"in \(0, inf\) for LogNormal column 'a'; got 0 at index \(0, 0\)"),
         (
             _one([0, 2, 3], a=likelihoods.Binomial),
-            "Cannot build Binomial for column 'a': .* Put an object in the schema",
+            "Cannot build Binomial for column 'a': .* Give its arguments in the schema",
         ),
         (lambda: Mixed.from_dataframe(pd.DataFrame([[1, 2]], columns=["a", "a"])), "of different names; got 'a' twice"),
         (
