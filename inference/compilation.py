@@ -10,6 +10,7 @@ from typing import Any
 import pyro.util
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.fx import GraphModule
 from torch.nn.functional import one_hot
 from torch.overrides import TorchFunctionMode
@@ -47,6 +48,7 @@ def record(function: Function, *example: Tensor) -> GraphModule:
 
     with unvalidated(), _without_questions(), fork_rng(example[0].device):
         graph = make_fx(lambda *args: function(*args))(*example)
+    _refuse_dynamic_shapes(graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
@@ -69,11 +71,24 @@ def compiled(function: Function, example: tuple[Tensor, ...], other: tuple[Tenso
             _at_fixed_noise(function, example)  # what it finds out on its first call is no part of the record
             fast = torch.no_grad()(torch.compile(record(function, *example), options=_options()))
             differs = not agree(*(_at_fixed_noise(f, other) for f in (fast, function)))
+    except CannotCompileError:
+        raise
     except Exception as error:  # whatever Python that cannot be recorded, or a compiler that is not there, raises
         raise CannotCompileError(_reason(error)) from error
     if differs:
         raise CannotCompileError("its record has other values at other data: the program acts on more than tensors")
     return fast
+
+
+def _refuse_dynamic_shapes(graph: GraphModule) -> None:
+    """Refuse what selects by value: sizes that Python read from the selection are those of the example."""
+    for node in graph.graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        if torch.Tag.dynamic_output_shape not in tags:
+            continue
+        indices = [i.meta.get("val") for i in node.args[1] if i is not None] if "index" in str(node.target) else None
+        if indices is None or any(i is None or i.dtype in (torch.bool, torch.uint8) for i in indices):
+            raise CannotCompileError(REASONS["data-dependent"])
 
 
 def _options() -> dict[str, Any]:
@@ -93,7 +108,7 @@ def agree(left: tuple[Tensor | None, ...], right: tuple[Tensor | None, ...]) -> 
     Judged by the largest entry of each tensor, and where that is no more than the rounding error of others, as a
     gradient is that is 0 in theory, by the largest of all gradients.
     """
-    sizes = [0.0 if b is None else float(b.abs().max().nan_to_num()) for b in right]
+    sizes = [0.0 if b is None else _largest(b) for b in right]
 
     def close(a: Tensor | None, b: Tensor | None, size: float) -> bool:
         if a is None or b is None:
@@ -103,6 +118,11 @@ def agree(left: tuple[Tensor | None, ...], right: tuple[Tensor | None, ...]) -> 
         return torch.allclose(a, b, rtol=tolerance, atol=atol, equal_nan=True)
 
     return all(close(*three) for three in zip(left, right, sizes, strict=True))
+
+
+def _largest(values: Tensor) -> float:
+    """Return the largest finite absolute value, 0 of none."""
+    return float(values.abs().nan_to_num(0.0, 0.0, 0.0).max()) if values.numel() else 0.0
 
 
 def _at_fixed_noise(function: Function, args: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
@@ -117,11 +137,16 @@ def _reason(error: Exception) -> str:
     return known or (lines or [type(error).__name__])[0][:200]
 
 
+_NUMBERS = {getattr(Tensor, f"__{name}__") for name in ("bool", "float", "int", "index", "complex")}
+_ARRAYS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+
+
 class _KeepTensors(TorchFunctionMode):
     """Runs what asks for values without asking.
 
-    ``.item()`` returns the tensor itself: arithmetic goes on with it, and a Python condition on it fails. ``one_hot``
-    of so many classes does not look whether there are as many.
+    ``.item()`` returns the tensor itself: arithmetic goes on with it, and a Python condition on it fails. So does a
+    number made of a parameter or a buffer, which torch would take for a constant. ``one_hot`` of so many classes
+    does not look whether there are as many.
     """
 
     def __torch_function__(
@@ -129,6 +154,10 @@ class _KeepTensors(TorchFunctionMode):
     ) -> Any:
         if func is torch.Tensor.item:
             return args[0].detach()
+        if func in _NUMBERS:
+            return func(args[0].detach())
+        if func in _ARRAYS:  # torch reads the memory then, and no record shows it
+            raise CannotCompileError(REASONS["tracing tensor"])
         if func is one_hot:
             return _one_hot(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -147,10 +176,14 @@ def _without_questions() -> Iterator[None]:
     def never(value: Any) -> bool:
         return False
 
-    asked = pyro.util.torch_isnan, pyro.util.torch_isinf
+    def unseen(fn: Distribution, value: Tensor) -> None:
+        """Take a value unseen, also of a distribution that was made when arguments were checked."""
+
+    asked = pyro.util.torch_isnan, pyro.util.torch_isinf, Distribution._validate_sample
     pyro.util.torch_isnan = pyro.util.torch_isinf = never
+    Distribution._validate_sample = unseen
     try:
         with _KeepTensors():
             yield
     finally:
-        pyro.util.torch_isnan, pyro.util.torch_isinf = asked
+        pyro.util.torch_isnan, pyro.util.torch_isinf, Distribution._validate_sample = asked

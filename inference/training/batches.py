@@ -68,9 +68,9 @@ class Minibatches:
             yield transformed(self.transform, batch)
 
     def examples(self) -> tuple[Batch, Batch]:
-        """Return the first and the last data as minibatches of full size."""
-        ends = slice(self.batch_size), slice(-self.batch_size, None)
-        first, last = (send(tuple(arg[end] for arg in self.args), self.device) for end in ends)
+        """Return the first and the last data as minibatches of full size, laid out in memory as those of an epoch."""
+        every = torch.arange(len(self), device=self.args[0].device)
+        first, last = self._take(every[: self.batch_size]), self._take(every[-self.batch_size :])
         return transformed(self.transform, first), transformed(self.transform, last)
 
     def _take(self, index: Tensor) -> Batch:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.inference.compilation import CannotCompileError, agree, compiled
+from pyro_vae.inference.call_state import Attributes, compile_programs, state_kept
+from pyro_vae.inference.compilation import CannotCompileError, agree
 from pyro_vae.inference.programs import fork_rng, modules_of_both, training_mode
 from pyro_vae.inference.training.whole_step import WholeStep, make_capturable
 
@@ -62,10 +62,12 @@ def compile_if_worthwhile(
         warnings.warn(f"Cannot compile, so training runs eagerly: {reason}.", stacklevel=3)
         return f"eager: {reason}"
     size = len(batches[0][0])
-    if valid is not None and len(valid[0]) >= size:
-        parts = (tuple(arg[part] for arg in valid) for part in (slice(size), slice(-size, None)))
-        with suppress(CannotCompileError):  # a bound is then computed as it is
+    try:
+        if valid is not None and len(valid[0]) >= size:
+            parts = (tuple(arg[part] for arg in valid) for part in (slice(size), slice(-size, None)))
             stepper.compiled_loss = _compile_loss(stepper, *parts)
+    except CannotCompileError as reason:
+        warnings.warn(f"Cannot compile validation, so it runs eagerly: {reason}.", stacklevel=3)
     return f"compiled in {time.perf_counter() - started:.1f} s"
 
 
@@ -76,7 +78,7 @@ def _compile_loss(stepper: Stepper, batch: Batch, other: Batch) -> Callable[[Bat
         return (torch.as_tensor(stepper.raw_loss(batch), dtype=stepper.parameters[0].dtype),)
 
     with training_mode(stepper.model, stepper.guide, False):
-        graph = compiled(loss, batch, other)
+        graph = compile_programs(stepper.model, stepper.guide, loss, batch, other)
     shapes = _shapes(batch)
     return lambda batch: graph(*batch)[0] if _shapes(batch) == shapes else None
 
@@ -98,8 +100,11 @@ class CompiledStep:
         self.shapes = _shapes(batch)
         self._stepper, self._warms_up, self._until_check = stepper, warms_up, CHECK_EVERY
         inputs = self._inputs(batch, 1.0)
-        with _buffers_kept(stepper):
-            self._graph = compiled(self._gradient, inputs, self._inputs(other, 0.5))
+        self._parameters = list(stepper.parameters)  # others may turn up in a minibatch of another shape
+        others = self._inputs(other, 0.5)
+        self._graph = compile_programs(stepper.model, stepper.guide, self._gradient, inputs, others)
+        self._modules = modules_of_both(stepper.model, stepper.guide)
+        self._attributes = Attributes(self._modules)
         fuse(stepper.optimizer)
         self._step: Callable[..., Tensor] = self._update
         if batch[0].is_cuda and make_capturable(stepper.optimizer):
@@ -116,7 +121,7 @@ class CompiledStep:
     def _update(self, *inputs: Tensor) -> Tensor:
         loss, *gradients = self._graph(*inputs)
         assert loss is not None  # the graph returns what ``gradient`` returns
-        for parameter, gradient in zip(self._stepper.parameters, gradients, strict=True):
+        for parameter, gradient in zip(self._parameters, owned(gradients, self._parameters), strict=True):
             parameter.grad = gradient
         self._stepper.update()
         return loss
@@ -126,6 +131,8 @@ class CompiledStep:
 
         It has not where a program keeps count of its calls, say, in an attribute that is no tensor.
         """
+        if self._attributes.changed():
+            return False
         self._until_check -= 1
         if self._until_check > 0:
             return True
@@ -133,13 +140,13 @@ class CompiledStep:
         inputs = self._inputs(batch, beta)
         results = []
         for function in (self._graph, self._gradient):
-            with _buffers_kept(self._stepper), fork_rng(batch[0].device):
+            with state_kept(self._modules), fork_rng(batch[0].device):
                 results.append(function(*inputs))
         return agree(*results)
 
     def _gradient(self, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         batch, beta = (inputs[:-1], inputs[-1]) if self._warms_up else (inputs, 1.0)
-        return self._stepper.gradient(batch, beta)
+        return self._stepper.gradient(batch, beta)[: 1 + len(self._parameters)]
 
     def _inputs(self, batch: Batch, beta: float) -> Batch:
         """Return the inputs of the graph: the weight of the KL term is one of them where it changes."""
@@ -156,18 +163,22 @@ def fuse(optimizer: Optimizer) -> None:
             group["fused"] = all(p.is_floating_point() for p in group["params"])
 
 
-def _shapes(batch: Batch) -> list[tuple[torch.Size, torch.dtype]]:
-    return [(arg.shape, arg.dtype) for arg in batch]
+def owned(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return gradients as ``backward`` leaves them: each in its own memory, laid out as its parameter is.
+
+    Clipping changes them in place, and a fused step reads both in the order of memory.
+    """
+    taken = {p.data_ptr() for p in parameters}
+    result: list[Tensor | None] = []
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        if gradient is not None:
+            if gradient.data_ptr() in taken or gradient.stride() != parameter.stride():
+                gradient = torch.empty_like(parameter).copy_(gradient)
+            taken.add(gradient.data_ptr())
+        result.append(gradient)
+    return result
 
 
-@contextmanager
-def _buffers_kept(stepper: Stepper) -> Iterator[None]:
-    """Put back the buffers, such as the running means of batch normalisation, that a run for comparison changes."""
-    buffers = [b for module in modules_of_both(stepper.model, stepper.guide) for b in module.buffers()]
-    before = [b.clone() for b in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, kept in zip(buffers, before, strict=True):
-                buffer.copy_(kept)
+def _shapes(batch: Batch) -> list[tuple[torch.Size, torch.dtype, tuple[int, ...]]]:
+    """Return what a graph takes for granted of its inputs: shapes, dtypes and the layout in memory."""
+    return [(arg.shape, arg.dtype, arg.stride()) for arg in batch]

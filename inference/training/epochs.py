@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 import torch
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
@@ -113,7 +114,7 @@ class Epochs:
                     "Resume with the settings it was written with, or start anew."
                 )
         load_program_state(state["programs"], self.stepper.model, self.stepper.guide, self.stepper.loose)
-        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        _load_optimizer(self.stepper.optimizer, state["optimizer"])
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.epoch, self.history = state["epoch"], state["history"]
@@ -121,3 +122,11 @@ class Epochs:
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+
+
+def _load_optimizer(optimizer: Optimizer, state: State) -> None:
+    """Take up an optimizer's state, but run it as here and now: a compiled run on a GPU sets it up in its own way."""
+    own = [{k: g[k] for k in ("foreach", "capturable", "fused") if k in g} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, how in zip(optimizer.param_groups, own, strict=True):
+        group.update(how, lr=float(group["lr"]))

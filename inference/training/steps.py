@@ -80,7 +80,7 @@ class Stepper:
 
     def _still_holds(self, compiled: CompiledStep, batch: Batch, beta: float) -> bool:
         if not compiled.holds(batch, beta):
-            self.compiled = None
+            self.compiled = self.compiled_loss = None
             warnings.warn(
                 "The programs no longer do what was compiled: they keep something from call to call that is no tensor. "
                 "They run as they are from here on. Keep it in a buffer, or fit with compile=False.",

@@ -1,0 +1,124 @@
+"""What programs keep from call to call beside their parameters, and compilation of those that keep it in tensors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from pyro import get_param_store, poutine
+from torch import Tensor, nn
+
+from pyro_vae.inference.compilation import CannotCompileError, Function, compiled
+from pyro_vae.inference.programs import Program, fork_rng, modules_of_both
+
+Plain = bool | int | float | str
+
+
+class Attributes:
+    """The numbers and names that modules hold as plain attributes, and the tensors that are their buffers.
+
+    Args:
+        modules: outermost ones; their submodules count too.
+    """
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        parts = dict.fromkeys(part for module in modules for part in module.modules())
+        self._modules = list(parts)
+        self._plain = [(vars(part), name) for part in parts for name, v in vars(part).items() if isinstance(v, Plain)]
+        self._values = [where[name] for where, name in self._plain]
+        self._buffers = [(part._buffers, dict(part._buffers)) for part in parts]
+
+    def changed(self) -> str | None:
+        """Return the name of an attribute that is another since, or of a buffer that was replaced; None without one."""
+        for (where, name), value in zip(self._plain, self._values, strict=True):
+            if where.get(name) != value:
+                return name
+        for now, before in self._buffers:
+            for name, buffer in now.items():
+                if buffer is not before.get(name):
+                    return name
+        return None
+
+    def put_back(self) -> None:
+        """Set all as it was; what a buffer that is still there holds is left alone."""
+        for (where, name), value in zip(self._plain, self._values, strict=True):
+            where[name] = value
+        for now, before in self._buffers:
+            now.clear()
+            now.update(before)
+
+
+def compile_programs(
+    model: Program, guide: Program, function: Function, example: tuple[Tensor, ...], other: tuple[Tensor, ...]
+) -> Function:
+    """Compile a function of two programs, after a trial which says whether they keep anything but tensors.
+
+    Args:
+        model: one of the programs.
+        guide: the other.
+        function: as in ``compiled``.
+        example: likewise.
+        other: likewise.
+
+    Raises:
+        CannotCompileError: if so, or as ``compiled`` does. Buffers, attributes and parameters are then as before.
+    """
+    with state_kept(modules_of_both(model, guide)) as attributes:
+        with _no_other_noise(), fork_rng(example[0].device), _store_unchanged():
+            try:
+                function(*example)
+            except Exception as error:  # the run that is not compiled raises it again, in the program's own words
+                raise CannotCompileError(f"a program fails with {type(error).__name__}") from error
+        if name := attributes.changed():
+            raise CannotCompileError(
+                f"a program sets {name!r} anew in each call; keep it in a buffer, changed in place"
+            )
+        return compiled(function, example, other)
+
+
+@contextmanager
+def state_kept(modules: list[nn.Module]) -> Iterator[Attributes]:
+    """Put back buffers, such as the running means of batch normalisation, and attributes that a trial changes."""
+    attributes = Attributes(modules)
+    buffers = list({id(b): b for module in modules for b in module.buffers()}.values())
+    before = [b.clone() for b in buffers]
+    try:
+        yield attributes
+    finally:
+        attributes.put_back()
+        with torch.no_grad():
+            for buffer, kept in zip(buffers, before, strict=True):
+                buffer.copy_(kept)
+
+
+@contextmanager
+def _store_unchanged() -> Iterator[None]:
+    """Refuse what announces new parameters or replaces one in Pyro's store, and take that back."""
+    store = get_param_store()
+    before = {name: (value, value.unconstrained()) for name, value in store.items()}
+    yield
+    for name, value in list(store.items()):
+        if name not in before:
+            del store[name]
+            raise CannotCompileError(f"parameter {name!r} turns up during training")
+        if value.unconstrained() is not before[name][1]:
+            store[name] = before[name][0].detach()
+            raise CannotCompileError(f"a program replaces parameter {name!r} in Pyro's store in each call")
+
+
+@contextmanager
+def _no_other_noise() -> Iterator[None]:
+    """Refuse draws from the generators of Python or NumPy, and take them back: a record would repeat them for good."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is users' programs that draw
+    try:
+        yield
+        name, keys, *rest = np.random.get_state()  # noqa: NPY002
+        drawn = random.getstate() != python or [name, *rest] != [numpy[0], *numpy[2:]] or (keys != numpy[1]).any()
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+    if drawn:
+        raise CannotCompileError("a program draws random numbers from Python or NumPy; draw them from torch")
