@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from pyro import get_param_store, poutine
+from pyro import get_param_store
 from torch import Tensor, nn
 
 from pyro_vae.inference.compilation import CannotCompileError, Function, compiled
