@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +54,12 @@ class Attributes:
 
 
 def compile_programs(
-    model: Program, guide: Program, function: Function, example: tuple[Tensor, ...], other: tuple[Tensor, ...]
+    model: Program,
+    guide: Program,
+    function: Function,
+    example: tuple[Tensor, ...],
+    other: tuple[Tensor, ...],
+    most_operations: float = math.inf,
 ) -> Function:
     """Compile a function of two programs, after a trial which says whether they keep anything but tensors.
 
@@ -62,6 +69,7 @@ def compile_programs(
         function: as in ``compiled``.
         example: likewise.
         other: likewise.
+        most_operations: likewise.
 
     Raises:
         CannotCompileError: if so, or as ``compiled`` does. Buffers, attributes and parameters are then as before.
@@ -76,7 +84,7 @@ def compile_programs(
             raise CannotCompileError(
                 f"a program sets {name!r} anew in each call; keep it in a buffer, changed in place"
             )
-        return compiled(function, example, other)
+        return compiled(function, example, other, most_operations)
 
 
 @contextmanager
@@ -115,8 +123,7 @@ def _no_other_noise() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is users' programs that draw
     try:
         yield
-        name, keys, *rest = np.random.get_state()  # noqa: NPY002
-        drawn = random.getstate() != python or [name, *rest] != [numpy[0], *numpy[2:]] or (keys != numpy[1]).any()
+        drawn = random.getstate() != python or pickle.dumps(np.random.get_state()) != pickle.dumps(numpy)  # noqa: NPY002
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import pyro.util
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.nn.functional import one_hot
 from torch.overrides import TorchFunctionMode
 
@@ -31,6 +32,10 @@ REASONS = {
 
 class CannotCompileError(Exception):
     """A function that has to run as it is; the message is the reason, in one line."""
+
+
+class NotWorthwhileError(CannotCompileError):
+    """A function whose compilation would take longer than it saves."""
 
 
 def record(function: Function, *example: Tensor) -> GraphModule:
@@ -54,22 +59,29 @@ def record(function: Function, *example: Tensor) -> GraphModule:
     return graph
 
 
-def compiled(function: Function, example: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Function:
+def compiled(
+    function: Function, example: tuple[Tensor, ...], other: tuple[Tensor, ...], most_operations: float = math.inf
+) -> Function:
     """Return a compiled function of the same values and the same random numbers, for inputs of the example's shapes.
 
     Args:
         function: as in ``record``.
         example: its arguments.
         other: further arguments, on which the compiled function is compared with the function as it is.
+        most_operations: how many operations are worth compiling; the time that it takes is about proportional.
 
     Raises:
         CannotCompileError: if it cannot be recorded or compiled, or has other values then.
+        NotWorthwhileError: if it has more operations.
     """
     try:
         with warnings.catch_warnings(), unvalidated():  # the compiler would turn validation off for good
             warnings.simplefilter("ignore")  # advice of the compiler on its own settings
             _at_fixed_noise(function, example)  # what it finds out on its first call is no part of the record
-            fast = torch.no_grad()(torch.compile(record(function, *example), options=_options()))
+            graph = record(function, *example)
+            if len(graph.graph.nodes) > most_operations:
+                raise NotWorthwhileError(f"{len(graph.graph.nodes)} operations take longer to compile than it saves")
+            fast = torch.no_grad()(torch.compile(graph, options=_options()))
             differs = not agree(*(_at_fixed_noise(f, other) for f in (fast, function)))
     except CannotCompileError:
         raise
@@ -87,8 +99,21 @@ def _refuse_dynamic_shapes(graph: GraphModule) -> None:
         if torch.Tag.dynamic_output_shape not in tags:
             continue
         indices = [i.meta.get("val") for i in node.args[1] if i is not None] if "index" in str(node.target) else None
-        if indices is None or any(i is None or i.dtype in (torch.bool, torch.uint8) for i in indices):
+        chosen = indices is None or any(i is None or i.dtype in (torch.bool, torch.uint8) for i in indices)
+        if chosen and _reaches_values([i for i in node.args[1] if i is not None] if indices else [node]):
             raise CannotCompileError(REASONS["data-dependent"])
+
+
+def _reaches_values(nodes: list[Node]) -> bool:
+    """Say whether what nodes return depends on inputs or parameters, as that of ``arange`` alone does not."""
+    seen: set[Node] = set()
+    while nodes:
+        node = nodes.pop()
+        if node.op in ("placeholder", "get_attr"):
+            return True
+        nodes += [n for n in node.all_input_nodes if n not in seen]
+        seen.update(node.all_input_nodes)
+    return False
 
 
 def _options() -> dict[str, Any]:
@@ -179,11 +204,19 @@ def _without_questions() -> Iterator[None]:
     def unseen(fn: Distribution, value: Tensor) -> None:
         """Take a value unseen, also of a distribution that was made when arguments were checked."""
 
-    asked = pyro.util.torch_isnan, pyro.util.torch_isinf, Distribution._validate_sample
-    pyro.util.torch_isnan = pyro.util.torch_isinf = never
-    Distribution._validate_sample = unseen
+    looks = _replaced(pyro.util, torch_isnan=never, torch_isinf=never)
+    with _KeepTensors(), looks, _replaced(Distribution, _validate_sample=unseen):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, **values: Any) -> Iterator[None]:
+    """Give an object other attributes for the while."""
+    before = {name: getattr(owner, name) for name in values}
     try:
-        with _KeepTensors():
-            yield
+        for name, value in values.items():
+            setattr(owner, name, value)
+        yield
     finally:
-        pyro.util.torch_isnan, pyro.util.torch_isinf, Distribution._validate_sample = asked
+        for name, value in before.items():
+            setattr(owner, name, value)

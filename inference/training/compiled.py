@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.inference.call_state import Attributes, compile_programs, state_kept
-from pyro_vae.inference.compilation import CannotCompileError, agree
+from pyro_vae.inference.compilation import CannotCompileError, Function, NotWorthwhileError, agree
 from pyro_vae.inference.programs import fork_rng, modules_of_both, training_mode
 from pyro_vae.inference.training.whole_step import WholeStep, make_capturable
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 WORTHWHILE = 10_000
 """Steps, times the particles of each, that pay for compilation: about 5 ms of each are saved, and 15 s spent."""
+MOST_OPERATIONS = 400
+"""Operations in the graph of a step that so many steps pay for: compilation takes about 1 s for 25 of them."""
+LOSSES_FIRST = 1000
+"""Losses without gradient that are computed as they are before they are compiled."""
 CHECK_EVERY = 500
 """Steps between two comparisons with the programs as they are."""
 
@@ -30,21 +35,19 @@ def compile_if_worthwhile(
     setting: bool | str,
     num_steps: int,
     batches: tuple[Batch, Batch],
-    valid: Batch | None,
     warms_up: bool,
     announce: Callable[[str], object],
 ) -> str:
     """Compile the steps to come, always if the setting is True, and if "auto" where they are many enough to pay.
 
-    Whether that is so depends on the number of steps and particles and not on a clock, so that the same call gives
-    the same numbers each time.
+    Whether that is so depends on the number of steps, particles and operations and not on a clock, so that the same
+    call gives the same numbers each time.
 
     Args:
         stepper: whose steps.
         setting: True, False or "auto".
         num_steps: how many steps there are in all.
         batches: two minibatches of the shape that all have.
-        valid: validation data, whose bound is compiled too.
         warms_up: whether the weight of the KL term changes.
         announce: told what is being done.
 
@@ -56,31 +59,50 @@ def compile_if_worthwhile(
         return "eager"
     started = time.perf_counter()
     announce("compiling")
+    most = math.inf if setting is True else MOST_OPERATIONS * work / WORTHWHILE
     try:
-        stepper.compiled = CompiledStep(stepper, *batches, warms_up)
+        stepper.compiled = CompiledStep(stepper, *batches, warms_up, most)
+    except NotWorthwhileError as reason:
+        return f"eager: {reason}"
     except CannotCompileError as reason:
         warnings.warn(f"Cannot compile, so training runs eagerly: {reason}.", stacklevel=3)
         return f"eager: {reason}"
-    size = len(batches[0][0])
-    try:
-        if valid is not None and len(valid[0]) >= size:
-            parts = (tuple(arg[part] for arg in valid) for part in (slice(size), slice(-size, None)))
-            stepper.compiled_loss = _compile_loss(stepper, *parts)
-    except CannotCompileError as reason:
-        warnings.warn(f"Cannot compile validation, so it runs eagerly: {reason}.", stacklevel=3)
+    stepper.compiled_loss = CompiledLoss(stepper, batches[0])
     return f"compiled in {time.perf_counter() - started:.1f} s"
 
 
-def _compile_loss(stepper: Stepper, batch: Batch, other: Batch) -> Callable[[Batch], Tensor | None]:
-    """Return the loss without gradient of a minibatch of that shape, and None for one of another."""
+class CompiledLoss:
+    """The loss without gradient, compiled once it has been asked for so often that it is likely to pay.
 
-    def loss(*batch: Tensor) -> tuple[Tensor]:
-        return (torch.as_tensor(stepper.raw_loss(batch), dtype=stepper.parameters[0].dtype),)
+    Args:
+        stepper: whose loss.
+        batch: a minibatch of the shape that is compiled.
+    """
 
-    with training_mode(stepper.model, stepper.guide, False):
-        graph = compile_programs(stepper.model, stepper.guide, loss, batch, other)
-    shapes = _shapes(batch)
-    return lambda batch: graph(*batch)[0] if _shapes(batch) == shapes else None
+    def __init__(self, stepper: Stepper, batch: Batch) -> None:
+        self._stepper, self._shapes, self._calls = stepper, _shapes(batch), 0
+        self._graph: Function | None = None
+
+    def __call__(self, batch: Batch) -> Tensor | None:
+        """Return the loss, or None where it is not compiled."""
+        if _shapes(batch) != self._shapes:
+            return None
+        self._calls += 1
+        if self._calls == LOSSES_FIRST:
+            self._compile(batch)
+        return None if self._graph is None else self._graph(*batch)[0]
+
+    def _compile(self, batch: Batch) -> None:
+        stepper, other = self._stepper, tuple(arg.flip(0) for arg in batch)
+
+        def loss(*batch: Tensor) -> tuple[Tensor]:
+            return (torch.as_tensor(stepper.raw_loss(batch), dtype=stepper.parameters[0].dtype),)
+
+        try:
+            with training_mode(stepper.model, stepper.guide, False):
+                self._graph = compile_programs(stepper.model, stepper.guide, loss, batch, other)
+        except CannotCompileError as reason:
+            warnings.warn(f"Cannot compile validation, so it runs eagerly: {reason}.", stacklevel=2)
 
 
 class CompiledStep:
@@ -91,19 +113,22 @@ class CompiledStep:
         batch: a minibatch, whose shape all others have.
         other: another minibatch, on which the graph is compared with the programs.
         warms_up: whether the weight of the KL term changes; it is an input of the graph then.
+        most_operations: as in ``compiled``.
 
     Raises:
         CannotCompileError: where the programs have to run as they are.
     """
 
-    def __init__(self, stepper: Stepper, batch: Batch, other: Batch, warms_up: bool) -> None:
+    def __init__(
+        self, stepper: Stepper, batch: Batch, other: Batch, warms_up: bool, most_operations: float = math.inf
+    ) -> None:
         self.shapes = _shapes(batch)
         self._stepper, self._warms_up, self._until_check = stepper, warms_up, CHECK_EVERY
         inputs = self._inputs(batch, 1.0)
         self._parameters = list(stepper.parameters)  # others may turn up in a minibatch of another shape
-        others = self._inputs(other, 0.5)
-        self._graph = compile_programs(stepper.model, stepper.guide, self._gradient, inputs, others)
-        self._modules = modules_of_both(stepper.model, stepper.guide)
+        programs, others = (stepper.model, stepper.guide), self._inputs(other, 0.5)
+        self._graph = compile_programs(*programs, self._gradient, inputs, others, most_operations)
+        self._modules = modules_of_both(*programs)
         self._attributes = Attributes(self._modules)
         fuse(stepper.optimizer)
         self._step: Callable[..., Tensor] = self._update

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -126,7 +127,9 @@ class Epochs:
 
 def _load_optimizer(optimizer: Optimizer, state: State) -> None:
     """Take up an optimizer's state, but run it as here and now: a compiled run on a GPU sets it up in its own way."""
-    own = [{k: g[k] for k in ("foreach", "capturable", "fused") if k in g} for g in optimizer.param_groups]
+    own: list[dict[str, Any]] = [
+        {k: g[k] for k in ("foreach", "capturable", "fused") if k in g} for g in optimizer.param_groups
+    ]
     optimizer.load_state_dict(state)
     for group, how in zip(optimizer.param_groups, own, strict=True):
         group.update(how, lr=float(group["lr"]))

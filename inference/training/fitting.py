@@ -105,9 +105,10 @@ def fit(
         device: "auto" (a GPU where there is one), or a torch device.
         compile: True compiles loss and gradient of a minibatch as one graph, which gives the same numbers up to
             rounding, and takes the optimizer's fused step; False runs the programs as they are; "auto" compiles
-            runs of at least 10,000 steps, or as many particles in fewer steps. Programs that cannot be compiled,
-            such as those whose control flow depends on values, run as they are, and a warning says why; so does a
-            last minibatch of another size, and with "auto" an objective that has its particles in chunks.
+            runs of at least 10,000 steps, or as many particles in fewer steps, and of more for large programs.
+            Programs that cannot be compiled, such as those whose control flow depends on values, run as they are,
+            and a warning says why; so does a last minibatch of another size, and with "auto" an objective that has
+            its particles in chunks.
         precision: None for that of the parameters; "tf32" lets a GPU round the factors of float32 products to 10 bits,
             by torch's switch, for the while; "bf16" runs linear and convolutional layers of the programs in bfloat16,
             of 7 bits, and everything else, such as distributions with the networks of flows, log densities, bounds
@@ -171,7 +172,6 @@ def fit(
                     compile,
                     epochs * run.steps,
                     (first, last),
-                    valid_args,
                     kl_warmup != 0,
                     bar.set_description_str,
                 )

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.programs import Program, modules_of_both
 from pyro_vae.inference.scoring.proposals import check_latents
-from pyro_vae.inference.training.compiled import CompiledStep
+from pyro_vae.inference.training.compiled import CompiledLoss, CompiledStep
 from pyro_vae.inference.weights import KLWeight
 
 Batch = tuple[Tensor, ...]
@@ -47,7 +47,7 @@ class Stepper:
         _count_plates(objective, model, guide, first)
         self.kl = KLWeight()
         self.compiled: CompiledStep | None = None
-        self.compiled_loss: Callable[[Batch], Tensor | None] | None = None
+        self.compiled_loss: CompiledLoss | None = None
 
     def step(self, batch: Batch, beta: float = 1.0) -> Tensor | float:
         """Take one step with this weight of the KL term and return the loss before it, in nats per datum."""

@@ -166,6 +166,27 @@ def test_auto_compiles_long_runs_alone(monkeypatch, recorded_only):
     assert quick(*make_pair(), PIXELS, objective=objectives.IWAE(4)).execution.startswith("compiled")
 
 
+def test_auto_leaves_large_programs_alone(monkeypatch, recorded_only):
+    monkeypatch.setattr(training, "WORTHWHILE", 9)
+    monkeypatch.setattr(training, "MOST_OPERATIONS", 20)
+    result = quick(*make_pair(), PIXELS)
+    assert "operations take longer to compile than it saves" in result.execution
+    assert quick(*make_pair(), PIXELS, epochs=60).execution.startswith("compiled")
+    assert quick(*make_pair(), PIXELS, compile=True).execution.startswith("compiled")
+
+
+def test_the_validation_bound_is_compiled_after_many(monkeypatch, recorded_only):
+    monkeypatch.setattr(training, "LOSSES_FIRST", 4)
+    bounds = []
+    for compile in (False, True):
+        made = []
+        monkeypatch.setattr(torch, "compile", lambda graph, **options: made.append(1) or graph)  # noqa: B023
+        result = quick(*make_pair(), PIXELS, valid=PIXELS[:50], epochs=4, compile=compile)
+        bounds.append([row["valid_bound"] for row in result.history])
+    assert len(made) == 2  # the step, and then the loss at its second minibatch of the second epoch
+    assert bounds[1] == pytest.approx(bounds[0], rel=1e-5)
+
+
 def _with_model(body):
     """Programs of which the model runs ``body(z)`` before it observes."""
     model, guide = make_pair()
