@@ -114,6 +114,7 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
             seed=options.seed,
             device=options.device,
             compile=options.compile,
+            precision=options.precision,
             checkpoint=run.checkpoint,
             resume=bool(options.resume),
         )
@@ -124,7 +125,8 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
         print(f"training {result.execution}")
     try:
         trained = Trained(config, splits, model, guide, result.history)
-        score(run, trained, options.num_particles, device=options.device, compile=options.compile)
+        how = {name: options[name] for name in ("device", "compile", "precision")}
+        score(run, trained, options.num_particles, **how)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"Interrupted; the model is kept. Go on with: pyro-vae train --resume {run.path}"

@@ -59,7 +59,7 @@ def evaluate_run(options: Namespace) -> None:
     check_positive_int(options.chunk_size, "chunk_size")
     check_seed(options.seed)
     folder = run.evaluation(options.split, spec, num_particles, options.seed)
-    settings = {name: options[name] for name in ("split", "chunk_size", "seed", "device", "compile")}
+    settings = {name: options[name] for name in ("split", "chunk_size", "seed", "device", "compile", "precision")}
     try:
         score(folder, trained, num_particles, method=method, **settings)
     except KeyboardInterrupt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -13,7 +12,7 @@ from pyro_vae import __version__
 from pyro_vae._help import hide_part_help
 from pyro_vae.catalogue import ROOMS, class_path, find_part
 from pyro_vae.runs import Run
-from pyro_vae.training_options import add_part, make_parser, train_parser
+from pyro_vae.training_options import add_device, add_part, make_parser, train_parser
 
 
 def resolve_parts(argv: list[str]) -> tuple[list[str], dict[str, type]]:
@@ -102,14 +101,7 @@ def _evaluate_parser(classes: dict[str, type]) -> ArgumentParser:
     parser.add_argument("--split", type=str, default="test", help="which data to score: test, valid or train")
     parser.add_argument("--chunk-size", type=int, default=10_000, help="(datum, particle) pairs in memory at once")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument(
-        "--compile",
-        type=Literal["auto"] | bool,
-        default="auto",
-        metavar="{auto,true,false}",
-        help="run the weights as one compiled graph: auto for long runs alone",
-    )
+    add_device(parser, "the weights")
     parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
     hide_part_help(parser)
     return parser

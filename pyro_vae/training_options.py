@@ -45,6 +45,25 @@ PARTS_HELP = (
 )
 
 
+def add_device(group: Any, what: str) -> None:
+    """Add the options that say where and how ``what`` is computed."""
+    group.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+    group.add_argument(
+        "--compile",
+        type=Literal["auto"] | bool,
+        default="auto",
+        metavar="{auto,true,false}",
+        help=f"run {what} as one compiled graph: auto for long runs alone",
+    )
+    group.add_argument(
+        "--precision",
+        type=Literal["bf16", "tf32"] | None,
+        default=None,
+        metavar="{bf16,tf32}",
+        help="of networks' matrix products, for speed on a GPU; that of the parameters if absent",
+    )
+
+
 def make_parser(description: str, **settings: Any) -> ArgumentParser:
     """Return a parser that raises what is wrong, takes no abbreviations and helps in few words."""
     return ArgumentParser(
@@ -131,14 +150,7 @@ def train_parser(classes: dict[str, type]) -> ArgumentParser:
     training.add_argument("--clip-norm", type=float | None, default=None, help="largest norm of the gradient")
     training.add_argument("--patience", type=int | None, default=None, help="stop after so many epochs without a gain")
     training.add_argument("--seed", type=int, default=0, help="seed of initial values and training")
-    training.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
-    training.add_argument(
-        "--compile",
-        type=Literal["auto"] | bool,
-        default="auto",
-        metavar="{auto,true,false}",
-        help="run training as one compiled graph: auto for long runs alone",
-    )
+    add_device(training, "training")
 
     run = parser.add_argument_group("evaluation and run directory")
     run.add_argument("--num-particles", type=int, default=5000, help="importance samples per datum K, for log p(x)")

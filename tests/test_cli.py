@@ -297,3 +297,17 @@ def test_a_run_is_compiled_where_it_is_asked_to_be(folder, capsys, monkeypatch):
     assert runs.Run("run").config()["compile"] is True
     assert main(["train", *settings, "--batch-size", "20", "--compile", "maybe"]) == 2
     assert main(["evaluate", "run", "--num-particles", "9", "--compile", "true"]) == 0
+
+
+def test_precision_is_an_option_of_training_and_evaluation(folder, capsys):
+    settings = ["--data", "bits.npy", "--latent-dim", "2", "--hidden", "8", "--epochs", "1", "--num-particles", "8"]
+    assert main(["train", *settings, "--batch-size", "20", "--precision", "bf16", "--out", "run"]) == 0
+    rounded = json.loads((folder / "run" / "result.json").read_text())["log_px"]
+    assert main(["train", *settings, "--batch-size", "20", "--out", "full"]) == 0
+    full = json.loads((folder / "full" / "result.json").read_text())["log_px"]
+    assert rounded != full
+    assert rounded == pytest.approx(full, abs=0.1)
+    assert main(["evaluate", "run", "--num-particles", "8", "--precision", "bf16"]) == 0
+    capsys.readouterr()
+    assert main(["train", *settings, "--precision", "fp8"]) == 2
+    assert "precision" in capsys.readouterr().err
