@@ -14,8 +14,8 @@ from pyro_vae.models import priors
 PARTS = {
     "standard normal prior, diagonal normal guide": Row(),
     "mixture prior, 50 components": Row(prior=lambda dim, guide, data: priors.Mixture(dim, 50)),
-    "VampPrior, 500 pseudo-inputs": Row(
-        prior=lambda dim, guide, data: priors.VampPrior(guide, num_components=500, data=data)
+    "VampPrior, 200 pseudo-inputs": Row(
+        prior=lambda dim, guide, data: priors.VampPrior(guide, num_components=200, data=data)
     ),
     "flow prior, RealNVP": Row(prior=lambda dim, guide, data: priors.Flow(dim, kind="realnvp")),
     "flow prior, NSF": Row(prior=lambda dim, guide, data: priors.Flow(dim, kind="nsf")),
