@@ -90,6 +90,7 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
     run = Run(options.resume or options.out or runs.next_path(config["data"]))
     if options.resume:
         run.check_fingerprint(splits)
+        _check_same_programs(run, config)
         _check_epochs(run, options.epochs)
         run.write_config(config)
     else:
@@ -137,6 +138,18 @@ def _start_at_data(model: Any, train: tuple[Tensor, ...]) -> None:
     """Start at some of the training data: fewer where each has many features, such as 256 levels of each pixel."""
     most = max(START_VALUES // model.likelihood.num_features, 100)
     start_at_data(model, tuple(arg[: min(START_DATA, most)] for arg in train))
+
+
+def _check_same_programs(run: Run, config: Config) -> None:
+    """Refuse to resume with another model or guide, naming the option that asks for it."""
+    before = run.config()
+    for name in ("model", "prior", "likelihood", "guide", "latent_dim", "encoder", "decoder", "hidden", "activation"):
+        if name in before and before[name] != config[name]:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"Expected {option} as {run.path} was trained with, {before[name]}; got {config[name]}. Resume without "
+                f"{option}, or train anew."
+            )
 
 
 def _check_epochs(run: Run, epochs: int) -> None:

@@ -289,6 +289,15 @@ def test_python_path_is_put_back(folder):
     assert sys.path == before
 
 
+def test_a_run_is_not_resumed_with_another_model(folder, capsys):
+    train_bits("--out", "run")
+    for change in (["--hidden", "7"], ["--latent-dim", "9"], ["--prior", "Laplace"]):
+        capsys.readouterr()
+        assert main(["train", "--resume", "run", *change, "--epochs", "9"]) == 2
+        assert f"Expected {change[0]} as run was trained with, " in capsys.readouterr().err
+    assert main(["train", "--resume", "run", "--epochs", "4"]) == 0
+
+
 def test_a_run_is_compiled_where_it_is_asked_to_be(folder, capsys, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
     settings = ["--data", "bits.npy", "--latent-dim", "2", "--hidden", "8", "--epochs", "1", "--num-particles", "8"]
