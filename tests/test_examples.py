@@ -38,13 +38,14 @@ def benchmarks(tmp_path, monkeypatch):
     ("script", "rows"),
     [
         ("objectives", ("ELBO", "IWAE, K=5, dreg", "beta-TCVAE, beta=2")),
-        ("parts", ("VampPrior, 100 pseudo-inputs", "flow prior, RealNVP", "flow guide, IAF")),
+        ("parts", ("VampPrior, 200 pseudo-inputs", "flow prior, RealNVP", "flow guide, IAF")),
     ],
 )
 def test_benchmark_writes_a_table(benchmarks, tmp_path, script, rows):
-    main = runpy.run_path(str(benchmarks / f"{script}.py"))["main"]
-    out = tmp_path / "table.md"
-    main(str(tmp_path / "bits.npz"), epochs=1, num_particles=30, rows=rows, out=str(out))
+    module = runpy.run_path(str(benchmarks / f"{script}.py"))
+    main, out = module["main"], tmp_path / "table.md"
+    budget = module["Budget"](epochs=2, kl_warmup=1, decay=True, num_particles=30)
+    main(str(tmp_path / "bits.npz"), budget=budget, rows=rows, out=str(out))
     table = [line for line in out.read_text().splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0] for line in table[1:]] == [f"| {name}" for name in rows]
     main(str(tmp_path / "bits.npz"), rows=rows[:2], out=str(out), times=1)
