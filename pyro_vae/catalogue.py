@@ -199,8 +199,13 @@ def options_of(part: type) -> list[str]:
 
 
 def _signature(part: type) -> str:
+    """Return a part's arguments and their defaults, without annotations, a class by its name."""
     parameters = [p.replace(annotation=p.empty) for p in inspect.signature(part).parameters.values()]
-    return str(inspect.Signature(parameters))
+    shown = str(inspect.Signature(parameters))
+    for value in (p.default for p in parameters):
+        if isinstance(value, type) and value is not inspect.Parameter.empty:
+            shown = shown.replace(repr(value), value.__name__)
+    return shown
 
 
 def _summary(part: type) -> str:

@@ -152,3 +152,8 @@ def test_defaults_are_in_the_help(capsys):
     out = " ".join(capsys.readouterr().out.split())
     for default in ("(default: digits)", "(default: VAE)", "(default: StandardNormal)", "training (default: 0)"):
         assert default in out
+
+
+def test_a_class_among_the_defaults_is_shown_by_its_name(capsys):
+    assert main(["parts", "conv"]) == 0
+    assert "activation=ReLU, residual_blocks=0" in capsys.readouterr().out
