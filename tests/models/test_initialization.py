@@ -7,7 +7,9 @@ import math
 
 import pytest
 import torch
+from pyro import distributions as dist
 from torch import nn
+from torch.distributions import constraints
 
 from pyro_vae.models import VAE, deconv, likelihoods, mlp, priors, start_at_data
 
@@ -205,3 +207,22 @@ def test_no_finite_optimum_leaves_the_model_as_it_was():
     with pytest.raises(ValueError, match="Found no finite bias that makes the data most likely"):
         start_at_data(model, _real())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class _Weibull(nn.Module):
+    """Positive entries with scale exp(h), which is far from that of the data at h = 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_features, self.support = 1, constraints.independent(constraints.positive, 1)
+
+    def forward(self, h):
+        return dist.Weibull(h.exp(), torch.tensor(2.0, dtype=h.dtype)).to_event(1)
+
+
+def test_a_scale_far_from_that_of_the_data_is_found():
+    x = 700 * torch.rand(200, 1).sqrt() + 200
+    model = VAE(priors.StandardNormal(2), _Weibull(), mlp((4,)))
+    start_at_data(model, x)
+    # The maximum is known: scale^2 is the mean of x^2, that of 200 data and one pseudo-datum alike.
+    torch.testing.assert_close(model.decoder.layers[-1].bias.exp(), x.square().mean(0).sqrt(), rtol=1e-3, atol=0.0)
