@@ -30,6 +30,17 @@ REASONS = {
 """What errors of the compiler mean, by a part of their message."""
 
 
+def check_compile(setting: bool | str) -> None:
+    """Refuse what is no setting of ``compile``, with a ``ValueError``."""
+    if setting not in ("auto", True, False):
+        raise ValueError(f'Expected compile to be "auto", True or False; got {setting!r}.')
+
+
+def layout(inputs: tuple[Tensor, ...]) -> list[tuple[torch.Size, torch.dtype, tuple[int, ...]]]:
+    """Return what a graph takes for granted of its inputs: shapes, dtypes and the layout in memory."""
+    return [(arg.shape, arg.dtype, arg.stride()) for arg in inputs]
+
+
 class CannotCompileError(Exception):
     """A function that has to run as it is; the message is the reason, in one line."""
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from pyro_vae.inference.call_state import compile_programs
-from pyro_vae.inference.compilation import CannotCompileError
+from pyro_vae.inference.compilation import CannotCompileError, layout
 from pyro_vae.inference.methods import Method
 from pyro_vae.inference.methods.base import Args, LogWeights, Pair
 
@@ -48,17 +48,12 @@ class _CompiledWeights:
     """A function of the same log weights, compiled for the shapes of one chunk."""
 
     def __init__(self, pair: Pair, function: LogWeights, chunk: Args, other: Args, count: int) -> None:
-        self._function, self._count, self._layout = function, count, _layout(chunk)
+        self._function, self._count, self._layout = function, count, layout(chunk)
         self._graph = compile_programs(pair.model, pair.guide, lambda *args: (function(args, count),), chunk, other)
 
     def __call__(self, batch: Args, count: int) -> Tensor:
-        if count != self._count or _layout(batch) != self._layout:
+        if count != self._count or layout(batch) != self._layout:
             return self._function(batch, count)
         (log_w,) = self._graph(*batch)
         assert log_w is not None  # the graph returns what the function returns
         return log_w
-
-
-def _layout(batch: Args) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Return what a graph takes for granted of its inputs: shapes, and the steps in memory."""
-    return [(tuple(arg.shape), arg.stride()) for arg in batch]

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae._checks import check_positive_int, check_seed, did_you_mean
 from pyro_vae.inference import methods
+from pyro_vae.inference.compilation import check_compile
 from pyro_vae.inference.methods import Method
 from pyro_vae.inference.methods.base import Args, Pair
 from pyro_vae.inference.precision import at_precision, check_precision, in_precision
@@ -100,8 +101,7 @@ def evidence(
     num_particles = how.default_particles if num_particles is None else num_particles
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
-    if compile not in ("auto", True, False):
-        raise ValueError(f'Expected compile to be "auto", True or False; got {compile!r}.')
+    check_compile(compile)
     check_precision(precision)
     check_data(model, x, guide=guide)
     args, device = place(model, guide, as_args(x), device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.inference.call_state import Attributes, compile_programs, state_kept
-from pyro_vae.inference.compilation import CannotCompileError, Function, NotWorthwhileError, agree
+from pyro_vae.inference.compilation import CannotCompileError, Function, NotWorthwhileError, agree, layout
 from pyro_vae.inference.programs import fork_rng, modules_of_both, training_mode
 from pyro_vae.inference.training.whole_step import WholeStep, make_capturable
 
@@ -80,12 +80,12 @@ class CompiledLoss:
     """
 
     def __init__(self, stepper: Stepper, batch: Batch) -> None:
-        self._stepper, self._shapes, self._calls = stepper, _shapes(batch), 0
+        self._stepper, self._shapes, self._calls = stepper, layout(batch), 0
         self._graph: Function | None = None
 
     def __call__(self, batch: Batch) -> Tensor | None:
         """Return the loss, or None where it is not compiled."""
-        if _shapes(batch) != self._shapes:
+        if layout(batch) != self._shapes:
             return None
         self._calls += 1
         if self._calls == LOSSES_FIRST:
@@ -122,7 +122,7 @@ class CompiledStep:
     def __init__(
         self, stepper: Stepper, batch: Batch, other: Batch, warms_up: bool, most_operations: float = math.inf
     ) -> None:
-        self.shapes = _shapes(batch)
+        self.shapes = layout(batch)
         self._stepper, self._warms_up, self._until_check = stepper, warms_up, CHECK_EVERY
         inputs = self._inputs(batch, 1.0)
         self._parameters = list(stepper.parameters)  # others may turn up in a minibatch of another shape
@@ -137,7 +137,7 @@ class CompiledStep:
 
     def fits(self, batch: Batch) -> bool:
         """Say whether a minibatch has the shape that the graph was compiled for."""
-        return _shapes(batch) == self.shapes
+        return layout(batch) == self.shapes
 
     def __call__(self, batch: Batch, beta: float) -> Tensor:
         """Take one step and return the loss before it, which the next step may overwrite."""
@@ -202,8 +202,3 @@ def owned(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> l
             taken.add(gradient.data_ptr())
         result.append(gradient)
     return result
-
-
-def _shapes(batch: Batch) -> list[tuple[torch.Size, torch.dtype, tuple[int, ...]]]:
-    """Return what a graph takes for granted of its inputs: shapes, dtypes and the layout in memory."""
-    return [(arg.shape, arg.dtype, arg.stride()) for arg in batch]

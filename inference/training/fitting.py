@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from pyro_vae._checks import check_positive_int
+from pyro_vae.inference.compilation import check_compile
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.precision import at_precision, check_precision, in_precision
 from pyro_vae.inference.programs import (
@@ -127,8 +128,7 @@ def fit(
         KeyboardInterrupt: on Ctrl-C, saying where the last checkpoint is.
     """
     check_settings(data, epochs, batch_size, valid, patience, kl_warmup, clip_norm)
-    if compile not in ("auto", True, False):
-        raise ValueError(f'Expected compile to be "auto", True or False; got {compile!r}.')
+    check_compile(compile)
     check_precision(precision)
     if not isinstance(objective, pyro.infer.ELBO | None) or type(objective).__name__.startswith("Jit"):
         raise ValueError(
