@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.inference.precision import rounding
 from pyro_vae.inference.programs import fork_rng, unvalidated
+from pyro_vae.inference.rewrites import rewrite
 
 Function = Callable[..., tuple[Tensor | None, ...]]
 REASONS = {
@@ -92,6 +93,7 @@ def compiled(
             graph = record(function, *example)
             if len(graph.graph.nodes) > most_operations:
                 raise NotWorthwhileError(f"{len(graph.graph.nodes)} operations take longer to compile than it saves")
+            rewrite(graph)
             fast = torch.no_grad()(torch.compile(graph, options=_options()))
             differs = not agree(*(_at_fixed_noise(f, other) for f in (fast, function)))
     except CannotCompileError:
@@ -130,9 +132,10 @@ def _reaches_values(nodes: list[Node]) -> bool:
 def _options() -> dict[str, Any]:
     """Have random numbers drawn by torch's own generator, as in a run that is not compiled, and skip what is checked.
 
-    Callers see to it that shapes are those of the example; a graph has nothing else that could change.
+    Callers see to it that shapes are those of the example; a graph has nothing else that could change. What the
+    processor says of its vector instructions is taken on trust: to build a library with each takes seconds.
     """
-    options: dict[str, Any] = {"fallback_random": True}
+    options: dict[str, Any] = {"fallback_random": True, "cpp.vec_isa_ok": True}
     if hasattr(torch.compiler, "skip_all_guards_unsafe"):
         options["guard_filter_fn"] = torch.compiler.skip_all_guards_unsafe
     return options

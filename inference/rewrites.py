@@ -1,0 +1,148 @@
+"""A recorded graph on the CPU with some of its operations exchanged for cheaper ones of the same value."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule
+
+aten = torch.ops.aten
+Node = Any  # fx's own type lets arguments be anything, and each would have to be asked what it is
+MANY = 30_000_000
+"""Multiplications of a matrix product from which oneDNN's own start no longer counts against its faster kernels."""
+FUSED: dict[Any, str] = {aten.tanh.default: "tanh", aten.relu.default: "relu", aten.sigmoid.default: "sigmoid"}
+VIEWS = (aten.view.default, aten._unsafe_view.default)
+
+
+def rewrite(graph: GraphModule) -> None:
+    """Exchange operations of a graph in place; what runs on another device, or in another precision, stays."""
+    for node in list(graph.graph.nodes):
+        if node.target is aten.sum.dim_IntList:
+            _sum_of_log_bernoullis(graph.graph, node)
+        elif node.target is aten.addmm.default and not node.kwargs:
+            _layer(graph, node)
+        elif node.target is aten.mm.default:
+            _product(graph, node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def sum_of_log_bernoullis(logits: Tensor, x: Tensor) -> Tensor:
+    """Return the sum over the last dimension of log Bernoulli(x; logits), with a sixteenth of the logarithms.
+
+        sum_i x_i l_i - softplus(l_i) = sum_i min(l_i, 0) - (1 - x_i) l_i - log prod_i (1 + u_i),   u_i = exp(-|l_i|)
+
+    A product of two factors 1 + u and 1 + v is 1 + (u + v + u v): kept as what exceeds 1, it loses nothing where all
+    u are small, and as no factor exceeds 2, sixteen of them stay far from overflow.
+
+    Args:
+        logits: shape (..., D).
+        x: the same shape.
+
+    Returns:
+        shape (...).
+    """
+    excess = (-logits.abs()).exp()
+    for _ in range(4):
+        if excess.shape[-1] % 2:
+            break
+        u, v = excess.chunk(2, -1)
+        excess = u + v + u * v
+    return (logits.clamp(max=0) - (1 - x) * logits).sum(-1) - excess.log1p().sum(-1)
+
+
+def _sum_of_log_bernoullis(graph: Graph, total: Node) -> None:
+    """Exchange what log_prob of independent Bernoulli variables records: -bce, flattened, summed."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    flat, dims = total.args[:2]
+    neg = flat.args[0] if flat.target in VIEWS else flat
+    if neg.target is not aten.neg.default or len(total.args) > 2 or dims != [-1]:
+        return
+    bce = neg.args[0]
+    only = all(len(node.users) == 1 for node in {flat, neg, bce})
+    if bce.target is not aten.binary_cross_entropy_with_logits.default or bce.args[2:] != (None, None, 0) or not only:
+        return
+    shape, like = flat.meta["val"].shape, bce.args[0].meta["val"]
+    if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64) or shape[-1] % 2:
+        return
+    example = (torch.zeros(like.shape, dtype=like.dtype), torch.zeros(like.shape, dtype=bce.args[1].meta["val"].dtype))
+    recorded = make_fx(lambda *args: sum_of_log_bernoullis(*(arg.reshape(shape) for arg in args)))(*example)
+    with graph.inserting_before(total):
+        total.replace_all_uses_with(_copied(graph, recorded.graph, bce.args[:2]))
+
+
+def _copied(graph: Graph, part: Graph, inputs: tuple[Any, ...]) -> Node:
+    """Copy another graph's operations and return its only output."""
+    given = iter(inputs)
+    place: dict[Node, Node] = {}
+    for node in part.nodes:
+        if node.op == "output":
+            return place[node.args[0][0] if isinstance(node.args[0], tuple) else node.args[0]]
+        place[node] = next(given) if node.op == "placeholder" else graph.node_copy(node, place.__getitem__)
+    raise AssertionError("a graph without an output")
+
+
+def _layer(graph: GraphModule, node: Node) -> None:
+    """Exchange b + x W for oneDNN's product, with the activation that is its only use, reshaped or not."""
+    bias, x, weight = node.args
+    if not _worthwhile(graph, x, weight) or _value(graph, bias).dim() != 1:
+        return
+    last = _only_user(node)
+    if last is not None and last.target in VIEWS:
+        last = _only_user(last)
+    activation = FUSED.get(last.target, "none") if last is not None else "none"
+    _exchange(graph.graph, node, bias, activation)
+    if last is not None and activation != "none":
+        last.replace_all_uses_with(last.args[0])
+
+
+def _product(graph: GraphModule, node: Node) -> None:
+    if _worthwhile(graph, *node.args):
+        _exchange(graph.graph, node, None, "none")
+
+
+def _exchange(graph: Graph, node: Node, bias: Node | None, activation: str) -> None:
+    x, weight = node.args[-2:]
+    with graph.inserting_before(node):
+        product = graph.call_function(_linear(), (x, graph.call_function(aten.t.default, (weight,)), bias, activation))
+        product.meta = dict(node.meta)
+    node.replace_all_uses_with(product)
+
+
+def _only_user(node: Node) -> Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _worthwhile(graph: GraphModule, x: Node, weight: Node) -> bool:
+    """Say whether oneDNN takes a product and is faster at it; where x lies by columns, as in gradients, it is not."""
+    left, right = _value(graph, x), _value(graph, weight)
+    simple = left.device.type == "cpu" and left.dtype is right.dtype is torch.float32 and left.stride(-1) == 1
+    return simple and torch.backends.mkldnn.is_available() and left.numel() * right.shape[-1] >= MANY
+
+
+def _value(graph: GraphModule, node: Node) -> Tensor:
+    """Return a tensor of a node's shape, layout, dtype and device."""
+    return getattr(graph, str(node.target)) if node.op == "get_attr" else node.meta["val"]
+
+
+def _linear() -> Any:
+    _library()
+    return torch.ops.pyro_vae.linear.default
+
+
+@cache
+def _library() -> torch.library.Library:
+    """Define oneDNN's x W^T + b with an activation as an operation that inductor leaves as it is.
+
+    Inductor's own rule for it takes no other weights than constants.
+    """
+    product = torch.ops.mkldnn._linear_pointwise.default
+    library = torch.library.Library("pyro_vae", "FRAGMENT")
+    library.define("linear(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
+    library.impl("linear", lambda x, w, b, activation: product(x, w, b, activation, [], ""), "CPU")
+    library.impl("linear", lambda x, w, b, activation: x.new_empty(len(x), len(w)), "Meta")
+    return library
