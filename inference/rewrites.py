@@ -66,10 +66,11 @@ def _sum_of_log_bernoullis(graph: Graph, total: Node) -> None:
     only = all(len(node.users) == 1 for node in {flat, neg, bce})
     if bce.target is not aten.binary_cross_entropy_with_logits.default or bce.args[2:] != (None, None, 0) or not only:
         return
-    shape, like = flat.meta["val"].shape, bce.args[0].meta["val"]
-    if like.device.type != "cpu" or like.dtype not in (torch.float32, torch.float64) or shape[-1] % 2:
+    shape, inputs = flat.meta["val"].shape, [arg.meta["val"] for arg in bce.args[:2]]
+    exact = inputs[0].dtype in (torch.float32, torch.float64)
+    if inputs[0].device.type != "cpu" or not exact or shape[-1] % 2:
         return
-    example = (torch.zeros(like.shape, dtype=like.dtype), torch.zeros(like.shape, dtype=bce.args[1].meta["val"].dtype))
+    example = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in inputs]
     recorded = make_fx(lambda *args: sum_of_log_bernoullis(*(arg.reshape(shape) for arg in args)))(*example)
     with graph.inserting_before(total):
         total.replace_all_uses_with(_copied(graph, recorded.graph, bce.args[:2]))
@@ -121,7 +122,8 @@ def _worthwhile(graph: GraphModule, x: Node, weight: Node) -> bool:
     """Say whether oneDNN takes a product and is faster at it; where x lies by columns, as in gradients, it is not."""
     left, right = _value(graph, x), _value(graph, weight)
     simple = left.device.type == "cpu" and left.dtype is right.dtype is torch.float32 and left.stride(-1) == 1
-    return simple and torch.backends.mkldnn.is_available() and left.numel() * right.shape[-1] >= MANY
+    onednn = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return simple and onednn and left.numel() * right.shape[-1] >= MANY
 
 
 def _value(graph: GraphModule, node: Node) -> Tensor:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from pyro_vae.inference.call_state import Attributes, compile_programs, state_kept
 from pyro_vae.inference.compilation import CannotCompileError, Function, NotWorthwhileError, agree, layout
 from pyro_vae.inference.programs import fork_rng, modules_of_both, training_mode
+from pyro_vae.inference.training.update import Update, fuse, owned
 from pyro_vae.inference.training.whole_step import WholeStep, make_capturable
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class CompiledStep:
         self._modules = modules_of_both(*programs)
         self._attributes = Attributes(self._modules)
         fuse(stepper.optimizer)
+        self._take_step = Update(stepper.optimizer)
         self._step: Callable[..., Tensor] = self._update
         if batch[0].is_cuda and make_capturable(stepper.optimizer):
             self._step = WholeStep(self._update, inputs)
@@ -148,7 +149,7 @@ class CompiledStep:
         assert loss is not None  # the graph returns what ``gradient`` returns
         for parameter, gradient in zip(self._parameters, owned(gradients, self._parameters), strict=True):
             parameter.grad = gradient
-        self._stepper.update()
+        self._stepper.update(self._take_step)
         return loss
 
     def holds(self, batch: Batch, beta: float) -> bool:
@@ -178,27 +179,3 @@ class CompiledStep:
         if not self._warms_up:
             return batch
         return *batch, torch.full((), beta, dtype=torch.float64, device=batch[0].device)
-
-
-def fuse(optimizer: Optimizer) -> None:
-    """Take the optimizer's step as one kernel, the same arithmetic, where it offers that and the user chose nothing."""
-    for group in optimizer.param_groups:
-        chosen = any(group.get(name) for name in ("foreach", "differentiable", "capturable"))
-        if group.get("fused", True) is None and not chosen:
-            group["fused"] = all(p.is_floating_point() for p in group["params"])
-
-
-def owned(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return gradients as ``backward`` leaves them: each in its own memory, laid out as its parameter is.
-
-    Clipping changes them in place, and a fused step reads both in the order of memory.
-    """
-    taken = {p.data_ptr() for p in parameters}
-    result: list[Tensor | None] = []
-    for gradient, parameter in zip(gradients, parameters, strict=True):
-        if gradient is not None:
-            if gradient.data_ptr() in taken or gradient.stride() != parameter.stride():
-                gradient = torch.empty_like(parameter).copy_(gradient)
-            taken.add(gradient.data_ptr())
-        result.append(gradient)
-    return result

@@ -60,11 +60,11 @@ class Stepper:
         self.update()
         return loss
 
-    def update(self) -> None:
-        """Clip the gradient and let the optimizer take its step."""
+    def update(self, take_step: Callable[[], object] | None = None) -> None:
+        """Clip the gradient and let the optimizer take its step, by other means where they are given."""
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        self.optimizer.step()
+        (take_step or self.optimizer.step)()
 
     def gradient(self, batch: Batch, beta: float | Tensor = 1.0) -> tuple[Tensor | None, ...]:
         """Return the loss and its gradient by each parameter, None where it has none, and leave ``.grad`` alone."""

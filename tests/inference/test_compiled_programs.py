@@ -16,7 +16,6 @@ from torch import nn
 
 from pyro_vae.inference.compilation import agree
 from pyro_vae.inference.programs import modules_of_both
-from pyro_vae.inference.training.compiled import owned
 
 FASTER = partial(torch.optim.Adam, lr=0.05)
 
@@ -235,16 +234,6 @@ def test_a_compiled_run_of_a_gpu_resumes_elsewhere(tmp_path):
         weights.append(torch.cat([p.detach().flatten() for module in programs for p in module.parameters()]))
         assert result.history[-1]["lr"] == pytest.approx(1e-3)
     torch.testing.assert_close(*weights)
-
-
-def test_gradients_are_owned_and_laid_out_as_parameters():
-    parameters = [torch.zeros(2, 3), torch.zeros(3), torch.zeros(3)]
-    shared = torch.ones(3)
-    result = owned([torch.arange(6.0).reshape(3, 2).t(), shared, shared], parameters)
-    assert [g.stride() for g in result] == [(3, 1), (1,), (1,)]
-    assert result[1].data_ptr() != result[2].data_ptr()
-    torch.testing.assert_close(result[0], torch.arange(6.0).reshape(3, 2).t())
-    assert owned([None, parameters[1], None], parameters)[1].data_ptr() != parameters[1].data_ptr()
 
 
 def test_agreement_is_judged_by_finite_entries_and_holds_of_none():

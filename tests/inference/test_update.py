@@ -1,0 +1,101 @@
+"""The update of a compiled step is the optimizer's own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, RMSprop
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from pyro_vae.inference.training.update import Update, fuse, owned
+
+
+def test_gradients_are_owned_and_laid_out_as_parameters():
+    parameters = [torch.zeros(2, 3), torch.zeros(3), torch.zeros(3)]
+    shared = torch.ones(3)
+    result = owned([torch.arange(6.0).reshape(3, 2).t(), shared, shared], parameters)
+    assert [g.stride() for g in result] == [(3, 1), (1,), (1,)]
+    assert result[1].data_ptr() != result[2].data_ptr()
+    torch.testing.assert_close(result[0], torch.arange(6.0).reshape(3, 2).t())
+    assert owned([None, parameters[1], None], parameters)[1].data_ptr() != parameters[1].data_ptr()
+
+
+def train(optimizer, update, fused=True):
+    """Return the parameters after ten updates with a learning rate that falls, by the gradient of a quadratic form."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(2))]
+    groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.3}]  # the last one never has a gradient
+    optimizer = optimizer(groups)
+    if fused:
+        fuse(optimizer)
+    step = update(optimizer)
+    for _ in range(10):
+        for p in params[:2]:
+            p.grad = p.detach() - 1
+        step()
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.9
+    return params, optimizer
+
+
+OPTIMIZERS = {
+    "Adam": partial(Adam, lr=0.1),
+    "Adam, decay": partial(Adam, lr=0.1, weight_decay=0.1, betas=(0.8, 0.9), eps=1e-3),
+    "Adam, upwards": partial(Adam, lr=0.1, maximize=True),
+    "AdamW": partial(AdamW, lr=0.1),
+    "amsgrad": partial(Adam, lr=0.1, amsgrad=True),
+    "foreach": partial(Adam, lr=0.1, foreach=True),
+    "SGD": partial(SGD, lr=0.1, momentum=0.9),
+    "RMSprop": partial(RMSprop, lr=0.1),
+}
+DIRECT = {"Adam", "Adam, decay", "Adam, upwards", "AdamW"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_is_the_step_of_the_optimizer(name):
+    params, optimizer = train(OPTIMIZERS[name], Update)
+    expected, reference = train(OPTIMIZERS[name], lambda optimizer: optimizer.step)
+    for p, q in zip(params, expected, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=0)
+    for p, q in zip(params, expected, strict=True):
+        torch.testing.assert_close(optimizer.state[p], reference.state[q], rtol=0, atol=0)
+
+
+def counting(optimizer):
+    calls = []
+    step = optimizer.step
+    optimizer.step = lambda: calls.append(1) or step()
+    optimizer.calls = calls
+    return Update(optimizer)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_only_plain_adam_is_taken_directly(name):
+    _, optimizer = train(OPTIMIZERS[name], counting)
+    assert len(optimizer.calls) == (1 if name in DIRECT else 10)
+
+
+def test_a_hook_of_the_user_is_called_each_time():
+    calls = []
+
+    def hooked(params):
+        optimizer = Adam(params)
+        optimizer.register_step_post_hook(lambda *_: calls.append(1))
+        return optimizer
+
+    train(hooked, Update)
+    assert len(calls) == 10
+
+
+def test_a_hook_on_all_optimizers_is_called_each_time():
+    calls = []
+    handle = register_optimizer_step_pre_hook(lambda *_: calls.append(1))
+    try:
+        train(Adam, Update)
+    finally:
+        handle.remove()
+    assert len(calls) == 10
