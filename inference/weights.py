@@ -70,10 +70,15 @@ class WeightTerms:
         return next((site.get("kl_weight", 1.0) for site in self.guide_sites.values()), 1.0)
 
     @property
+    def log_p(self) -> Tensor:
+        """Log joint density log p(x, z), shape (K, B)."""
+        return torch.stack([*self.likelihood.values(), *self.prior.values()]).sum(0)
+
+    @property
     def log_w(self) -> Tensor:
         """Log importance weights, the sum of the terms, shape (K, B)."""
-        plus, minus = [*self.likelihood.values(), *self.prior.values()], list(self.guide.values())
-        return torch.stack(plus).sum(0) - (torch.stack(minus).sum(0) if minus else 0)
+        minus = list(self.guide.values())
+        return self.log_p - (torch.stack(minus).sum(0) if minus else 0)
 
 
 def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1) -> Tensor:

@@ -13,15 +13,13 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae._checks import check_positive_int, did_you_mean
-from pyro_vae.inference.objectives.chunks import log_weights_by_chunk, split_particles
+from pyro_vae.inference.objectives.chunks import by_chunk, split_particles
 from pyro_vae.inference.objectives.gradients import ESTIMATORS
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.vectorize import plan_particles, trace_pair
 from pyro_vae.inference.weights import Tracer, WeightTerms, weight_terms
 
 Arguments = tuple[Any, ...]
-CHUNKED = ("pathwise", "stl", "dreg")
-"""The estimators that can run chunk by chunk of particles."""
 
 
 class Objective(pyro.infer.ELBO):
@@ -35,7 +33,7 @@ class Objective(pyro.infer.ELBO):
         gradient: the gradient's estimator, one of ``gradients``.
         chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, though at least one
             particle of every datum; all K if absent. Each chunk runs again in the backward pass with the same random
-            numbers, for a third to a half more time. For the estimators in ``CHUNKED``.
+            numbers, for a third to a half more time.
     """
 
     gradients: ClassVar[tuple[str, ...]] = ("pathwise",)
@@ -56,12 +54,6 @@ class Objective(pyro.infer.ELBO):
         if num_particles < least:
             raise ValueError(
                 f"Expected num_particles >= {least} for {type(self).__name__}({gradient!r}); got {num_particles}."
-            )
-        if chunk_size is not None and gradient in self.gradients and gradient not in CHUNKED:
-            offered = ", ".join(g for g in self.gradients if g in CHUNKED)
-            raise ValueError(
-                f"Expected gradient to be one of {offered} with chunk_size; got {gradient!r}, which needs the graph of "
-                "all particles at once."
             )
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.gradient, self.chunk_size = gradient, chunk_size
@@ -106,6 +98,7 @@ class Objective(pyro.infer.ELBO):
         args: Arguments,
         tracers: Callable[[int], Tracer] = lambda chunk: trace_pair,
         look: Callable[[WeightTerms], object] = lambda terms: None,
+        of: Callable[[WeightTerms], Tensor] = lambda terms: terms.log_w,
     ) -> Tensor:
         """Return log w of one minibatch, shape (K, B), in the memory of a chunk of particles.
 
@@ -115,15 +108,16 @@ class Objective(pyro.infer.ELBO):
             args: their arguments.
             tracers: how the pair is run and scored, by the number of the chunk.
             look: called with the terms of each chunk, of which it keeps no tensor.
+            of: what is returned in place of log w, a function of the terms with particles as the first dimension.
         """
         counts = self.chunks(len(args[0]))
 
         def weigh(chunk: int, *args: Any) -> Tensor:
             terms = self.weight_terms(model, guide, args, tracers(chunk), counts[chunk])
             look(terms)
-            return terms.log_w
+            return of(terms)
 
-        return log_weights_by_chunk(weigh, len(counts), args)
+        return by_chunk(weigh, len(counts), args)
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return -bound averaged over data, a scalar with the chosen estimator's gradient.

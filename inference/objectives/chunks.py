@@ -1,4 +1,4 @@
-"""Log weights of many particles in the memory of a few."""
+"""Functions of many particles in the memory of a few."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 Weigh = Callable[..., Tensor]
-"""Called with the number of a chunk and the programs' arguments; returns log weights, shape (k, B)."""
+"""Called with the number of a chunk and the programs' arguments; returns what is wanted of its particles, (k, ...)."""
 
 
 def split_particles(num_particles: int, num_data: int, chunk_size: int | None) -> list[int]:
@@ -21,10 +21,10 @@ def split_particles(num_particles: int, num_data: int, chunk_size: int | None) -
     return [min(size, num_particles - start) for start in range(0, num_particles, size)]
 
 
-def log_weights_by_chunk(weigh: Weigh, num_chunks: int, args: tuple[Any, ...]) -> Tensor:
-    """Return the log weights of all chunks, shape (K, B), with the graph of no more than one in memory.
+def by_chunk(weigh: Weigh, num_chunks: int, args: tuple[Any, ...]) -> Tensor:
+    """Return what ``weigh`` returns of all chunks, shape (K, ...), with the graph of no more than one in memory.
 
-    Each chunk leaves its log weights behind, and the state of the random number generators before it. The
+    Each chunk leaves that behind, and the state of the random number generators before it. The
     backward pass runs it again from there, under the Pyro handlers of the forward pass.
 
     Raises:

@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.elementwise import in_one_order
-from pyro_vae.inference.objectives.gradients import check_reparameterised
+from pyro_vae.inference.objectives.gradients import checking
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.structure import Site, check_structure
 from pyro_vae.inference.vectorize import trace_pair
@@ -45,7 +45,7 @@ class ELBO(Objective):
         chunk_size: as in ``IWAE``.
 
     Raises:
-        ValueError: for beta < 0, or an analytic KL with a gradient other than pathwise or with ``chunk_size``.
+        ValueError: for beta < 0, or an analytic KL with a gradient other than pathwise.
 
     Source: Kingma and Welling (2014), equation 3; beta: Higgins et al. (2017), equation 4; stl: Roeder, Wu and
     Duvenaud (2017), equation 8.
@@ -70,8 +70,6 @@ class ELBO(Objective):
             raise ValueError(f'Expected num_particles=1 with gradient="enumerate"; got {num_particles}.')
         if kl == "analytic" and gradient != "pathwise":
             raise ValueError(f'Expected gradient="pathwise" with kl="analytic"; got {gradient!r}.')
-        if kl == "analytic" and chunk_size is not None:
-            raise ValueError('Expected kl="mc" with chunk_size; got kl="analytic".')
         self.beta, self.kl = beta, kl
         self._told: set[str] = set()
 
@@ -98,9 +96,7 @@ class ELBO(Objective):
     def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
         """Return a tensor of shape (B,) with the bound's value and the chosen estimator's gradient."""
         if self.kl == "analytic":
-            terms = self.weight_terms(model, guide, args)
-            check_reparameterised(terms.guide_sites, self)
-            return self._analytic(terms)
+            return self.log_weights(model, guide, args, look=checking(self), of=self._analytic).mean(0)
         if self.gradient == "enumerate":
             return self._enumerated(model, guide, args)
         return super().surrogate(model, guide, args)
@@ -108,18 +104,18 @@ class ELBO(Objective):
     def value(self, model: Program, guide: Program, args: Arguments) -> Tensor:
         """Return the bound of each datum, shape (B,), without gradient; enumerated, the mean for each."""
         if self.kl == "analytic":
-            return self._analytic(self.weight_terms(model, guide, args))
+            return self.log_weights(model, guide, args, of=self._analytic).mean(0)
         if self.gradient == "enumerate":
             with torch.enable_grad():  # Pyro's objective insists on a gradient
                 return self._enumerated(model, guide, args).detach()
         return super().value(model, guide, args)
 
     def _analytic(self, terms: WeightTerms) -> Tensor:
-        """Return the bound with every KL term in closed form that has one."""
+        """Return the bound of each particle, (K, B), with every KL term in closed form that has one."""
         total = torch.stack(list(terms.likelihood.values())).sum(0)
         for name in terms.guide:
             total = total - terms.kl_weight * self._divergence(name, terms)
-        return total.mean(0)
+        return total
 
     def _divergence(self, name: str, terms: WeightTerms) -> Tensor:
         """Return KL(q || p) of one latent site, (K, B): closed where it can be, else log q - log p."""

@@ -132,11 +132,25 @@ def _by_score(
     args: Arguments,
     baseline: Callable[[Objective, Tensor], Tensor],
 ) -> Tensor:
-    terms = objective.weight_terms(model, guide, args, Rescorer(detached, freeze=False))
-    log_w = terms.log_w
+    log_w, _, log_q = at_fixed_draws(objective, model, guide, args)
     value = objective.bound(log_w)
     signal = (value.detach() - baseline(objective, log_w.detach())).nan_to_num(0.0, 0.0, 0.0)
-    return valued(value.detach(), (signal * terms.log_q).sum(0) + value)
+    return valued(value.detach(), (signal * log_q).sum(0) + value)
+
+
+def at_fixed_draws(
+    objective: Objective, model: Program, guide: Program, args: Arguments
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log w, log p(x, z) and log q(z | x) at draws that are constants, each of shape (K, B)."""
+
+    def tracer(chunk: int) -> Rescorer:
+        return Rescorer(detached, freeze=False)
+
+    def densities(terms: WeightTerms) -> Tensor:
+        return torch.stack(torch.broadcast_tensors(terms.log_w, terms.log_p, terms.log_q), 1)
+
+    log_w, log_p, log_q = objective.log_weights(model, guide, args, tracer, of=densities).unbind(1)
+    return log_w, log_p, log_q
 
 
 def _bound_without_each(objective: Objective, log_w: Tensor) -> Tensor:
@@ -151,9 +165,13 @@ def _bound_with_each_replaced(objective: Objective, log_w: Tensor) -> Tensor:
     """Return the bound with each particle's log weight replaced by the mean of the others', shape (K, B)."""
     count = len(log_w)
     keep = torch.eye(count, dtype=torch.bool, device=log_w.device)[..., None]
-    others = torch.where(keep, 0.0, log_w[:, None]).sum(0) / (count - 1)  # not a difference: inf - inf is none
-    replaced = torch.where(keep, others, log_w[:, None])  # (K, replaced k, B)
-    return objective.bound(replaced.flatten(1)).reshape(log_w.shape)
+
+    def bounds(keep: Tensor) -> Tensor:
+        others = torch.where(keep, 0.0, log_w[:, None]).sum(0) / (count - 1)  # not a difference: inf - inf is none
+        replaced = torch.where(keep, others, log_w[:, None])  # (K, replaced k, B)
+        return objective.bound(replaced.flatten(1)).reshape(others.shape)
+
+    return torch.cat([bounds(part) for part in keep.split(objective.chunks(log_w.shape[1]), 1)])
 
 
 def weighted_sum(weights: Tensor, log_w: Tensor) -> Tensor:

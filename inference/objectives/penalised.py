@@ -21,7 +21,10 @@ def refuse_auxiliary(terms: WeightTerms) -> None:
 
 
 class PenalisedELBO(Objective):
-    """Base class: a function of the terms of log w, site by site, with its pathwise gradient."""
+    """Base class: a function of the terms of log w, site by site, with its pathwise gradient.
+
+    Without ``chunk_size``: the penalty is no mean over particles and data, but a function of all of them at once.
+    """
 
     gradients: ClassVar = ("pathwise",)
 

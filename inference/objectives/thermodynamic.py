@@ -10,8 +10,7 @@ from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.objectives.base import Arguments, Objective
-from pyro_vae.inference.objectives.gradients import valued
-from pyro_vae.inference.objectives.rescoring import Rescorer, detached
+from pyro_vae.inference.objectives.gradients import at_fixed_draws, valued
 from pyro_vae.inference.programs import Program
 
 LOWEST = -1e30  # stands for log 0 where 0 times it must be 0
@@ -30,6 +29,7 @@ class TVO(Objective):
         beta_1: the first point after 0.
         gradient: "covariance", the paper's: consistent in K, for any guide; "pathwise", "score" or "vimco", that
             of the K-particle estimate itself.
+        chunk_size: as in ``IWAE``.
 
     Raises:
         ValueError: if ``beta_1`` is not in (0, 1).
@@ -40,9 +40,14 @@ class TVO(Objective):
     gradients: ClassVar = ("covariance", "pathwise", "score", "vimco")
 
     def __init__(
-        self, num_particles: int = 50, num_partitions: int = 5, beta_1: float = 0.1, gradient: str = "covariance"
+        self,
+        num_particles: int = 50,
+        num_partitions: int = 5,
+        beta_1: float = 0.1,
+        gradient: str = "covariance",
+        chunk_size: int | None = None,
     ) -> None:
-        super().__init__(num_particles, gradient)
+        super().__init__(num_particles, gradient, chunk_size)
         check_positive_int(num_partitions, "num_partitions")
         if not 0 < beta_1 < 1:
             raise ValueError(f"Expected beta_1 in (0, 1); got {beta_1!r}.")
@@ -67,12 +72,12 @@ class TVO(Objective):
         """Return a tensor of shape (B,) with the bound's value and the chosen estimator's gradient."""
         if self.gradient != "covariance":
             return super().surrogate(model, guide, args)
-        terms = self.weight_terms(model, guide, args, Rescorer(detached, freeze=False))
-        log_w, fixed = terms.log_w, terms.log_w.detach()
+        log_w, _, log_q = at_fixed_draws(self, model, guide, args)
+        fixed = log_w.detach()
         points, widths = self.partition(fixed)
         weights = (points[:, None, None] * fixed).softmax(1)
         centred = fixed - (weights * fixed).sum(1, keepdim=True)
         # d E_b[f] = E_b[df] + Cov_b(f, d log pi_b), where log pi_b = log q + b log w up to a constant
-        path = terms.log_q + points[:, None, None] * log_w
+        path = log_q + points[:, None, None] * log_w
         total = (weights * (log_w + centred * path)).sum(1)
         return valued(self.bound(fixed), (widths[:, None] * total).sum(0))

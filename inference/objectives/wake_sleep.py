@@ -10,8 +10,7 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
-from pyro_vae.inference.objectives.gradients import valued, weighted_sum
-from pyro_vae.inference.objectives.rescoring import Rescorer, detached
+from pyro_vae.inference.objectives.gradients import at_fixed_draws, valued, weighted_sum
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.simulation import simulate
 from pyro_vae.inference.structure import sample_sites
@@ -28,6 +27,7 @@ class RWS(Objective):
     Args:
         num_particles: K.
         phi: "wake", "sleep", or "both", their mean.
+        chunk_size: as in ``IWAE``.
 
     Raises:
         ValueError: for another ``phi``, or in sleep as ``simulate`` does.
@@ -37,8 +37,8 @@ class RWS(Objective):
 
     gradients: ClassVar = ("wake-sleep",)
 
-    def __init__(self, num_particles: int = 10, phi: str = "wake") -> None:
-        super().__init__(num_particles, "wake-sleep")
+    def __init__(self, num_particles: int = 10, phi: str = "wake", chunk_size: int | None = None) -> None:
+        super().__init__(num_particles, "wake-sleep", chunk_size)
         if phi not in ("wake", "sleep", "both"):
             raise ValueError(f'Expected phi to be "wake", "sleep" or "both"; got {phi!r}.')
         self.phi = phi
@@ -49,14 +49,13 @@ class RWS(Objective):
 
     def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
         """Return a tensor of shape (B,) with the value of L_K and the wake and sleep gradients."""
-        terms = self.weight_terms(model, guide, args, Rescorer(detached, freeze=False))
-        weights = terms.log_w.detach().softmax(0)
-        log_p = torch.stack([*terms.likelihood.values(), *terms.prior.values()]).sum(0)
+        log_w, log_p, log_q = at_fixed_draws(self, model, guide, args)
+        weights = log_w.detach().softmax(0)
         total = weighted_sum(weights, log_p)
-        wake = weighted_sum(weights, terms.log_q) if self.phi != "sleep" else 0.0
+        wake = weighted_sum(weights, log_q) if self.phi != "sleep" else 0.0
         sleep = self._sleep(model, guide, args) if self.phi != "wake" else 0.0
         total = total + (wake + sleep) / (2 if self.phi == "both" else 1)
-        return valued(self.bound(terms.log_w.detach()), total)
+        return valued(self.bound(log_w.detach()), total)
 
     def _sleep(self, model: Program, guide: Program, args: Arguments) -> Tensor:
         """Return log q(z | x) at as many draws of (z, x) from the model as there are data, shape (B,)."""

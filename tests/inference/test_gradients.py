@@ -237,7 +237,7 @@ def test_analytic_kl_has_the_closed_form_value_and_says_where_it_has_none():
     program = Coin()
     objective = ELBO(kl="analytic")
     torch.manual_seed(2)
-    value = objective.value(program.model, program.guide, X)
+    value = objective.value(program.model, program.guide, (X,))
     torch.manual_seed(2)
     terms = objective.weight_terms(program.model, program.guide, X[None].unbind(0))
     kl = torch.distributions.kl_divergence(
@@ -256,7 +256,7 @@ def test_analytic_kl_has_the_closed_form_value_and_says_where_it_has_none():
 
     layers = TwoLayers()
     with pytest.warns(UserWarning, match="No closed KL for site '[ab]'"):
-        upside_down = ELBO(kl="analytic").value(layers.model, layers.guide, X)
+        upside_down = ELBO(kl="analytic").value(layers.model, layers.guide, (X,))
     assert upside_down.shape == (3,)
 
     x = X.float()
