@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -44,13 +45,45 @@ class Attributes:
                     return name
         return None
 
-    def put_back(self) -> None:
-        """Set all as it was; what a buffer that is still there holds is left alone."""
+    def put_back(self, instead: Mapping[int, Tensor] = MappingProxyType({})) -> None:
+        """Set all as it was; what a buffer that is still there holds is left alone.
+
+        Args:
+            instead: tensors that take the place of buffers, by the buffer's ``id``.
+        """
         for (where, name), value in zip(self._plain, self._values, strict=True):
             where[name] = value
         for now, before in self._buffers:
             now.clear()
-            now.update(before)
+            now.update({name: instead.get(id(buffer), buffer) for name, buffer in before.items()})
+
+
+class Snapshot:
+    """Attributes and buffers of modules as they are now; ``with`` it, modules run from there again.
+
+    Afterwards they are what they were before that. Buffers are replaced for the while and not overwritten, since a
+    graph may hold them.
+
+    Args:
+        modules: as in ``Attributes``.
+        earlier: a snapshot of the same modules, which shares its copies of what has not changed since.
+    """
+
+    def __init__(self, modules: list[nn.Module], earlier: Snapshot | None = None) -> None:
+        self._modules, self._attributes = modules, Attributes(modules)
+        known = {} if earlier is None else earlier._copies
+        buffers = {id(b): b for module in modules for b in module.buffers()}
+        unchanged = {key for key, b in buffers.items() if key in known and torch.equal(b, known[key])}
+        self._copies = {key: known[key] if key in unchanged else b.detach().clone() for key, b in buffers.items()}
+
+    def __enter__(self) -> None:
+        """Set all as it was when the snapshot was taken."""
+        self._now = Attributes(self._modules)
+        self._attributes.put_back({key: copy.clone() for key, copy in self._copies.items()})
+
+    def __exit__(self, *error: object) -> None:
+        """Set all as it was before."""
+        self._now.put_back()
 
 
 def compile_programs(

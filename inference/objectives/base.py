@@ -33,7 +33,7 @@ class Objective(pyro.infer.ELBO):
         gradient: the gradient's estimator, one of ``gradients``.
         chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, though at least one
             particle of every datum; all K if absent. Each chunk runs again in the backward pass with the same random
-            numbers, for a third to a half more time.
+            numbers, for a third to a half more time. Batch normalisation in the networks sees a chunk at a time.
     """
 
     gradients: ClassVar[tuple[str, ...]] = ("pathwise",)
@@ -111,13 +111,15 @@ class Objective(pyro.infer.ELBO):
             of: what is returned in place of log w, a function of the terms with particles as the first dimension.
         """
         counts = self.chunks(len(args[0]))
+        if len(counts) > 1:
+            self._plan(model, guide, args)  # runs the programs, which a chunk that runs again must not
 
         def weigh(chunk: int, *args: Any) -> Tensor:
             terms = self.weight_terms(model, guide, args, tracers(chunk), counts[chunk])
             look(terms)
             return of(terms)
 
-        return by_chunk(weigh, len(counts), args)
+        return by_chunk(weigh, len(counts), args, (model, guide))
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return -bound averaged over data, a scalar with the chosen estimator's gradient.

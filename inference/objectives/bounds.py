@@ -27,7 +27,8 @@ class IWAE(Objective):
             reparameterised, such as discrete ones. "stl" is not offered: for K > 1 it is biased.
         chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, though at least one
             particle of every datum; all if absent. Each chunk runs again in the backward pass with the same random
-            numbers, for a third to a half more time, and the programs are not compiled.
+            numbers, for a third to a half more time, and the programs are not compiled. Batch normalisation in the
+            networks takes the moments of one chunk at a time, and updates its running ones with each.
 
     Source: Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, equation 8; dreg: Tucker,
     Lawson, Gu and Maddison (2019), equation 8; vimco: Mnih and Rezende (2016), equation 9.

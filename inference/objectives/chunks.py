@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from pyro.poutine import runtime
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from pyro_vae.inference.call_state import Snapshot
+from pyro_vae.inference.programs import Program, modules_of_both
 
 Weigh = Callable[..., Tensor]
 """Called with the number of a chunk and the programs' arguments; returns what is wanted of its particles, (k, ...)."""
@@ -21,11 +25,12 @@ def split_particles(num_particles: int, num_data: int, chunk_size: int | None) -
     return [min(size, num_particles - start) for start in range(0, num_particles, size)]
 
 
-def by_chunk(weigh: Weigh, num_chunks: int, args: tuple[Any, ...]) -> Tensor:
+def by_chunk(weigh: Weigh, num_chunks: int, args: tuple[Any, ...], programs: tuple[Program, Program]) -> Tensor:
     """Return what ``weigh`` returns of all chunks, shape (K, ...), with the graph of no more than one in memory.
 
-    Each chunk leaves that behind, and the state of the random number generators before it. The
-    backward pass runs it again from there, under the Pyro handlers of the forward pass.
+    Each chunk leaves that behind, and the state of the random number generators and of the programs' modules before
+    it. The backward pass runs it again from there, under the Pyro handlers of the forward pass, and leaves the
+    generators and the modules as they are: the running means of batch normalisation see each chunk once.
 
     Raises:
         RuntimeError: while a graph of tensor operations is recorded, in which random numbers cannot be drawn
@@ -37,9 +42,19 @@ def by_chunk(weigh: Weigh, num_chunks: int, args: tuple[Any, ...]) -> Tensor:
         return torch.cat([weigh(chunk, *args) for chunk in range(num_chunks)])
     if _recording():
         raise RuntimeError("the objective has chunk_size, and runs its particles again in the backward pass")
-    run = _under_these_handlers(weigh)
+    run, modules, results = _under_these_handlers(weigh), modules_of_both(*programs), []
+    before: Snapshot | None = None
     with set_checkpoint_early_stop(False):  # by an exception in the middle of the programs
-        return torch.cat([checkpoint(run, chunk, *args, use_reentrant=False) for chunk in range(num_chunks)])
+        for chunk in range(num_chunks):
+            before = Snapshot(modules, before)
+            around = partial(_forward_and_again, before)
+            results.append(checkpoint(run, chunk, *args, use_reentrant=False, context_fn=around))
+    return torch.cat(results)
+
+
+def _forward_and_again(before: Snapshot) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what surrounds the forward pass of a chunk, and what its run in the backward pass."""
+    return nullcontext(), before
 
 
 def _recording() -> bool:

@@ -13,12 +13,14 @@ from pyro import poutine
 from pyro.poutine import runtime
 from setups import PIXELS, losses_of, make_pair, quick
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.profiler import ProfilerActivity, profile
 
-from pyro_vae.inference import objectives
-from pyro_vae.inference.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, RWS, TVO, Renyi
+from pyro_vae.inference import AmortizedGuide, guides, objectives
+from pyro_vae.inference.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, RWS, TVO, Renyi, chunks
 from pyro_vae.inference.objectives.chunks import split_particles
 from pyro_vae.inference.weights import KLWeight
+from pyro_vae.models import VAE, likelihoods, priors
 
 X = torch.tensor([-1.2, 0.3, 2.0], dtype=torch.float64)
 
@@ -147,6 +149,88 @@ def test_the_backward_pass_leaves_the_generator_alone():
     before = torch.get_rng_state()
     loss.backward()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Scaled(nn.Module):
+    """Keeps a running scale in a buffer that it replaces, and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+        self.calls = 0
+
+    def forward(self, h):
+        self.calls += 1
+        self.scale = 0.5 * self.scale + 0.5 * h.detach().std()
+        return self.calls * h / self.scale
+
+
+LAYERS = {
+    "batch norm": lambda: nn.BatchNorm1d(5),
+    "spectral norm": lambda: spectral_norm(nn.Linear(5, 5)),
+    "replaced buffer and count": Scaled,
+}
+
+
+def remembering_pair(layer):
+    """A pair of programs whose networks keep something from call to call, in training."""
+
+    def network(in_shape, out_features):
+        inner = LAYERS[layer]()
+        flat = nn.Sequential(nn.Linear(in_shape[0], 5), nn.Tanh(), inner, nn.Linear(5, out_features))
+        return Flattened(flat)
+
+    torch.manual_seed(0)
+    model = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(6), network)
+    return model.double(), AmortizedGuide(6, guides.DiagonalNormal(2), network).double()
+
+
+class Flattened(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+def kept_by(pair):
+    buffers = [b.double().flatten() for module in pair for b in module.buffers()]
+    calls = [part.calls for module in pair for part in module.modules() if isinstance(part, Scaled)]
+    return torch.cat([*buffers, torch.tensor(calls, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize(
+    "objective", [IWAE(7, chunk_size=40), IWAE(7, "dreg", chunk_size=40)], ids=["pathwise", "dreg"]
+)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_backward_pass_runs_modules_as_they_were_and_leaves_them_as_they_are(layer, objective, monkeypatch):
+    x = PIXELS[:20].double()
+
+    def gradient_and_state(pair):
+        torch.manual_seed(1)
+        loss = objective.differentiable_loss(*pair, x)
+        before = kept_by(pair)
+        parameters = [p for module in pair for p in module.parameters()]
+        for _ in range(2):
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+        torch.testing.assert_close(kept_by(pair), before, rtol=0, atol=0)
+        return torch.cat([g.flatten() for g in gradients]), before
+
+    chunked = gradient_and_state(remembering_pair(layer))
+    assert not torch.equal(chunked[1], kept_by(remembering_pair(layer)))
+    monkeypatch.setattr(chunks, "checkpoint", lambda run, *args, use_reentrant, context_fn: run(*args))
+    torch.testing.assert_close(chunked, gradient_and_state(remembering_pair(layer)))
+
+
+def test_running_means_see_each_chunk_once():
+    def counts(epochs):
+        model, guide = remembering_pair("batch norm")
+        quick(model, guide, PIXELS.double(), objective=IWAE(7, chunk_size=40), epochs=epochs)
+        return [int(b) for part in (model, guide) for name, b in part.named_buffers() if name.endswith("tracked")]
+
+    steps, num_chunks = 2 * 3, 4
+    assert [many - few for few, many in zip(counts(1), counts(3), strict=True)] == [steps * num_chunks] * 2
 
 
 def peak_memory(objective):
