@@ -90,7 +90,7 @@ def _train(parser: ArgumentParser, options: Namespace) -> None:
     run = Run(options.resume or options.out or runs.next_path(config["data"]))
     if options.resume:
         run.check_fingerprint(splits)
-        _check_same_programs(run, config)
+        _check_same_settings(run, config)
         _check_epochs(run, options.epochs)
         run.write_config(config)
     else:
@@ -140,10 +140,11 @@ def _start_at_data(model: Any, train: tuple[Tensor, ...]) -> None:
     start_at_data(model, tuple(arg[: min(START_DATA, most)] for arg in train))
 
 
-def _check_same_programs(run: Run, config: Config) -> None:
-    """Refuse to resume with another model or guide, naming the option that asks for it."""
+def _check_same_settings(run: Run, config: Config) -> None:
+    """Refuse to resume with other programs or another way to train them, naming the option that asks for it."""
     before = run.config()
-    for name in ("model", "prior", "likelihood", "guide", "latent_dim", "encoder", "decoder", "hidden", "activation"):
+    parts = ("model", "prior", "likelihood", "guide", "latent_dim", "encoder", "decoder", "hidden", "activation")
+    for name in (*parts, "objective", "batch_size", "precision"):
         if name in before and before[name] != config[name]:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(

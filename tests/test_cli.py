@@ -289,9 +289,10 @@ def test_python_path_is_put_back(folder):
     assert sys.path == before
 
 
-def test_a_run_is_not_resumed_with_another_model(folder, capsys):
+def test_a_run_is_not_resumed_with_another_model_or_other_settings(folder, capsys):
     train_bits("--out", "run")
-    for change in (["--hidden", "7"], ["--latent-dim", "9"], ["--prior", "Laplace"]):
+    programs = (["--hidden", "7"], ["--latent-dim", "9"], ["--prior", "Laplace"])
+    for change in (*programs, ["--objective", "IWAE"], ["--batch-size", "7"], ["--precision", "bf16"]):
         capsys.readouterr()
         assert main(["train", "--resume", "run", *change, "--epochs", "9"]) == 2
         assert f"Expected {change[0]} as run was trained with, " in capsys.readouterr().err

@@ -32,6 +32,7 @@ class Epochs:
         num_data: int,
         patience: int | None,
         device: torch.device,
+        precision: str | None = None,
     ) -> None:
         self.stepper, self.scheduler, self.batch_size, self.device = stepper, scheduler, batch_size, device
         self.patience = patience
@@ -41,7 +42,12 @@ class Epochs:
             k: v for k, v in vars(objective).items() if isinstance(v, int | float | str) and k != "max_plate_nesting"
         }
         described = f"{type(objective).__name__}({', '.join(f'{k}={v}' for k, v in sorted(plain.items()))})"
-        self.settings = {"batch_size": batch_size, "num_data": num_data, "objective": described}
+        self.settings = {
+            "batch_size": batch_size,
+            "num_data": num_data,
+            "objective": described,
+            "precision": precision,
+        }
         self.epoch = 0
         self.history: list[Row] = []
         self.best: State | None = None
@@ -109,9 +115,10 @@ class Epochs:
     def load(self, state: State) -> None:
         """Take up a state, refusing one that was written under other settings."""
         for name, value in self.settings.items():
-            if state["settings"][name] != value:
+            before = state["settings"].get(name)
+            if before != value:
                 raise ValueError(
-                    f"Expected {name}={state['settings'][name]!r}, as in the checkpoint; got {value!r}. "
+                    f"Expected {name}={before!r}, as in the checkpoint; got {value!r}. "
                     "Resume with the settings it was written with, or start anew."
                 )
         load_program_state(state["programs"], self.stepper.model, self.stepper.guide, self.stepper.loose)

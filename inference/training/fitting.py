@@ -156,7 +156,7 @@ def fit(
         programs = in_precision(model, precision), in_precision(guide, precision)
         stepper = Stepper(*programs, objective, optimizer, clip_norm, first)
         schedule = scheduler and scheduler(stepper.optimizer)
-        run = Epochs(stepper, schedule, batch_size, len(batches), patience, device)
+        run = Epochs(stepper, schedule, batch_size, len(batches), patience, device, precision)
         seed_rng(device, seed)  # whatever the programs drew while their parameters were found
         if resume and path is not None:
             run.load(read_checkpoint(path))

@@ -142,6 +142,8 @@ def test_checkpoints_that_cannot_be_read_say_so(tmp_path):
         load(*make_pair(), PIXELS, checkpoint=path, batch_size=30)
     with pytest.raises(ValueError, match=r"Expected objective='Trace_ELBO.*, as in the checkpoint; got 'IWAE"):
         load(*make_pair(), PIXELS, checkpoint=path, objective=objectives.IWAE(4))
+    with pytest.raises(ValueError, match="Expected precision=None, as in the checkpoint; got 'bf16'"):
+        load(*make_pair(), PIXELS, checkpoint=path, precision="bf16")
 
 
 def test_checkpoint_in_a_folder_that_cannot_be_written_says_so(tmp_path):
