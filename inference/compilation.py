@@ -77,7 +77,7 @@ def compiled(
     """Return a compiled function of the same values and the same random numbers, for inputs of the example's shapes.
 
     Args:
-        function: as in ``record``.
+        function: as in ``record``; called once before, since what it finds out on its first call is no part of it.
         example: its arguments.
         other: further arguments, on which the compiled function is compared with the function as it is.
         most_operations: how many operations are worth compiling; the time that it takes is about proportional.
@@ -89,7 +89,6 @@ def compiled(
     try:
         with warnings.catch_warnings(), unvalidated():  # the compiler would turn validation off for good
             warnings.simplefilter("ignore")  # advice of the compiler on its own settings
-            _at_fixed_noise(function, example)  # what it finds out on its first call is no part of the record
             graph = record(function, *example)
             if len(graph.graph.nodes) > most_operations:
                 raise NotWorthwhileError(f"{len(graph.graph.nodes)} operations take longer to compile than it saves")

@@ -17,6 +17,7 @@ from test_svi_and_fit import OBJECTIVES, STOCK
 from torch import nn
 
 from pyro_vae.inference import AmortizedGuide, evidence, guides, methods, objectives
+from pyro_vae.inference.call_state import compile_programs
 from pyro_vae.inference.compilation import CannotCompileError, agree, compiled, record
 from pyro_vae.inference.programs import fork_rng
 from pyro_vae.inference.scoring import compiled as scoring
@@ -252,6 +253,17 @@ def test_a_function_of_other_values_is_not_taken(recorded_only):
 
     with pytest.raises(CannotCompileError, match="acts on more than tensors"):
         compiled(function, (torch.ones(2),), (torch.ones(2),))
+
+
+def test_programs_run_for_a_trial_the_record_and_the_comparison(recorded_only):
+    calls = []
+
+    def function(x):
+        calls.append(type(x))
+        return (x + 1,)
+
+    compile_programs(*make_pair(), function, (torch.ones(2),), (torch.zeros(2),))
+    assert len(calls) == 3
 
 
 def test_one_hot_is_torchs_own():
