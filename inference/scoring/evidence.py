@@ -116,6 +116,7 @@ def evidence(
         settings = (how, num_particles, chunk_size, seed, device.type, data, hash_of_programs(*programs, first))
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
         total = len(args[0]) * num_particles * how.steps_per_particle
+        # By what there is in all, not what is left: a call that goes on rounds as it would have undisturbed.
         pair = compile_if_worthwhile(how, pair, compile, len(args[0]) * num_particles, args, chunk_data, counts[0])
         with tqdm(total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=_hidden(progress)) as bar:
             try:
