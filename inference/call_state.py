@@ -74,7 +74,9 @@ class Snapshot:
         known = {} if earlier is None else earlier._copies
         buffers = {id(b): b for module in modules for b in module.buffers()}
         unchanged = {key for key, b in buffers.items() if key in known and torch.equal(b, known[key])}
-        self._copies = {key: known[key] if key in unchanged else b.detach().clone() for key, b in buffers.items()}
+        self._copies: dict[int, Tensor] = {
+            key: known[key] if key in unchanged else b.detach().clone() for key, b in buffers.items()
+        }
 
     def __enter__(self) -> None:
         """Set all as it was when the snapshot was taken."""
