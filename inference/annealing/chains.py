@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_vae.inference.annealing.compiled import CompiledTarget
 from pyro_vae.inference.annealing.paths import Advance, Annealed, Path, Tuning, schedule, start_of
 from pyro_vae.inference.annealing.paths import Annealing as Annealing
 from pyro_vae.inference.annealing.tuning import tune
@@ -25,6 +26,7 @@ def anneal(
     plan: int | None = None,
     tuning: Tuning | None = None,
     advance: Advance | None = None,
+    compiled: CompiledTarget | None = None,
 ) -> Annealed:
     """Return importance weights of p(x_n) from chains annealed from a simple distribution to the posterior.
 
@@ -51,6 +53,7 @@ def anneal(
         plan: what ``plan_for`` returned, found out if not given.
         tuning: what ``tune`` returned for the same data; found out in a pilot run if not given.
         advance: called with K B after each temperature, T times, for a progress bar.
+        compiled: the path's target compiled, used where chains and data have its shape.
 
     Raises:
         ValueError: for discrete, improper or point-mass latents, and programs that ``log_weights`` refuses.
@@ -61,7 +64,7 @@ def anneal(
     settings = settings or Annealing()
     plan = plan_for(model, start_of(guide, settings), args) if plan is None else plan
     tuning = tune(model, guide, args, settings=settings, plan=plan) if tuning is None else tuning
-    path = Path(model, guide, args, num_particles, settings, plan)
+    path = Path(model, guide, args, num_particles, settings, plan, compiled)
     annealed = path.follow(path.space.start, schedule(settings.num_temperatures), tuning, advance)
     return Annealed(annealed.log_w.where(~path.space.lost, -math.inf), annealed.acceptance)
 

@@ -6,16 +6,21 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.annealing.hmc import Point, transition
+from pyro_vae.inference.annealing.hmc import Point, Target, transition
 from pyro_vae.inference.annealing.recording import recorded
 from pyro_vae.inference.annealing.unconstrained import Args, Unconstrained
 from pyro_vae.inference.programs import Program
+
+if TYPE_CHECKING:
+    from pyro_vae.inference.annealing.compiled import CompiledTarget
 
 STEEPNESS = 4.0
 JITTER = 0.2
@@ -109,6 +114,7 @@ class Path:
         num_particles: chains K.
         settings: as in ``anneal``.
         plan: as in ``anneal``.
+        compiled: as in ``anneal``.
     """
 
     def __init__(
@@ -119,22 +125,34 @@ class Path:
         num_particles: int,
         settings: Annealing,
         plan: int | None,
+        compiled: CompiledTarget | None = None,
     ) -> None:
         self.from_prior = settings.start == "prior"
         self.num_leapfrog = settings.num_leapfrog
         self.space = Unconstrained(model, start_of(guide, settings), args, num_particles, plan=plan)
-        num_calls = 0 if self.space.one_by_one else settings.num_temperatures * settings.num_leapfrog
-        self.target = recorded(self.evaluate, self.space.start, num_calls)
+        self._num_calls = 0 if self.space.one_by_one else settings.num_temperatures * settings.num_leapfrog
+        self._compiled = compiled
+
+    @cached_property
+    def target(self) -> Target:
+        """What ``evaluate`` returns at u: compiled where it was, recorded where that pays."""
+        compiled = self._compiled and self._compiled.at(self.space.start, self.space.args)
+        return compiled or recorded(self.evaluate, self.space.start, self._num_calls)
 
     def coefficients(self, beta: float) -> tuple[float, float]:
         """Return those of the two terms at an inverse temperature."""
         return (1.0, beta) if self.from_prior else (1.0 - beta, beta)
 
     @torch.enable_grad()
-    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two terms at u and their gradients, shapes (2, K, B) and (2, K, B, D): one run of the model."""
+    def evaluate(self, u: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two terms at u and their gradients, shapes (2, K, B) and (2, K, B, D): one run of the model.
+
+        Args:
+            u: where, shape (K, B, D).
+            args: other data of the same shapes, if any.
+        """
         u = u.detach().requires_grad_()
-        log = self.space(u)
+        log = (self.space.with_data(args) if args else self.space)(u)
         terms = (log.prior, log.likelihood) if self.from_prior else (log.guide, log.prior + log.likelihood)
         gradients = [_gradient(term, u) for term in terms]
         return torch.stack(terms).detach(), torch.stack(gradients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +79,7 @@ class Unconstrained:
         start = torch.cat([self._flat(self._vectors(trace)) for trace in recorder.model_traces])
         self.lost = ~start.isfinite().all(-1)
         self.start = start.where(~self.lost[..., None], 0.0)
-        self._guide_trace = recorder.guide_trace
+        self._guide_trace: Trace | None = recorder.guide_trace
 
     @property
     def dim(self) -> int:
@@ -101,6 +102,12 @@ class Unconstrained:
             guide=prior if self.prior_only else terms.log_q + log_jacobian,
         )
 
+    def with_data(self, args: Args) -> Unconstrained:
+        """Return the same programs as functions of u at other data of the same shapes."""
+        other = copy(self)
+        other.args, other._guide_trace = args, None
+        return other
+
     @torch.no_grad()
     def inverse(self, latents: dict[str, Tensor]) -> Tensor:
         """Return u of given latents {site: z, shape (B, ...)}, as ``simulate`` returns them; shape (B, D)."""
@@ -118,16 +125,17 @@ class Unconstrained:
     def guide_trace(self, model_trace: Trace) -> Trace:
         """Return a scored trace of the guide at the latents of a trace of the model.
 
-        Where the guide has one site, its distribution can depend on no other and is scored without another run.
+        Where the guide has one site and was run at these data, it is scored without another run: its distribution can
+        depend on no other site.
         """
         latents = {name: site for name, site in sample_sites(model_trace).items() if not site["is_observed"]}
         if self.prior_only:
             return _only(model_trace, latents)
-        guide_sites = sample_sites(self._guide_trace)
+        drawn = self._guide_trace
         try:
-            if len(guide_sites) > 1:
+            if drawn is None or len(sample_sites(drawn)) > 1:
                 return scored(poutine.trace(poutine.replay(self.guide, trace=model_trace)).get_trace(*self.args))
-            return scored(_with_values(self._guide_trace, {name: latents[name]["value"] for name in guide_sites}))
+            return scored(_with_values(drawn, {name: latents[name]["value"] for name in sample_sites(drawn)}))
         except (KeyError, NotImplementedError) as error:  # what torch's and Pyro's flows raise
             raise ValueError(
                 "The guide cannot score a value that it did not just draw, as a flow without an inverse. Start from "

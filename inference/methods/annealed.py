@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pyro_vae.inference.annealing.chains import anneal
-from pyro_vae.inference.annealing.paths import Annealing
+from pyro_vae.inference.annealing.compiled import CompiledTarget
+from pyro_vae.inference.annealing.paths import Annealing, Path
 from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.annealing.unconstrained import plan_for
 from pyro_vae.inference.methods.base import Args, Method, Pair, Weights
@@ -57,5 +58,21 @@ class AIS(Annealing, Method):
         plan = plan_for(pair.model, guide, batch)
         tuning = tune(pair.model, guide, batch, settings=self, plan=plan)
         for count in counts:
-            chains = anneal(pair.model, guide, batch, count, settings=self, plan=plan, tuning=tuning, advance=advance)
+            chains = anneal(
+                pair.model,
+                guide,
+                batch,
+                count,
+                settings=self,
+                plan=plan,
+                tuning=tuning,
+                advance=advance,
+                compiled=pair.compiled,
+            )
             yield Weights(chains.log_w, chains.acceptance)
+
+    def compile(self, pair: Pair, chunk: Args, other: Args, count: int) -> CompiledTarget:
+        """Return the log densities and gradients that chains move by; the pilot run has few of them, and stays."""
+        guide = pair.guide if self.start == "guide" else None
+        plan = plan_for(pair.model, guide, chunk)
+        return CompiledTarget(Path(pair.model, guide, chunk, count, self, plan), other)

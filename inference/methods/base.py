@@ -5,17 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from pyro_vae.inference.compilation import CannotCompileError
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.scoring.streaming import WeightStream
 
 Args = tuple[Tensor, ...]
-LogWeights = Callable[[Args, int], Tensor]
-"""A function of a chunk of data and a number of particles k that returns log weights, shape (k, B)."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,13 @@ class Pair:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x).
         plan: what ``plan_particles`` found out about them; None for a single particle.
-        compiled: the method's ``log_weights`` compiled, where they are.
+        compiled: what the method's ``compile`` returned, where it was asked to.
     """
 
     model: Program
     guide: Program
     plan: int | None
-    compiled: LogWeights | None = None
+    compiled: Any = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,19 @@ class Method(ABC):
             advance: called with the number of weights done since the last call.
         """
 
-    def log_weights(self, pair: Pair) -> LogWeights | None:
-        """Return the function that draws and weighs and takes all the time, or None where there is no such one."""
-        return None
+    def compile(self, pair: Pair, chunk: Args, other: Args, count: int) -> Any:
+        """Return what takes all the time as one compiled graph, which ``weights`` finds in the pair.
+
+        Args:
+            pair: the programs.
+            chunk: a chunk of data, of the shape that is compiled.
+            other: another of this shape, on which the graph is compared with the programs.
+            count: particles in a chunk; chunks of other sizes run as they are.
+
+        Raises:
+            CannotCompileError: where there is no such thing, or the programs have to run as they are.
+        """
+        raise CannotCompileError(f"{self} makes its weights in many steps")
 
     @property
     def particles_of_its_own(self) -> int:

@@ -10,13 +10,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.methods.base import Args, LogWeights, Method, Pair, Weights
+from pyro_vae.inference.call_state import compile_programs
+from pyro_vae.inference.compilation import layout
+from pyro_vae.inference.methods.base import Args, Method, Pair, Weights
 from pyro_vae.inference.methods.defensive import defensive_log_weights
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.scoring.proposals import check_proposal
 from pyro_vae.inference.scoring.refinement import NUM_PARTICLES, refine
 from pyro_vae.inference.scoring.streaming import JackknifeStream, WeightStream
 from pyro_vae.inference.weights import weight_terms
+
+LogWeights = Callable[[Args, int], Tensor]
+"""A function of a chunk of data and a number of particles k that returns log weights, shape (k, B)."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,11 @@ class _Importance(Method):
             yield Weights(log_weights(batch, count))
             advance(count * len(batch[0]))
 
-    def log_weights(self, pair: Pair) -> LogWeights | None:
+    def compile(self, pair: Pair, chunk: Args, other: Args, count: int) -> LogWeights:
         """Return what draws from the guide and weighs; with ``refine`` each chunk of data has a guide of its own."""
-        return None if self.refine else self._weigh(pair, pair.guide)
+        if self.refine:
+            return super().compile(pair, chunk, other, count)
+        return _CompiledWeights(pair, self._weigh(pair, pair.guide), chunk, other, count)
 
     def _weigh(self, pair: Pair, guide: Program) -> LogWeights:
         def log_weights(batch: Args, count: int) -> Tensor:
@@ -60,6 +67,21 @@ class _Importance(Method):
             return weight_terms(pair.model, guide, batch, count, plan=pair.plan).log_w
 
         return log_weights
+
+
+class _CompiledWeights:
+    """A function of the same log weights, compiled for the shapes of one chunk."""
+
+    def __init__(self, pair: Pair, function: LogWeights, chunk: Args, other: Args, count: int) -> None:
+        self._function, self._count, self._layout = function, count, layout(chunk)
+        self._graph = compile_programs(pair.model, pair.guide, lambda *args: (function(args, count),), chunk, other)
+
+    def __call__(self, batch: Args, count: int) -> Tensor:
+        if count != self._count or layout(batch) != self._layout:
+            return self._function(batch, count)
+        (log_w,) = self._graph(*batch)
+        assert log_w is not None  # the graph returns what the function returns
+        return log_w
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,51 @@ def test_name_default_chains_progress_and_seed(monkeypatch):
     assert sum(counted) == 7 * 3 * how.steps_per_particle
 
 
+def _annealed_pairs():
+    linear, counts = LinearGaussian.random(2, 3), GammaPoisson()
+    data = torch.tensor([[0.0, 3.0], [9.0, 8.0], [1.0, 1.0], [2.0, 0.0], [4.0, 6.0]], dtype=torch.float64)
+    yield linear.model, linear.guide(0.3), linear.sample(5), linear.marginal.log_prob
+    yield counts.model, lambda x: counts.exact_guide(x + 1), data, counts.log_px
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Leave records as they are, and return what was to be compiled."""
+    graphs = []
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graphs.append(graph) or graph)
+    return graphs
+
+
+@pytest.mark.parametrize(("number", "start"), [(0, "prior"), (1, "guide")])
+def test_compiled_chains_are_the_eager_ones_and_find_the_exact_value(number, start, made):
+    model, guide, x, log_px = list(_annealed_pairs())[number]
+    settings = {"num_particles": 30, "method": methods.AIS(20, 2, start), "chunk_size": 60, "progress": False}
+    eager, fast = (evidence(model, guide, x, compile=compile, **settings) for compile in (False, True))
+    assert len(made) == 1  # for two chunks of two data, and none for the last of one
+    torch.testing.assert_close(fast.log_px, eager.log_px, rtol=1e-9, atol=0)
+    torch.testing.assert_close(fast.acceptance, eager.acceptance, rtol=1e-9, atol=0)
+    assert ((fast.log_px - log_px(x)).abs() < 5 * fast.std_error + 0.02).all()
+
+
+def test_chains_by_the_compiler_itself():
+    model, guide, x, _ = next(_annealed_pairs())
+    how = methods.AIS(10, 2)
+    eager, fast = (
+        evidence(model, guide, x, 4, method=how, compile=compile, progress=False) for compile in (False, True)
+    )
+    torch.testing.assert_close(fast.log_px, eager.log_px, rtol=1e-8, atol=0)
+
+
+def test_chains_are_compiled_where_they_are_many_and_run_together(monkeypatch, made):
+    model, guide, x, _ = next(_annealed_pairs())
+    monkeypatch.setattr("pyro_vae.inference.scoring.compiled.WORTHWHILE", 5 * 4 * 10)
+    for num_temperatures, count in ((9, 0), (10, 1)):
+        evidence(model, guide, x, 4, method=methods.AIS(num_temperatures, 2), progress=False)
+        assert len(made) == count
+    with pytest.warns(UserWarning, match="so the weights are computed eagerly: the particles run one by one"):
+        evidence(model, guide, x, 1, method=methods.AIS(10, 2), compile=True, progress=False)
+
+
 def test_what_cannot_be_a_start_is_refused():
     model, _ = make_pair()
     guide = AmortizedGuide(6, guides.PointMass(2), mlp((8,)))
