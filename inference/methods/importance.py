@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from pyro_vae.inference.methods.base import Args, Method, Pair, Weights
 from pyro_vae.inference.methods.defensive import defensive_log_weights
 from pyro_vae.inference.programs import Program
 from pyro_vae.inference.scoring.proposals import check_proposal
-from pyro_vae.inference.scoring.refinement import NUM_PARTICLES, refine
+from pyro_vae.inference.scoring.refinement import NUM_PARTICLES, CompiledRefinement, refine
 from pyro_vae.inference.scoring.streaming import JackknifeStream, WeightStream
 from pyro_vae.inference.weights import weight_terms
 
@@ -48,17 +48,27 @@ class _Importance(Method):
         self, pair: Pair, batch: Args, counts: list[int], advance: Callable[[int], object]
     ) -> Iterator[Weights]:
         """Yield log p(x, z) - log q(z) for z drawn from the guide, refined or mixed with the prior where asked."""
-        guide = refine(pair.model, pair.guide, batch, self.refine, plan=pair.plan) if self.refine else pair.guide
-        log_weights = pair.compiled or self._weigh(pair, guide)
+        log_weights = self._of_data(pair, batch)
         for count in counts:
             yield Weights(log_weights(batch, count))
             advance(count * len(batch[0]))
 
-    def compile(self, pair: Pair, chunk: Args, other: Args, count: int) -> LogWeights:
-        """Return what draws from the guide and weighs; with ``refine`` each chunk of data has a guide of its own."""
+    def compile(self, pair: Pair, chunk: Args, other: Args, count: int) -> _Compiled:
+        """Return what draws from the guide and weighs, and what fits the guide where asked."""
+        refinement = CompiledRefinement(pair.model, pair.guide, chunk, other, pair.plan) if self.refine else None
+        pair = replace(pair, guide=refinement.guide) if refinement else pair
+        return _Compiled(_CompiledWeights(pair, self._weigh(pair, pair.guide), chunk, other, count), refinement)
+
+    def _of_data(self, pair: Pair, batch: Args) -> LogWeights:
+        """Return the log weights of these data: compiled where they are, of a guide that is fitted where asked."""
+        compiled: _Compiled | None = pair.compiled
+        guide = pair.guide
         if self.refine:
-            return super().compile(pair, chunk, other, count)
-        return _CompiledWeights(pair, self._weigh(pair, pair.guide), chunk, other, count)
+            how = None if compiled is None else compiled.refinement
+            guide = refine(pair.model, guide, batch, self.refine, plan=pair.plan, compiled=how)
+        if compiled is not None and compiled.weights.guide is guide:
+            return compiled.weights
+        return self._weigh(pair, guide)
 
     def _weigh(self, pair: Pair, guide: Program) -> LogWeights:
         def log_weights(batch: Args, count: int) -> Tensor:
@@ -73,6 +83,7 @@ class _CompiledWeights:
     """A function of the same log weights, compiled for the shapes of one chunk."""
 
     def __init__(self, pair: Pair, function: LogWeights, chunk: Args, other: Args, count: int) -> None:
+        self.guide = pair.guide
         self._function, self._count, self._layout = function, count, layout(chunk)
         self._graph = compile_programs(pair.model, pair.guide, lambda *args: (function(args, count),), chunk, other)
 
@@ -82,6 +93,14 @@ class _CompiledWeights:
         (log_w,) = self._graph(*batch)
         assert log_w is not None  # the graph returns what the function returns
         return log_w
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """What was compiled: the weights, and the gradient by which their guide is fitted to data, if it is."""
+
+    weights: _CompiledWeights
+    refinement: CompiledRefinement | None
 
 
 @dataclass(frozen=True)

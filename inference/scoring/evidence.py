@@ -77,8 +77,8 @@ def evidence(
         chunk_size: largest number of (particle, datum) pairs in memory at once.
         seed: seed of the draws; the global generator is left as it was.
         device: "auto" (a GPU where there is one), or a torch device.
-        compile: True compiles the weights of a chunk as one graph, or the log densities and gradients that annealed
-            chains move by, which gives the same numbers up to rounding (and long chains may part ways by rounding);
+        compile: True compiles the weights of a chunk as one graph, and the gradients by which guides are refined and
+            annealed chains move, which gives the same numbers up to rounding (long chains may part ways by that);
             False runs the programs as they are; "auto" compiles from ten million weights on, or temperatures of
             chains. What cannot be compiled runs as it is, and with True a warning says why.
         precision: None, "tf32" or "bf16", as in ``fit``; log weights stay float32. The effect of "bf16" on log p(x),

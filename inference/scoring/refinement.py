@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -16,6 +17,8 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import AffineTransform, Transform
 
 from pyro_vae._distributions import as_pyro
+from pyro_vae.inference.call_state import compile_programs
+from pyro_vae.inference.compilation import Function, layout
 from pyro_vae.inference.guides import AmortizedGuide
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
 from pyro_vae.inference.precision import as_given
@@ -27,8 +30,15 @@ LEARNING_RATE = 0.05
 NUM_PARTICLES = 8
 
 
-@torch.enable_grad()
-def refine(model: Program, guide: Program, args: tuple[Tensor, ...], steps: int, *, plan: int | None = None) -> Program:
+def refine(
+    model: Program,
+    guide: Program,
+    args: tuple[Tensor, ...],
+    steps: int,
+    *,
+    plan: int | None = None,
+    compiled: CompiledRefinement | None = None,
+) -> Program:
     """Return a guide whose parameters are those of each datum alone, after some gradient steps on its own ELBO.
 
     For an ``AmortizedGuide`` they are the features h_n, started at the encoder's output, so that the optimum is
@@ -49,25 +59,75 @@ def refine(model: Program, guide: Program, args: tuple[Tensor, ...], steps: int,
         args: their arguments, B data; the guide that is returned is for these data alone.
         steps: number of gradient steps.
         plan: as in ``weight_terms``.
+        compiled: the gradient compiled, used for data of its shape; then it is its guide that is returned.
 
     Raises:
         ValueError: if a latent site is discrete.
 
     Source: Cremer, Li and Duvenaud (2018), Inference Suboptimality in Variational Autoencoders, section 5.2.
     """
-    given = as_given(guide)
-    local = _LocalFeatures(given, args[0]) if type(given) is AmortizedGuide else _LocalAffine(guide, args)
+    local = _local_guide(guide, args)
+    gradient: Function = partial(_gradient, model, local, plan)
+    if compiled is not None and compiled.fits(args):
+        local, gradient = compiled.started_as(local), compiled.gradient
     optimizer = torch.optim.Adam(local.local, lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        stick_the_landing = Rescorer(unaltered, freeze=True)
-        terms = weight_terms(model, local, args, NUM_PARTICLES, plan=plan, tracer=stick_the_landing)
-        gradients = torch.autograd.grad(-terms.log_w.mean(0).sum(), list(local.local))
-        for parameter, gradient in zip(local.local, gradients, strict=True):
-            parameter.grad = gradient.nan_to_num(0.0, 0.0, 0.0)  # a hopeless datum stays where it was
+        for parameter, direction in zip(local.local, gradient(*args), strict=True):
+            assert direction is not None  # every parameter is one of the guide's density
+            parameter.grad = direction.nan_to_num(0.0, 0.0, 0.0)  # a hopeless datum stays where it was
         optimizer.step()
         schedule.step()
     return local
+
+
+class CompiledRefinement:
+    """The gradient by which a guide is fitted to each datum of a chunk, compiled for all chunks of a shape.
+
+    Args:
+        model: as in ``refine``.
+        guide: as in ``refine``.
+        chunk: data of the shape.
+        other: other data of it, on which the graph is compared with the programs.
+        plan: as in ``refine``.
+
+    Attributes:
+        guide: the guide that is fitted, to one chunk after another.
+        gradient: a function of the data.
+
+    Raises:
+        CannotCompileError: where the programs have to run as they are.
+    """
+
+    def __init__(
+        self, model: Program, guide: Program, chunk: tuple[Tensor, ...], other: tuple[Tensor, ...], plan: int | None
+    ) -> None:
+        self.guide, self._layout = _local_guide(guide, chunk), layout(chunk)
+        self.gradient = compile_programs(model, self.guide, partial(_gradient, model, self.guide, plan), chunk, other)
+
+    def fits(self, args: tuple[Tensor, ...]) -> bool:
+        """Say whether data have the shape that the gradient was compiled for."""
+        return layout(args) == self._layout
+
+    @torch.no_grad()
+    def started_as(self, local: LocalGuide) -> LocalGuide:
+        """Return the guide with the parameters of another."""
+        for parameter, start in zip(self.guide.local, local.local, strict=True):
+            parameter.copy_(start)
+        return self.guide
+
+
+def _local_guide(guide: Program, args: tuple[Tensor, ...]) -> LocalGuide:
+    given = as_given(guide)
+    return _LocalFeatures(given, args[0]) if type(given) is AmortizedGuide else _LocalAffine(guide, args)
+
+
+@torch.enable_grad()
+def _gradient(model: Program, local: LocalGuide, plan: int | None, *args: Tensor) -> tuple[Tensor, ...]:
+    """Return the gradient of minus the ELBO, summed over data, by the parameters of each datum."""
+    stick_the_landing = Rescorer(unaltered, freeze=True)
+    terms = weight_terms(model, local, args, NUM_PARTICLES, plan=plan, tracer=stick_the_landing)
+    return torch.autograd.grad(-terms.log_w.mean(0).sum(), list(local.local))
 
 
 class _LocalFeatures(nn.Module):
@@ -108,6 +168,9 @@ class _LocalAffine(nn.Module):
     def _look_up(self, name: str, fn: Any, to_support: Transform) -> tuple[Tensor, Tensor]:
         i = 2 * self.names.index(name)
         return self.local[i], self.local[i + 1]
+
+
+LocalGuide = _LocalFeatures | _LocalAffine
 
 
 class _Affine(Messenger):

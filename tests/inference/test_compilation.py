@@ -290,9 +290,26 @@ def test_other_weights_are_recorded(how, recorded_only):
     torch.testing.assert_close(results[1].log_px, results[0].log_px, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("how", [methods.IW(refine=5), methods.Jackknife(refine=5, defensive=0.2)])
+@pytest.mark.parametrize("amortized", [True, False])
+def test_guides_that_are_fitted_to_each_datum_are_recorded(how, amortized, monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: made.append(1) or graph)
+    model, guide = (part.double() for part in make_pair())
+    settings = {"method": how, "chunk_size": 25 * 20, "progress": False}
+    results = [
+        evidence(model, guide if amortized else lambda x: guide(x), PIXELS.double(), 20, compile=compile, **settings)
+        for compile in (False, True)
+    ]
+    assert len(made) == 2  # the fit and the weights, for two chunks of 25 data, and none for the last of 10
+    torch.testing.assert_close(results[1].log_px, results[0].log_px, rtol=1e-8, atol=0)
+    plain = evidence(model, guide, PIXELS.double(), 20, method=type(how)(how.defensive), chunk_size=500, progress=False)
+    assert not torch.allclose(results[1].log_px, plain.log_px, rtol=1e-8, atol=0)
+
+
 def test_evidence_says_what_it_cannot_compile(monkeypatch, recorded_only):
-    with pytest.warns(UserWarning, match="Cannot compile, so the weights are computed eagerly: importance weighting"):
-        evidence(*make_pair(), PIXELS, 10, method=methods.IW(refine=2), compile=True, progress=False)
+    with pytest.warns(UserWarning, match="Cannot compile, so the weights are computed eagerly: a program reads"):
+        evidence(*_with_model(_branch), PIXELS, 10, method=methods.IW(refine=2), compile=True, progress=False)
     monkeypatch.setattr(scoring, "WORTHWHILE", 600)
     made = []
     monkeypatch.setattr(torch, "compile", lambda graph, **options: made.append(1) or graph)
