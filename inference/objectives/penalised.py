@@ -24,9 +24,15 @@ class PenalisedELBO(Objective):
     """Base class: a function of the terms of log w, site by site, with its pathwise gradient.
 
     Without ``chunk_size``: the penalty is no mean over particles and data, but a function of all of them at once.
+
+    Args:
+        num_particles: K.
     """
 
     gradients: ClassVar = ("pathwise",)
+
+    def __init__(self, num_particles: int = 1) -> None:
+        super().__init__(num_particles)
 
     @abstractmethod
     def of_terms(self, terms: WeightTerms) -> Tensor:
