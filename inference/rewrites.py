@@ -31,12 +31,12 @@ def rewrite(graph: GraphModule) -> None:
 
 
 def sum_of_log_bernoullis(logits: Tensor, x: Tensor) -> Tensor:
-    """Return the sum over the last dimension of log Bernoulli(x; logits), with a sixteenth of the logarithms.
+    """Return the sum over the last dimension of log Bernoulli(x; logits), with few logarithms.
 
-        sum_i x_i l_i - softplus(l_i) = sum_i min(l_i, 0) - (1 - x_i) l_i - log prod_i (1 + u_i),   u_i = exp(-|l_i|)
+        sum_i x_i l_i - softplus(l_i) = sum_i min(l_i, 0) - (1 - x_i) l_i - log prod_i (1 + exp(-|l_i|))
 
-    A product of two factors 1 + u and 1 + v is 1 + (u + v + u v): kept as what exceeds 1, it loses nothing where all
-    u are small, and as no factor exceeds 2, sixteen of them stay far from overflow.
+    No factor exceeds 2, so that the product of 64 is far from overflow. What a factor has of 1 is rounded as in
+    torch's own formula, which adds it to 1 before it takes the logarithm too.
 
     Args:
         logits: shape (..., D).
@@ -45,13 +45,16 @@ def sum_of_log_bernoullis(logits: Tensor, x: Tensor) -> Tensor:
     Returns:
         shape (...).
     """
-    excess = (-logits.abs()).exp()
-    for _ in range(4):
-        if excess.shape[-1] % 2:
-            break
-        u, v = excess.chunk(2, -1)
-        excess = u + v + u * v
-    return (logits.clamp(max=0) - (1 - x) * logits).sum(-1) - excess.log1p().sum(-1)
+    columns = _columns(logits.shape[-1])
+    logits, x = (value.unflatten(-1, (-1, columns)) for value in (logits, x))
+    factors = (1 + (-logits.abs()).exp()).prod(-2)
+    return ((logits.clamp(max=0) - (1 - x) * logits).sum(-2) - factors.log()).sum(-1)
+
+
+def _columns(size: int) -> int:
+    """Return into how many products so many factors go: as few as may be, in whole vector registers where possible."""
+    divisors = [n for n in range(1, size + 1) if size % n == 0 and size <= 64 * n]
+    return min(divisors, key=lambda n: (n % 16 > 0, n < 16, n), default=0)
 
 
 def _sum_of_log_bernoullis(graph: Graph, total: Node) -> None:
@@ -68,7 +71,7 @@ def _sum_of_log_bernoullis(graph: Graph, total: Node) -> None:
         return
     shape, inputs = flat.meta["val"].shape, [arg.meta["val"] for arg in bce.args[:2]]
     exact = inputs[0].dtype in (torch.float32, torch.float64)
-    if inputs[0].device.type != "cpu" or not exact or shape[-1] % 2:
+    if inputs[0].device.type != "cpu" or not exact or _columns(shape[-1]) == shape[-1]:
         return
     example = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in inputs]
     recorded = make_fx(lambda *args: sum_of_log_bernoullis(*(arg.reshape(shape) for arg in args)))(*example)
