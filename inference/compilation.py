@@ -66,6 +66,7 @@ def record(function: Function, *example: Tensor) -> GraphModule:
     with unvalidated(), _without_questions(), fork_rng(example[0].device):
         graph = make_fx(lambda *args: function(*args))(*example)
     _refuse_dynamic_shapes(graph)
+    _refuse_noise_elsewhere(graph, example[0].device)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
@@ -114,6 +115,15 @@ def _refuse_dynamic_shapes(graph: GraphModule) -> None:
         chosen = indices is None or any(i is None or i.dtype in (torch.bool, torch.uint8) for i in indices)
         if chosen and _reaches_values([i for i in node.args[1] if i is not None] if indices else [node]):
             raise CannotCompileError(REASONS["data-dependent"])
+
+
+def _refuse_noise_elsewhere(graph: GraphModule, device: torch.device) -> None:
+    """Refuse random numbers that the CPU draws for a GPU: a replayed graph would have the same ones each time."""
+    for node in graph.graph.nodes:
+        drawn = node.meta.get("val")
+        seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if seeded and isinstance(drawn, Tensor) and drawn.device != device:
+            raise CannotCompileError(f"a program draws random numbers on {drawn.device} for data on {device}")
 
 
 def _reaches_values(nodes: list[Node]) -> bool:
@@ -184,7 +194,8 @@ class _KeepTensors(TorchFunctionMode):
 
     ``.item()`` returns the tensor itself: arithmetic goes on with it, and a Python condition on it fails. So does a
     number made of a parameter or a buffer, which torch would take for a constant. ``one_hot`` of so many classes
-    does not look whether there are as many.
+    does not look whether there are as many, ``normal`` not at the signs of scales, and the Cholesky factor of a
+    matrix that has none is NaN.
     """
 
     def __torch_function__(
@@ -196,8 +207,8 @@ class _KeepTensors(TorchFunctionMode):
             return func(args[0].detach())
         if func in _ARRAYS:  # torch reads the memory then, and no record shows it
             raise CannotCompileError(REASONS["tracing tensor"])
-        if func is one_hot:
-            return _one_hot(*args, **(kwargs or {}))
+        if (unasked := _UNASKED.get(func)) is not None:
+            return unasked(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -205,6 +216,22 @@ def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
     if num_classes < 1:
         return one_hot(index, num_classes)
     return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).long()
+
+
+def _cholesky(matrix: Tensor, **options: Any) -> Tensor:
+    factor, failure = torch.linalg.cholesky_ex(matrix, **options)
+    return torch.where(failure[..., None, None] == 0, factor, math.nan)
+
+
+def _normal(mean: Any, std: Any, *rest: Any, **options: Any) -> Tensor:
+    if not isinstance(mean, Tensor) or not isinstance(std, Tensor) or rest or options:
+        return torch.normal(mean, std, *rest, **options)
+    shape = torch.broadcast_shapes(mean.shape, std.shape)
+    return torch.empty(shape, dtype=mean.dtype, device=mean.device).normal_() * std + mean
+
+
+_UNASKED = {one_hot: _one_hot, torch.linalg.cholesky: _cholesky, torch.normal: _normal}
+"""What looks at values before it goes on, so that a GPU is waited for, and what gives the same without a look."""
 
 
 @contextmanager

@@ -150,12 +150,13 @@ def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
     sites, guide_sites = (sample_sites(trace) for trace in traces)
     observed = {name: site for name, site in sites.items() if site["is_observed"]}
     latent = {name: site for name, site in sites.items() if not site["is_observed"]}
-    guide = per_datum(guide_sites)
+    of_model, guide = per_datum(sites), per_datum(guide_sites)
+    nothing = next(iter((of_model | guide).values())).new_zeros(())  # where there is no latent site
     return WeightTerms(
-        likelihood=weighted(per_datum(observed), sites),
-        prior=weighted(per_datum(latent), sites),
+        likelihood=weighted({name: of_model[name] for name in observed}, sites),
+        prior=weighted({name: of_model[name] for name in latent}, sites),
         guide=weighted(guide, guide_sites),
-        log_q=sum(guide.values(), torch.zeros(())),
+        log_q=sum(guide.values(), nothing),
         guide_sites=guide_sites,
         model_sites=sites,
         inner_plates=depth - 1,

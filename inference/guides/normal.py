@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 from torch.distributions import constraints, transform_to
-from torch.distributions.utils import vec_to_tril_matrix
 
 from pyro_vae._checks import check_positive_int
 from pyro_vae.inference.guides.base import GuideFamily
@@ -51,7 +51,10 @@ class FullRankNormal(GuideFamily):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return q(z|x) for h of shape (..., D + D (D + 1) / 2)."""
         loc, triangle = h.split([self.dim, self.num_features - self.dim], -1)
-        scale_tril = transform_to(constraints.lower_cholesky)(vec_to_tril_matrix(triangle))
+        row, column = torch.tril_indices(self.dim, self.dim, device=h.device)  # a mask would wait for the device
+        matrix = h.new_zeros(*h.shape[:-1], self.dim, self.dim)
+        matrix[..., row, column] = triangle
+        scale_tril = transform_to(constraints.lower_cholesky)(matrix)
         return dist.MultivariateNormal(loc, scale_tril=scale_tril)
 
 

@@ -55,7 +55,7 @@ class TVO(Objective):
 
     def partition(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the left points b_0 = 0, b_1, ..., b_{S-1}, and the widths of the intervals, each of shape (S,)."""
-        inner = torch.logspace(math.log10(self.beta_1), 0, self.num_partitions).to(like)
+        inner = torch.logspace(math.log10(self.beta_1), 0, self.num_partitions, device=like.device).to(like)
         inner[-1] = 1.0
         points = torch.cat([torch.zeros_like(inner[:1]), inner])
         return points[:-1], points.diff()

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from pyro_vae.inference.call_state import Attributes, compile_programs, state_ke
 from pyro_vae.inference.compilation import CannotCompileError, Function, NotWorthwhileError, agree, layout
 from pyro_vae.inference.programs import fork_rng, modules_of_both, training_mode
 from pyro_vae.inference.training.update import Update, fuse, owned
-from pyro_vae.inference.training.whole_step import WholeStep, make_capturable
+from pyro_vae.inference.training.whole_step import WholeStep, host_settings, make_capturable
 
 if TYPE_CHECKING:
     from pyro_vae.inference.training.steps import Batch, Stepper
@@ -134,7 +135,7 @@ class CompiledStep:
         self._take_step = Update(stepper.optimizer)
         self._step: Callable[..., Tensor] = self._update
         if batch[0].is_cuda and make_capturable(stepper.optimizer):
-            self._step = WholeStep(self._update, inputs)
+            self._step = WholeStep(self._update, inputs, settings=partial(host_settings, stepper.optimizer))
 
     def fits(self, batch: Batch) -> bool:
         """Say whether a minibatch has the shape that the graph was compiled for."""

@@ -15,11 +15,18 @@ SETTINGS = ("amsgrad", "maximize", "eps", "weight_decay", "lr", "decoupled_weigh
 
 
 def fuse(optimizer: Optimizer) -> None:
-    """Take the optimizer's step as one kernel, the same arithmetic, where it offers that and the user chose nothing."""
+    """Take the optimizer's step as one kernel, the same arithmetic, where it offers that and the user chose nothing.
+
+    Not where it counts its steps on the host for parameters on a GPU, as Adagrad does: the kernel looks for the count
+    on the GPU. A count that can be moved there, as Adam's, is.
+    """
     for group in optimizer.param_groups:
         chosen = any(group.get(name) for name in ("foreach", "differentiable", "capturable"))
         if group.get("fused", True) is None and not chosen:
-            group["fused"] = all(p.is_floating_point() for p in group["params"])
+            counts = [(p, optimizer.state.get(p, {}).get("step", p)) for p in group["params"]]
+            together = "capturable" in group or all(step.device == p.device for p, step in counts)
+            if together and all(p.is_floating_point() for p in group["params"]):
+                group["fused"] = True
 
 
 def owned(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor | None]:

@@ -38,7 +38,8 @@ class _Improper(dist.ImproperUniform):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return 0 for every value, shape (...), for z of shape (..., D)."""
-        return super().log_prob(value).to(value)
+        batch_shape = torch.broadcast_shapes(value.shape[: value.ndim - self.event_dim], self.batch_shape)
+        return value.new_zeros(()).expand(batch_shape)  # made where the value is: a copy would wait for the device
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> NoReturn:  # noqa: B008
         """Refuse to draw."""

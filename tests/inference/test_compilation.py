@@ -23,7 +23,6 @@ from pyro_vae.inference.programs import fork_rng
 from pyro_vae.inference.scoring import compiled as scoring
 from pyro_vae.inference.training import compiled as training
 from pyro_vae.inference.training.steps import Stepper
-from pyro_vae.inference.training.whole_step import WholeStep, make_capturable
 from pyro_vae.models import VAE, HierarchicalVAE, likelihoods, mlp, priors
 
 adam = partial(torch.optim.Adam, lr=1e-3)
@@ -272,6 +271,29 @@ def test_one_hot_is_torchs_own():
     torch.testing.assert_close(graph(index)[0], nn.functional.one_hot(index, 4))
 
 
+def test_what_would_wait_for_a_gpu_is_recorded_without_a_look():
+    square = torch.randn(4, 3, 3, dtype=torch.float64)
+    positive, scale = square @ square.mT + torch.eye(3), square.abs()
+    graph = record(lambda a, s: (torch.linalg.cholesky(a), torch.normal(a, s), torch.normal(a[0], s)), positive, scale)
+    assert not {"_linalg_check_errors", "normal"} & {
+        str(n.target).split(".")[1] for n in graph.graph.nodes if "." in str(n.target)
+    }
+    with fork_rng(square.device, 0):
+        recorded = graph(positive, scale)
+    with fork_rng(square.device, 0):
+        expected = torch.linalg.cholesky(positive), torch.normal(positive, scale), torch.normal(positive[0], scale)
+    for left, right in zip(recorded, expected, strict=True):
+        torch.testing.assert_close(left, right)
+    assert graph(-positive, scale)[0].isnan().all()
+
+
+def test_noise_from_another_device_is_refused():
+    data = torch.ones(2, device="meta")
+    record(lambda x: (x * torch.randn(2, device=x.device),), data)
+    with pytest.raises(CannotCompileError, match="draws random numbers on cpu for data on meta"):
+        record(lambda x: (x * torch.randn(()),), data)
+
+
 def test_compiled_evidence_is_the_eager_one():
     programs = make_pair()
     results = [
@@ -319,35 +341,3 @@ def test_evidence_says_what_it_cannot_compile(monkeypatch, recorded_only):
     assert made
     with pytest.raises(ValueError, match=r'Expected compile to be "auto", True or False; got 1\.5'):
         evidence(*make_pair(), PIXELS, 10, compile=1.5, progress=False)
-
-
-def test_a_whole_step_is_captured_once_and_replayed():
-    captured, param = [], torch.zeros(())
-
-    def step(x, beta):
-        param.add_(x.sum() * beta)
-        return param.clone()
-
-    def capture(function):
-        captured.append(1)
-        return function
-
-    run = WholeStep(step, (torch.ones(2), torch.ones(())), capture)
-    losses = [run(torch.full((2,), float(i)), torch.tensor(0.5)).item() for i in range(6)]
-    assert losses == [0.0, 1.0, 3.0, 6.0, 10.0, 15.0]
-    assert captured == [1]
-
-
-def test_an_optimizer_keeps_its_count_and_rate_on_the_device(device):
-    parameters = [nn.Parameter(torch.ones(3, device=device))]
-    optimizer = adam(parameters)
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-    parameters[0].grad = torch.ones(3, device=device)
-    optimizer.step()
-    assert make_capturable(optimizer)
-    rate = optimizer.param_groups[0]["lr"]
-    scheduler.step()
-    assert optimizer.param_groups[0]["lr"] is rate
-    assert float(rate) == pytest.approx(5e-4)
-    assert optimizer.state[parameters[0]]["step"].device == parameters[0].device
-    assert not make_capturable(torch.optim.SGD(parameters, 0.1))
