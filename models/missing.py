@@ -42,7 +42,5 @@ def leave_out_missing(p_x: Distribution, x: Tensor, support: Constraint) -> tupl
 def fill_missing(x: Tensor, support: Constraint) -> Tensor:
     """Return x with every NaN replaced by some value of the support; which one makes no difference to the score."""
     if isinstance(support, ByColumn):
-        value = x.new_tensor(support.some_values)
-    else:
-        value = x.new_tensor(some_value(entrywise(support)))
-    return torch.where(x.isnan(), value, x)
+        return torch.where(x.isnan(), x.new_tensor(support.some_values), x)
+    return x.masked_fill(x.isnan(), some_value(entrywise(support)))

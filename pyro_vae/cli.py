@@ -22,7 +22,7 @@ from pyro_vae.data import Splits
 from pyro_vae.evaluating import Trained, compare_runs, evaluate_run, report_run, score
 from pyro_vae.imputing import impute_run
 from pyro_vae.inference import fit
-from pyro_vae.inference.programs import as_args, check_data, place, short_errors
+from pyro_vae.inference.programs import as_args, check_data, place_programs, short_errors
 from pyro_vae.inference.scoring.proposals import check_proposal
 from pyro_vae.inference.training.checkpoints import read_checkpoint
 from pyro_vae.inference.training.fitting import check_settings
@@ -168,7 +168,7 @@ def _check_before_writing(
     names = ("epochs", "batch_size", "patience", "kl_warmup", "clip_norm")
     check_settings(splits.train, valid=splits.valid, **{name: options[name] for name in names})
     x, *others = as_args(pair.training_data(splits))
-    place(model, guide, (x[:1], *(arg[:1] for arg in others)), options.device)
+    device = place_programs(model, guide, (x, *others), options.device)
     optimizer = options.optimizer([torch.zeros(1, requires_grad=True)])
     if options.scheduler is not None:
         options.scheduler(optimizer)
@@ -178,7 +178,7 @@ def _check_before_writing(
     for name, data in (("train", train), *scored):
         check_data(model, data, f"{splits.name} {name}")
     with short_errors():
-        check_proposal(model, guide, tuple(arg[: options.batch_size] for arg in train))
+        check_proposal(model, guide, tuple(arg[: options.batch_size].to(device) for arg in train))
     return train
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import auto_cli
+from peers.task import Unavailable
 from torch import Tensor, nn
 
 import pyro_vae as pv
@@ -42,7 +43,7 @@ def build(seed: int = 0) -> tuple[VAE, AmortizedGuide]:
 
 
 def ours(model: VAE, guide: AmortizedGuide) -> Scorer:
-    return lambda x, k: evidence(model, guide, x, k, chunk_size=CHUNK, progress=False).log_px
+    return lambda x, k: evidence(model, guide, x, k, chunk_size=CHUNK, device=x.device, progress=False).log_px
 
 
 def by_hand(model: VAE, guide: AmortizedGuide) -> Scorer:
@@ -75,9 +76,18 @@ def in_jax(model: VAE, guide: AmortizedGuide) -> Scorer:
     import jax
     import jax.numpy as jnp
 
+    on_gpu = next(model.parameters()).is_cuda
+    if on_gpu and jax.default_backend() != "gpu":
+        raise Unavailable("the installed JAX has no GPU; pip install 'jax[cuda12]'")
+    jax.config.update("jax_default_matmul_precision", "highest")  # TF32 is JAX's default on a GPU, not PyTorch's
+    device = jax.devices("gpu" if on_gpu else "cpu")[0]
+
     def weights(layers: nn.Sequential) -> list[tuple]:
         linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-        return [tuple(jnp.asarray(p.detach().cpu().numpy()) for p in (layer.weight, layer.bias)) for layer in linear]
+        return [
+            tuple(jax.device_put(p.detach().cpu().numpy(), device) for p in (layer.weight, layer.bias))
+            for layer in linear
+        ]
 
     decoder, encoder = weights(model.decoder.layers), weights(guide.encoder.layers)
 
@@ -100,7 +110,7 @@ def in_jax(model: VAE, guide: AmortizedGuide) -> Scorer:
         rows = max(1, CHUNK // min(k, 256))
         parts = []
         for i, part in enumerate(x.split(rows)):
-            size, data = CHUNK // len(part), jnp.asarray(part.cpu().numpy())
+            size, data = CHUNK // len(part), jax.device_put(part.cpu().numpy(), device)
             sizes = [min(size, k - start) for start in range(0, k, size)]
             keys = jax.random.split(jax.random.PRNGKey(i), len(sizes))
             sums = [log_w(key, data, jnp.zeros(s)) for key, s in zip(keys, sizes, strict=True)]
@@ -210,7 +220,13 @@ def main(
     x = load(data, data_root, num_data)
     names = [name for name in CONTENDERS if find_spec(PACKAGES.get(name, "torch"))]
     model, guide = (program.to(x.device) for program in build())
-    scorers = {name: CONTENDERS[name](model, guide) for name in names}
+    scorers, skipped = {}, []
+    for name in names:
+        try:
+            scorers[name] = CONTENDERS[name](model, guide)
+        except Unavailable as reason:
+            skipped.append(f"Without {name}: {reason}.")
+    names = list(scorers)
     inputs = {name: x[:num_data_pythae] if name == "pythae" else x for name in names}
     values = {name: scorers[name](inputs[name], num_particles) for name in names}  # compiles and warms up
     rates: dict[str, list[float]] = {name: [] for name in names}
@@ -231,6 +247,7 @@ def main(
             f"| {name} | {statistics.median(rates[name]):,.0f} | {statistics.median(ratios):.2f} "
             f"| {ratios[0]:.2f} to {ratios[-1]:.2f} | {values[name].mean():.2f} | {peak:,.0f} |"
         )
+    lines += ["", *skipped] if skipped else []
     Path(out).write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

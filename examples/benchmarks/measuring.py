@@ -78,7 +78,8 @@ def _scorer(name: str) -> Callable:
 
 def compiled_evidence(model, guide) -> evaluation.Scorer:
     def score(x, k):
-        return evidence(model, guide, x, k, chunk_size=evaluation.CHUNK, progress=False, compile=True).log_px
+        settings = {"chunk_size": evaluation.CHUNK, "device": x.device, "progress": False, "compile": True}
+        return evidence(model, guide, x, k, **settings).log_px
 
     return score
 

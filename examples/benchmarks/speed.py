@@ -83,6 +83,7 @@ def main(
     check_names([*contestants, reference], list(CONTESTANTS), "contestants")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"Expected device cpu, or cuda where there is a GPU; got {device}.")
+    torch.backends.cudnn.allow_tf32 = False  # as matrix products are, and as JAX is told: all is float32
     chosen = {w: (t, _short(task, device, max_steps)) for w, (t, task) in TRAINING.items() if w in workloads}
     with same_threads(threads):
         lines = [describe(device), ""]

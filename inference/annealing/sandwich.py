@@ -85,7 +85,8 @@ def sandwich(
         with tqdm(total=total, desc="sandwich", unit="weight", unit_scale=True, disable=_hidden(progress)) as bar:
             parts = [_bounds(model, start_guide, *chunk, num_particles, settings, plan, bar.update) for chunk in chunks]
     bounds = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-    return Sandwich(**bounds, args=simulation.args, num_particles=num_particles, settings=settings, seed=seed)
+    args = tuple(arg.cpu() for arg in simulation.args)
+    return Sandwich(**bounds, args=args, num_particles=num_particles, settings=settings, seed=seed)
 
 
 def _check_counts(num_data: int, num_particles: int, chunk_size: int) -> None:

@@ -71,7 +71,8 @@ class Epochs:
 
     def _check_finite(self, loss: float) -> None:
         """Refuse to go on from NaN; an infinite loss alone is how TraceTailAdaptive_ELBO says that it has none."""
-        if math.isnan(loss) or not all(p.isfinite().all() for p in self.stepper.parameters):
+        finite = torch.stack([p.isfinite().all() for p in self.stepper.parameters]).all()  # one wait for the device
+        if math.isnan(loss) or not finite:
             raise FloatingPointError(
                 f"Training diverged in epoch {self.epoch + 1}: the loss is {loss} or a parameter is not finite. Lower "
                 "the learning rate, clip the gradient (clip_norm=10), or check the scale of the data."
