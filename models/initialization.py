@@ -165,10 +165,10 @@ def _last_affine_layer(model: nn.Module, decoder: nn.Module, datum: tuple[Tensor
     affine = {m: name for name, m in decoder.named_modules() if isinstance(m, (nn.Linear, *CONVOLUTIONS))}
     handles = [m.register_forward_hook(lambda m, args, output: called.append(m)) for m in affine]
     handles.append(decoder.register_forward_hook(lambda m, args, output: inputs.append(args[0])))
-    device = datum[0].device
+    device = next(decoder.parameters(), datum[0]).device
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), poutine.block():
-            model(*datum)
+            model(*(arg.to(device) for arg in datum))
     finally:
         for handle in handles:
             handle.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from pyro_vae.inference.programs import fork_rng, training_mode
 from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.inference.scoring.posterior import Source, posterior_draws
 from pyro_vae.inference.simulation import example_data, simulate
+from pyro_vae.inference.training.batches import send
 
 PER_DATUM = ("log_px", "std_error", "ess", "khat", "elbo")
 Groups = dict[str, Any]
@@ -30,7 +32,8 @@ def to_arviz(evidence: Evidence, num_draws: int = 100, seed: int = 0) -> Any:
             "This evidence holds no programs to draw from, as one that was loaded from a file. Run evidence(model, "
             "guide, x, ...) anew and call to_arviz() on what it returns."
         )
-    with torch.no_grad(), training_mode(source.model, source.guide, False), fork_rng(source.args[0].device, seed):
+    source = replace(source, args=send(source.args, source.device))
+    with torch.no_grad(), training_mode(source.model, source.guide, False), fork_rng(source.device, seed):
         groups = _groups(source, num_draws)
     groups["constant_data"] = _dataset({name: getattr(evidence, name) for name in PER_DATUM}, ("data",))
     facts = {"inference_library": "pyro-vae", "method": evidence.method, "num_particles": evidence.num_particles}

@@ -14,7 +14,7 @@ WORTHWHILE = 10_000_000
 
 
 def compile_if_worthwhile(
-    how: Method, pair: Pair, setting: bool | str, num_rounds: int, args: Args, chunk: int, count: int
+    how: Method, pair: Pair, setting: bool | str, num_rounds: int, chunks: tuple[Args, Args], count: int
 ) -> Pair:
     """Return the pair with what the method compiles, always if the setting is True, if "auto" where that pays.
 
@@ -23,15 +23,13 @@ def compile_if_worthwhile(
         pair: the programs.
         setting: True, False or "auto".
         num_rounds: how many weights there will be, times the temperatures of each where they are annealed.
-        args: all data.
-        chunk: data in a chunk.
+        chunks: the first data and the last as chunks of full size.
         count: particles in a chunk; chunks of another size run as they are.
     """
     if setting is False or (setting == "auto" and num_rounds < WORTHWHILE):
         return pair
-    first, last = tuple(a[:chunk] for a in args), tuple(a[-chunk:] for a in args)
     try:
-        return replace(pair, compiled=how.compile(pair, first, last, count))
+        return replace(pair, compiled=how.compile(pair, *chunks, count))
     except CannotCompileError as reason:
         if setting is True:
             warnings.warn(f"Cannot compile, so the weights are computed eagerly: {reason}.", stacklevel=3)

@@ -23,7 +23,7 @@ from pyro_vae.inference.programs import (
     as_args,
     check_data,
     fork_rng,
-    place,
+    place_programs,
     seed_rng,
     short_errors,
     training_mode,
@@ -35,6 +35,7 @@ from pyro_vae.inference.scoring.partial import PartialResults, hash_of_data, has
 from pyro_vae.inference.scoring.posterior import Source
 from pyro_vae.inference.scoring.proposals import check_observations
 from pyro_vae.inference.scoring.streaming import WeightSummary
+from pyro_vae.inference.training.batches import send
 from pyro_vae.inference.vectorize import plan_particles
 
 METHODS = {"iw": methods.IW, "jackknife": methods.Jackknife, "ais": methods.AIS}
@@ -70,7 +71,8 @@ def evidence(
     Args:
         model: Pyro program for p(x, z) with an outermost data plate.
         guide: Pyro program for q(z | x).
-        x: data, shape (N, *event), or a tuple of tensors with the data first.
+        x: data, shape (N, *event), or a tuple of tensors with the data first. They stay where they are; each chunk
+            is copied to the device when its turn comes.
         num_particles: K; 5,000 if absent, and 16 chains for annealed importance sampling.
         method: "iw", "jackknife" or "ais", or one of ``methods`` with its settings, such as
             ``methods.IW(defensive=0.1)``.
@@ -105,31 +107,34 @@ def evidence(
     check_compile(compile)
     check_precision(precision)
     check_data(model, x, guide=guide)
-    args, device = place(model, guide, as_args(x), device)
+    args = as_args(x)
+    device = place_programs(model, guide, args, device)
     chunk_data = max(1, min(len(args[0]), chunk_size // max(min(num_particles, 256), how.particles_of_its_own)))
     counts = _split(num_particles, max(1, chunk_size // chunk_data))
     data = hash_of_data(args)
 
     with training_mode(model, guide, False), fork_rng(device, seed), at_precision(precision):
-        first = tuple(arg[:chunk_data] for arg in args)
+        first, last = (
+            send(tuple(arg[s] for arg in args), device) for s in (slice(chunk_data), slice(-chunk_data, None))
+        )
         programs = in_precision(model, precision), in_precision(guide, precision)
         pair = _look_at(how, *programs, first, num_particles)
         settings = (how, num_particles, chunk_size, seed, device.type, data, hash_of_programs(*programs, first))
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
         total = len(args[0]) * num_particles * how.steps_per_particle
         # By what there is in all, not what is left: a call that goes on rounds as it would have undisturbed.
-        pair = compile_if_worthwhile(how, pair, compile, total, args, chunk_data, counts[0])
+        pair = compile_if_worthwhile(how, pair, compile, total, (first, last), counts[0])
         with tqdm(total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=_hidden(progress)) as bar:
             try:
                 with _running(model):
                     for index, batch in _remaining(args, chunk_data, len(partial.done)):
                         seed_rng(device, _seed_of_chunk(seed, index))
-                        partial.add(_summarize(how, pair, batch, counts, bar))
+                        partial.add(_summarize(how, pair, send(batch, device), counts, bar))
             except BaseException:
                 partial.write()
                 raise
     partial.remove()
-    source = Source(model, guide, args)
+    source = Source(model, guide, args, device)
     return _collect(partial.done, num_particles, seed, str(how), data, how.debiased, source)
 
 

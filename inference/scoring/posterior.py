@@ -29,12 +29,14 @@ class Source:
     Attributes:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x).
-        args: their arguments.
+        args: their arguments, wherever they are.
+        device: where the programs are.
     """
 
     model: Program
     guide: Program
     args: tuple[Tensor, ...]
+    device: torch.device
 
 
 @dataclass(frozen=True)

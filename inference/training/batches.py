@@ -22,7 +22,7 @@ def fits(args: Batch, device: torch.device) -> bool:
 def send(batch: Batch, device: torch.device) -> Batch:
     """Return tensors on the device; a copy to a GPU goes on by itself, from memory that stays where it is."""
     pinned = (arg.pin_memory() if device.type == "cuda" and not arg.is_cuda else arg for arg in batch)
-    return tuple(arg.to(device, non_blocking=True) for arg in pinned)
+    return tuple(arg.to(device, non_blocking=device.type == "cuda") for arg in pinned)
 
 
 def in_order(args: Batch, batch_size: int, device: torch.device) -> Iterator[Batch]:

@@ -348,3 +348,19 @@ def test_seeds_of_numpy_are_seeds():
     runs = [_evidence(truth, truth.guide(1.3), x, 5, seed=seed) for seed in (3, np.int64(3))]
     assert torch.equal(runs[0].log_px, runs[1].log_px)
     assert math.isnan(_evidence(truth, truth.guide(1.3), x, 1).bias)
+
+
+def test_no_more_than_a_chunk_of_data_is_copied_to_the_device(monkeypatch):
+    truth = LinearGaussian.random(2, 4)
+    copied = []
+
+    def send(batch, device):
+        copied.append(len(batch[0]))
+        return tuple(arg.clone() for arg in batch)
+
+    x = truth.sample(10)
+    expected = _evidence(truth, truth.guide(1.2), x, 20, chunk_size=60)
+    monkeypatch.setattr("pyro_vae.inference.scoring.evidence.send", send)
+    result = _evidence(truth, truth.guide(1.2), x, 20, chunk_size=60)
+    assert copied == [3, 3, 3, 3, 3, 1]  # the ends of the data, on which the programs are tried, and the chunks
+    assert torch.equal(result.log_px, expected.log_px)
