@@ -65,7 +65,7 @@ class WeightTerms:
     inner_plates: int
 
     @property
-    def kl_weight(self) -> float:
+    def kl_weight(self) -> float | Tensor:
         """Return the weight that ``KLWeight`` gave the latent sites, 1 without one."""
         return next((site.get("kl_weight", 1.0) for site in self.guide_sites.values()), 1.0)
 
@@ -73,6 +73,12 @@ class WeightTerms:
     def log_p(self) -> Tensor:
         """Log joint density log p(x, z), shape (K, B)."""
         return torch.stack([*self.likelihood.values(), *self.prior.values()]).sum(0)
+
+    @property
+    def kl_divisor(self) -> float | Tensor:
+        """Return what takes that weight off a term again: the weight, and 1 where it is 0. No value is read."""
+        weight = self.kl_weight
+        return weight + (weight == 0)
 
     @property
     def log_w(self) -> Tensor:

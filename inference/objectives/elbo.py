@@ -129,9 +129,9 @@ class ELBO(Objective):
             except NotImplementedError:
                 pass
         self._tell(name, site)
-        log_q = terms.guide[name] / terms.kl_weight if terms.kl_weight else terms.guide[name]
+        log_q = terms.guide[name] / terms.kl_divisor
         log_p = terms.prior.get(name, torch.zeros_like(log_q))
-        return log_q - (log_p / terms.kl_weight if terms.kl_weight else log_p)
+        return log_q - log_p / terms.kl_divisor
 
     def _tell(self, name: str, site: Site) -> None:
         if name not in self._told:

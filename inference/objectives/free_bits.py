@@ -51,5 +51,4 @@ class FreeBits(PenalisedELBO):
             kl = kl_by_dimension(site, prior, closed=in_one_order(terms))
             particles_and_data = kl.shape[: len(site["fn"].batch_shape) - terms.inner_plates]
             return kl.reshape(particles_and_data.numel(), -1).mean(0)
-        weight = terms.kl_weight or 1.0
-        return ((terms.guide[name] - terms.prior[name]) / weight).mean()[None]
+        return ((terms.guide[name] - terms.prior[name]) / terms.kl_divisor).mean()[None]

@@ -110,6 +110,11 @@ def test_hierarchies_and_convolutions():
     check_step(model, AmortizedGuide((1, 7, 5), guides.DiagonalNormal(2), encoder), objectives.ELBO(), 1, 7, 5)
 
 
+@pytest.mark.filterwarnings("ignore:No closed KL")
+def test_kl_terms_without_a_closed_form():
+    check_step(*pair("StudentT"), objectives.ELBO(2, kl="analytic"), 6)
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
