@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -39,16 +39,25 @@ def check_precision(precision: str | None) -> None:
 @contextmanager
 def at_precision(precision: str | None) -> Iterator[None]:
     """Let products of float32 matrices round their factors to TF32 where asked, and put torch's switch back."""
-    before = torch.get_float32_matmul_precision()
     rounding = _rounding.set(3e-2 if precision == "bf16" else 1e-3)
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
+    try:
+        with _tf32() if precision == "tf32" else nullcontext():
+            yield
+    finally:
+        _rounding.reset(rounding)
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    if getattr(torch.backends.cuda.matmul, "fp32_precision", "") == "tf32":
+        yield  # it is on, by torch's newer switch, with which the older one refuses to be mixed
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
-        _rounding.reset(rounding)
-        if precision == "tf32":
-            torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

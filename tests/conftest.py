@@ -36,6 +36,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def _gpu_only_where_asked_for(request):
+    """Where there is a GPU, device="auto" would take it, and tests would compare its tensors with the CPU's."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "device" not in request.fixturenames:
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+
+
 def _switches() -> dict[str, object]:
     return {
         "default dtype": torch.get_default_dtype(),

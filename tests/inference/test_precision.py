@@ -219,6 +219,19 @@ def test_tf32_is_torchs_switch_and_is_put_back():
     assert torch.get_float32_matmul_precision() == "highest"
 
 
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch has the older switch alone")
+@pytest.mark.parametrize("precision", [None, "bf16", "tf32"])
+def test_torchs_newer_switch_is_left_alone(precision):
+    switch = torch.backends.cuda.matmul
+    before, switch.fp32_precision = switch.fp32_precision, "tf32"
+    try:
+        quick(*make_pair(), PIXELS, precision=precision, epochs=1)
+        evidence(*make_pair(), PIXELS, 5, precision=precision, progress=False)
+        assert switch.fp32_precision == "tf32"
+    finally:
+        switch.fp32_precision = before
+
+
 def test_compiled_graphs_may_round_as_bfloat16_does_in_bfloat16_alone():
     left, right, wrong = (torch.tensor([1.0]),), (torch.tensor([1.01]),), (torch.tensor([1.1]),)
     assert not agree(left, right)
