@@ -230,7 +230,11 @@ def _normal(mean: Any, std: Any, *rest: Any, **options: Any) -> Tensor:
     return torch.empty(shape, dtype=mean.dtype, device=mean.device).normal_() * std + mean
 
 
-_UNASKED = {one_hot: _one_hot, torch.linalg.cholesky: _cholesky, torch.normal: _normal}
+_UNASKED: dict[Any, Callable[..., Tensor]] = {
+    one_hot: _one_hot,
+    torch.linalg.cholesky: _cholesky,
+    torch.normal: _normal,
+}
 """What looks at values before it goes on, so that a GPU is waited for, and what gives the same without a look."""
 
 

@@ -52,7 +52,7 @@ def doubly_reparameterised(objective: Objective, model: Program, guide: Program,
     counts = objective.chunks(len(args[0]))
     factors: list[list[Tensor]] = [[] for _ in counts]
     rescorers: dict[int, Rescorer] = {}
-    kl_weights: list[float] = []
+    kl_weights: list[float | Tensor] = []
 
     def tracer(chunk: int) -> Rescorer:
         return rescorers.setdefault(chunk, Rescorer(_with_factor(factors[chunk]), freeze=True))

@@ -15,6 +15,8 @@ Step = Callable[..., Tensor]
 Run = Callable[[], None]
 WARM_UP = 3
 """Steps before the capture: libraries set up their workspaces in them, and the optimizer its state."""
+WAITED = "called a synchronizing CUDA operation"
+"""What torch says of an operation that waits; its notice that this mode is a prototype has other words."""
 _broken: list[Any] = []
 """Captures that broke off: the allocator still asks them which memory is theirs, so that they have to stay."""
 
@@ -127,7 +129,7 @@ def waits(function: Run) -> str:
             function()
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    return "it waits for the GPU" if any("synchronizing" in str(w.message) for w in caught) else ""
+    return "it waits for the GPU" if any(WAITED in str(w.message) for w in caught) else ""
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:

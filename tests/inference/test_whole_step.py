@@ -11,7 +11,14 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 
 from pyro_vae.inference.training.compiled import fuse
-from pyro_vae.inference.training.whole_step import CannotCaptureError, WholeStep, host_settings, make_capturable
+from pyro_vae.inference.training.whole_step import (
+    WAITED,
+    CannotCaptureError,
+    WholeStep,
+    host_settings,
+    make_capturable,
+    waits,
+)
 
 adam = partial(torch.optim.Adam, lr=1e-3)
 LOSSES = [0.0, 1.0, 3.0, 6.0, 10.0, 15.0]
@@ -82,6 +89,22 @@ def test_an_optimizer_keeps_its_count_and_rate_on_the_device(device):
     assert float(rate) == pytest.approx(5e-4)
     assert optimizer.state[parameters[0]]["step"].device == parameters[0].device
     assert not make_capturable(torch.optim.SGD(parameters, 0.1))
+
+
+@pytest.mark.parametrize(("says", "reason"), [(WAITED, "it waits for the GPU"), ("something else", "")])
+def test_a_wait_is_noticed_by_torchs_debug_mode_which_is_put_back(monkeypatch, says, reason):
+    modes = [0]
+
+    def set_mode(mode):
+        if mode == "warn":
+            warnings.warn("Synchronization debug mode does not yet detect all synchronizing operations", stacklevel=2)
+        modes.append(mode)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    assert waits(lambda: warnings.warn(f"{says} (Triggered internally)", stacklevel=1)) == reason
+    assert modes == [0, "warn", 0]
 
 
 def test_a_momentum_that_a_scheduler_moves_is_seen():
