@@ -321,3 +321,12 @@ def test_precision_is_an_option_of_training_and_evaluation(folder, capsys):
     capsys.readouterr()
     assert main(["train", *settings, "--precision", "fp8"]) == 2
     assert "precision" in capsys.readouterr().err
+
+
+def test_the_trial_of_a_pair_runs_on_the_device_of_its_programs(folder, capsys, monkeypatch):
+    def seen(model, guide, args):
+        raise ValueError(f"tried on {args[0].device}, programs on {next(model.parameters()).device}")
+
+    monkeypatch.setattr(cli, "check_proposal", seen)
+    assert train_bits("--device", "meta") == 2
+    assert "tried on meta, programs on meta" in capsys.readouterr().err

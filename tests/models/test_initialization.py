@@ -11,7 +11,9 @@ from pyro import distributions as dist
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_vae.models import VAE, deconv, likelihoods, mlp, priors, start_at_data
+from pyro_vae.inference.programs import unvalidated
+from pyro_vae.models import VAE, ConditionalVAE, deconv, likelihoods, mlp, priors, start_at_data
+from pyro_vae.models.initialization import _last_affine_layer
 
 N, P = 80, 6  # few enough entries for the pool of pseudo-data to hold each of them once
 
@@ -226,3 +228,11 @@ def test_a_scale_far_from_that_of_the_data_is_found():
     start_at_data(model, x)
     # The maximum is known: scale^2 is the mean of x^2, that of 200 data and one pseudo-datum alike.
     torch.testing.assert_close(model.decoder.layers[-1].bias.exp(), x.square().mean(0).sqrt(), rtol=1e-3, atol=0.0)
+
+
+def test_the_probe_runs_where_the_model_is():
+    model = ConditionalVAE(priors.StandardNormal(2), likelihoods.Bernoulli(4), mlp((5,)), num_classes=3).to("meta")
+    with unvalidated():
+        name, decoder_input = _last_affine_layer(model, model.decoder, (torch.ones(1, 4), torch.tensor([1])))
+    assert name == "layers.2"
+    assert decoder_input.device.type == "meta"
