@@ -13,7 +13,8 @@ aten = torch.ops.aten
 Node = Any  # fx's own type lets arguments be anything, and each would have to be asked what it is
 MANY = 30_000_000
 """Multiplications of a matrix product from which oneDNN's own start no longer counts against its faster kernels."""
-FUSED: dict[Any, str] = {aten.tanh.default: "tanh", aten.relu.default: "relu", aten.sigmoid.default: "sigmoid"}
+FUSED: dict[Any, str] = {aten.tanh.default: "tanh", aten.sigmoid.default: "sigmoid"}
+"""Activations that oneDNN takes with a product. Its relu makes 0 of NaN, and saves nothing."""
 VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
@@ -63,19 +64,19 @@ def _sum_of_log_bernoullis(graph: Graph, total: Node) -> None:
 
     flat, dims = total.args[:2]
     neg = flat.args[0] if flat.target in VIEWS else flat
-    if neg.target is not aten.neg.default or len(total.args) > 2 or dims != [-1]:
+    if neg.target is not aten.neg.default or len(total.args) > 2 or total.kwargs or dims != [-1]:
         return
     bce = neg.args[0]
     only = all(len(node.users) == 1 for node in {flat, neg, bce})
     if bce.target is not aten.binary_cross_entropy_with_logits.default or bce.args[2:] != (None, None, 0) or not only:
         return
     shape, inputs = flat.meta["val"].shape, [arg.meta["val"] for arg in bce.args[:2]]
-    exact = inputs[0].dtype in (torch.float32, torch.float64)
+    exact = inputs[0].dtype is inputs[1].dtype and inputs[0].dtype in (torch.float32, torch.float64)
     if inputs[0].device.type != "cpu" or not exact or _columns(shape[-1]) == shape[-1]:
         return
-    example = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in inputs]
+    example = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device="meta") for v in inputs]
     recorded = make_fx(lambda *args: sum_of_log_bernoullis(*(arg.reshape(shape) for arg in args)))(*example)
-    with graph.inserting_before(total):
+    with graph.inserting_before(bce):  # where both are what they were, should something overwrite them later
         total.replace_all_uses_with(_copied(graph, recorded.graph, bce.args[:2]))
 
 
@@ -93,7 +94,7 @@ def _copied(graph: Graph, part: Graph, inputs: tuple[Any, ...]) -> Node:
 def _layer(graph: GraphModule, node: Node) -> None:
     """Exchange b + x W for oneDNN's product, with the activation that is its only use, reshaped or not."""
     bias, x, weight = node.args
-    if not _worthwhile(graph, x, weight) or _value(graph, bias).dim() != 1:
+    if not _worthwhile(graph, x, weight) or not _is_row(_value(graph, bias), _value(graph, weight)):
         return
     last = _only_user(node)
     if last is not None and last.target in VIEWS:
@@ -127,6 +128,11 @@ def _worthwhile(graph: GraphModule, x: Node, weight: Node) -> bool:
     simple = left.device.type == "cpu" and left.dtype is right.dtype is torch.float32 and left.stride(-1) == 1
     onednn = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
     return simple and onednn and left.numel() * right.shape[-1] >= MANY
+
+
+def _is_row(bias: Tensor, weight: Tensor) -> bool:
+    """Say whether oneDNN takes a bias: it reads one number a column, one after another, whatever the strides say."""
+    return bias.shape == weight.shape[-1:] and bias.is_contiguous()
 
 
 def _value(graph: GraphModule, node: Node) -> Tensor:

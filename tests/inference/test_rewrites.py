@@ -73,6 +73,7 @@ def test_a_gradient_through_it_stays():
         pytest.param(lambda a, x: (Bernoulli(logits=a).log_prob(x).sum(0),), id="sums over data"),
         pytest.param(lambda a, x: ((p := Bernoulli(logits=a).log_prob(x)).sum(-1), p.exp()), id="single terms used"),
         pytest.param(lambda a, x: (nn.functional.binary_cross_entropy_with_logits(a, x),), id="a mean"),
+        pytest.param(lambda a, x: (Bernoulli(logits=a).log_prob(x).sum(-1, keepdim=True),), id="a dimension kept"),
         pytest.param(
             lambda a, x: (-nn.functional.binary_cross_entropy_with_logits(a, x, x, reduction="none").sum(-1),),
             id="weights",
@@ -84,6 +85,46 @@ def test_other_sums_stay(function):
     assert "aten.prod.dim_int" not in operations
 
 
+@pytest.mark.parametrize(
+    ("logits", "x", "dtype"),
+    [
+        (torch.float32, torch.float32, torch.float64),
+        (torch.float64, torch.float32, None),
+        (torch.float32, torch.float64, None),
+    ],
+)
+def test_sums_of_two_precisions_stay(logits, x, dtype):
+    example = torch.randn(5, 64, dtype=logits), torch.rand(5, 64).round().to(x)
+    operations = rewritten(lambda a, x: (Bernoulli(logits=a).log_prob(x).sum(-1, dtype=dtype),), *example)
+    assert "aten.log1p.default" not in operations
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        pytest.param(lambda logits, x: (logits.permute(0, 2, 3, 1), x), id="channels last"),
+        pytest.param(lambda logits, x: (logits[:, :, :1], x), id="shared logits"),
+        pytest.param(lambda logits, x: (logits, x[:, :, :1]), id="shared data"),
+    ],
+)
+def test_any_layout_is_flattened(of):
+    example = torch.randn(5, 4, 4, 4), torch.rand(5, 4, 4, 4).round()
+    assert "aten.log1p.default" in rewritten(lambda *args: bernoulli(*of(*args), (5, -1)), *example)
+
+
+def test_logits_and_data_are_read_before_they_are_overwritten():
+    def overwriting(logits, x):
+        logits, x = logits.clone(), x.clone()
+        each = Bernoulli(logits=logits).log_prob(x)
+        return each, logits.mul_(2), x.zero_()
+
+    def summed(logits, x):
+        each, *_ = overwriting(logits, x)
+        return (each.sum(-1),)
+
+    assert "aten.log1p.default" in rewritten(summed, torch.randn(5, 64), torch.rand(5, 64).round())
+
+
 @needs_onednn
 @pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU(), nn.Sigmoid(), nn.ELU(), nn.Identity()])
 @pytest.mark.parametrize("shape", [(ROWS,), (4, ROWS // 4)])
@@ -91,7 +132,17 @@ def test_a_large_layer_is_one_operation(activation, shape):
     layer = nn.Linear(WIDTH, WIDTH)
     operations = rewritten(lambda x: (activation(layer(x)),), torch.randn(*shape, WIDTH))
     assert "pyro_vae.linear.default" in operations
-    assert not {"aten.addmm.default", "aten.tanh.default", "aten.relu.default", "aten.sigmoid.default"} & {*operations}
+    assert not {"aten.addmm.default", "aten.tanh.default", "aten.sigmoid.default"} & {*operations}
+
+
+@needs_onednn
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU(), nn.Sigmoid()])
+def test_what_is_no_number_stays_so(activation):
+    layer, x = nn.Linear(WIDTH, WIDTH), torch.randn(ROWS, WIDTH)
+    x[0, 0] = torch.nan
+    graph = record(lambda x: (activation(layer(x)),), x)
+    rewrite(graph)
+    assert graph(x)[0][0].isnan().all()
 
 
 @needs_onednn
@@ -137,6 +188,19 @@ def test_what_is_used_before_the_activation_is_kept(function):
             lambda x: torch.addmm(torch.ones(ROWS, WIDTH), x, torch.ones(WIDTH, WIDTH)),
             torch.randn(ROWS, WIDTH),
             id="a matrix added",
+        ),
+        pytest.param(
+            lambda x: torch.addmm(torch.ones(1), x, torch.ones(WIDTH, WIDTH)), torch.randn(ROWS, WIDTH), id="one bias"
+        ),
+        pytest.param(
+            lambda x: torch.addmm(torch.ones(1).expand(WIDTH), x, torch.ones(WIDTH, WIDTH)),
+            torch.randn(ROWS, WIDTH),
+            id="one bias for all",
+        ),
+        pytest.param(
+            lambda x: torch.addmm(torch.arange(2.0 * WIDTH)[::2], x, torch.ones(WIDTH, WIDTH)),
+            torch.randn(ROWS, WIDTH),
+            id="every other bias",
         ),
     ],
 )
