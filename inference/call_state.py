@@ -109,7 +109,8 @@ def compile_programs(
     Raises:
         CannotCompileError: if so, or as ``compiled`` does. Buffers, attributes and parameters are then as before.
     """
-    with state_kept(modules_of_both(model, guide)) as attributes:
+    modules = modules_of_both(model, guide)
+    with state_kept(modules) as attributes:
         with _no_other_noise(), fork_rng(example[0].device), _store_unchanged():
             try:
                 function(*example)
@@ -119,7 +120,7 @@ def compile_programs(
             raise CannotCompileError(
                 f"a program sets {name!r} anew in each call; keep it in a buffer, changed in place"
             )
-        return compiled(function, example, other, most_operations)
+        return compiled(function, example, other, most_operations, lambda: state_kept(modules))
 
 
 @contextmanager

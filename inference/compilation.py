@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pyro.util
@@ -73,7 +73,11 @@ def record(function: Function, *example: Tensor) -> GraphModule:
 
 
 def compiled(
-    function: Function, example: tuple[Tensor, ...], other: tuple[Tensor, ...], most_operations: float = math.inf
+    function: Function,
+    example: tuple[Tensor, ...],
+    other: tuple[Tensor, ...],
+    most_operations: float = math.inf,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Function:
     """Return a compiled function of the same values and the same random numbers, for inputs of the example's shapes.
 
@@ -82,6 +86,7 @@ def compiled(
         example: its arguments.
         other: further arguments, on which the compiled function is compared with the function as it is.
         most_operations: how many operations are worth compiling; the time that it takes is about proportional.
+        around: surrounds each of the runs that are compared, to put back what they change.
 
     Raises:
         CannotCompileError: if it cannot be recorded or compiled, or has other values then.
@@ -95,7 +100,7 @@ def compiled(
                 raise NotWorthwhileError(f"{len(graph.graph.nodes)} operations take longer to compile than it saves")
             rewrite(graph)
             fast = torch.no_grad()(torch.compile(graph, options=_options()))
-            differs = not agree(*(_at_fixed_noise(f, other) for f in (fast, function)))
+            differs = not agree(*(_at_fixed_noise(f, other, around) for f in (fast, function)))
     except CannotCompileError:
         raise
     except Exception as error:  # whatever Python that cannot be recorded, or a compiler that is not there, raises
@@ -173,8 +178,10 @@ def _largest(values: Tensor) -> float:
     return float(values.abs().nan_to_num(0.0, 0.0, 0.0).max()) if values.numel() else 0.0
 
 
-def _at_fixed_noise(function: Function, args: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-    with fork_rng(args[0].device, 0):
+def _at_fixed_noise(
+    function: Function, args: tuple[Tensor, ...], around: Callable[[], AbstractContextManager[object]]
+) -> tuple[Tensor | None, ...]:
+    with around(), fork_rng(args[0].device, 0):
         return function(*args)
 
 

@@ -97,7 +97,14 @@ def _in_place(self, z):
     return self.net(z - self.mean)
 
 
-@pytest.mark.parametrize("logits", [_shared, _turned, _empty, _in_place])
+def _in_place_and_used(self, z):
+    """Each call depends on those before, as in spectral normalisation, which iterates once in each."""
+    if self.training:
+        self.mean.mul_(0.5).add_(0.5 * z.detach().mean(0))
+    return self.net(z - self.mean)
+
+
+@pytest.mark.parametrize("logits", [_shared, _turned, _empty, _in_place, _in_place_and_used])
 @pytest.mark.parametrize("optimizer", [FASTER, partial(torch.optim.SGD, lr=0.1, momentum=0.9)])
 def test_compiled_runs_are_the_eager_ones(logits, optimizer):
     settings = {"clip_norm": 0.05, "optimizer": optimizer, "valid": PIXELS[:20]}
