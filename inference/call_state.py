@@ -14,8 +14,9 @@ import torch
 from pyro import get_param_store
 from torch import Tensor, nn
 
-from pyro_vae.inference.compilation import CannotCompileError, Function, compiled
+from pyro_vae.inference.compilation import compiled
 from pyro_vae.inference.programs import Program, fork_rng, modules_of_both
+from pyro_vae.inference.records import CannotCompileError, Function
 
 Plain = bool | int | float | str
 

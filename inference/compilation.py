@@ -1,34 +1,20 @@
-"""Functions of tensors recorded as graphs of tensor operations, free of the Python that built them, and compiled."""
+"""Functions of tensors compiled from a record of them, and compared with the functions as they are."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import pyro.util
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
-from torch.fx import GraphModule, Node
-from torch.nn.functional import one_hot
-from torch.overrides import TorchFunctionMode
 
 from pyro_vae.inference.precision import rounding
 from pyro_vae.inference.programs import fork_rng, unvalidated
+from pyro_vae.inference.records import REASONS, CannotCompileError, Function, record
 from pyro_vae.inference.rewrites import rewrite
-
-Function = Callable[..., tuple[Tensor | None, ...]]
-REASONS = {
-    "tracing tensor": "a program reads the value of a tensor in Python, as .item() and `if tensor:` do",
-    "data-dependent": "the shapes or the control flow of a program depend on the values of tensors",
-    "dynamic shape": "the shapes or the control flow of a program depend on the values of tensors",
-    "C++ compiler": "there is no C++ compiler; install one, such as g++, or name it in the variable CXX",
-    "triton": "there is no working Triton, which compiles for the GPU",
-}
-"""What errors of the compiler mean, by a part of their message."""
 
 
 def check_compile(setting: bool | str) -> None:
@@ -42,34 +28,8 @@ def layout(inputs: tuple[Tensor, ...]) -> list[tuple[torch.Size, torch.dtype, tu
     return [(arg.shape, arg.dtype, arg.stride()) for arg in inputs]
 
 
-class CannotCompileError(Exception):
-    """A function that has to run as it is; the message is the reason, in one line."""
-
-
 class NotWorthwhileError(CannotCompileError):
     """A function whose compilation would take longer than it saves."""
-
-
-def record(function: Function, *example: Tensor) -> GraphModule:
-    """Return the tensor operations of a function at an example, gradients that it takes included, as a graph.
-
-    Parameters and buffers that the function reaches by itself are part of the graph by reference, so that it sees
-    what they become. Numbers that the function reads from tensors alone to compute with, as Pyro's objectives do,
-    stay tensors.
-
-    Args:
-        function: takes tensors and returns tensors, with None for those that there are not.
-        example: its arguments.
-    """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    with unvalidated(), _without_questions(), fork_rng(example[0].device):
-        graph = make_fx(lambda *args: function(*args))(*example)
-    _refuse_dynamic_shapes(graph)
-    _refuse_noise_elsewhere(graph, example[0].device)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
 
 
 def compiled(
@@ -108,39 +68,6 @@ def compiled(
     if differs:
         raise CannotCompileError("its record has other values at other data: the program acts on more than tensors")
     return fast
-
-
-def _refuse_dynamic_shapes(graph: GraphModule) -> None:
-    """Refuse what selects by value: sizes that Python read from the selection are those of the example."""
-    for node in graph.graph.nodes:
-        tags = getattr(node.target, "tags", ())
-        if torch.Tag.dynamic_output_shape not in tags:
-            continue
-        indices = [i.meta.get("val") for i in node.args[1] if i is not None] if "index" in str(node.target) else None
-        chosen = indices is None or any(i is None or i.dtype in (torch.bool, torch.uint8) for i in indices)
-        if chosen and _reaches_values([i for i in node.args[1] if i is not None] if indices else [node]):
-            raise CannotCompileError(REASONS["data-dependent"])
-
-
-def _refuse_noise_elsewhere(graph: GraphModule, device: torch.device) -> None:
-    """Refuse random numbers that the CPU draws for a GPU: a replayed graph would have the same ones each time."""
-    for node in graph.graph.nodes:
-        drawn = node.meta.get("val")
-        seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if seeded and isinstance(drawn, Tensor) and drawn.device != device:
-            raise CannotCompileError(f"a program draws random numbers on {drawn.device} for data on {device}")
-
-
-def _reaches_values(nodes: list[Node]) -> bool:
-    """Say whether what nodes return depends on inputs or parameters, as that of ``arange`` alone does not."""
-    seen: set[Node] = set()
-    while nodes:
-        node = nodes.pop()
-        if node.op in ("placeholder", "get_attr"):
-            return True
-        nodes += [n for n in node.all_input_nodes if n not in seen]
-        seen.update(node.all_input_nodes)
-    return False
 
 
 def _options() -> dict[str, Any]:
@@ -190,84 +117,3 @@ def _reason(error: Exception) -> str:
     known = next((reason for part, reason in REASONS.items() if part in text), None)
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "backend=" not in line]
     return known or (lines or [type(error).__name__])[0][:200]
-
-
-_NUMBERS = {getattr(Tensor, f"__{name}__") for name in ("bool", "float", "int", "index", "complex")}
-_ARRAYS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
-
-
-class _KeepTensors(TorchFunctionMode):
-    """Runs what asks for values without asking.
-
-    ``.item()`` returns the tensor itself: arithmetic goes on with it, and a Python condition on it fails. So does a
-    number made of a parameter or a buffer, which torch would take for a constant. ``one_hot`` of so many classes
-    does not look whether there are as many, ``normal`` not at the signs of scales, and the Cholesky factor of a
-    matrix that has none is NaN.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.Tensor.item:
-            return args[0].detach()
-        if func in _NUMBERS:
-            return func(args[0].detach())
-        if func in _ARRAYS:  # torch reads the memory then, and no record shows it
-            raise CannotCompileError(REASONS["tracing tensor"])
-        if (unasked := _UNASKED.get(func)) is not None:
-            return unasked(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
-    if num_classes < 1:
-        return one_hot(index, num_classes)
-    return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).long()
-
-
-def _cholesky(matrix: Tensor, **options: Any) -> Tensor:
-    factor, failure = torch.linalg.cholesky_ex(matrix, **options)
-    return torch.where(failure[..., None, None] == 0, factor, math.nan)
-
-
-def _normal(mean: Any, std: Any, *rest: Any, **options: Any) -> Tensor:
-    if not isinstance(mean, Tensor) or not isinstance(std, Tensor) or rest or options:
-        return torch.normal(mean, std, *rest, **options)
-    shape = torch.broadcast_shapes(mean.shape, std.shape)
-    return torch.empty(shape, dtype=mean.dtype, device=mean.device).normal_() * std + mean
-
-
-_UNASKED: dict[Any, Callable[..., Tensor]] = {
-    one_hot: _one_hot,
-    torch.linalg.cholesky: _cholesky,
-    torch.normal: _normal,
-}
-"""What looks at values before it goes on, so that a GPU is waited for, and what gives the same without a look."""
-
-
-@contextmanager
-def _without_questions() -> Iterator[None]:
-    """Let Pyro's objectives run without a look at values: their sums stay tensors, and warnings of NaN wait."""
-
-    def never(value: Any) -> bool:
-        return False
-
-    def unseen(fn: Distribution, value: Tensor) -> None:
-        """Take a value unseen, also of a distribution that was made when arguments were checked."""
-
-    looks = _replaced(pyro.util, torch_isnan=never, torch_isinf=never)
-    with _KeepTensors(), looks, _replaced(Distribution, _validate_sample=unseen):
-        yield
-
-
-@contextmanager
-def _replaced(owner: Any, **values: Any) -> Iterator[None]:
-    """Give an object other attributes for the while."""
-    before = {name: getattr(owner, name) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(owner, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(owner, name, value)

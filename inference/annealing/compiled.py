@@ -9,7 +9,8 @@ from torch import Tensor
 from pyro_vae.inference.annealing.hmc import Target
 from pyro_vae.inference.annealing.unconstrained import Args
 from pyro_vae.inference.call_state import compile_programs
-from pyro_vae.inference.compilation import CannotCompileError, layout
+from pyro_vae.inference.compilation import layout
+from pyro_vae.inference.records import CannotCompileError
 
 if TYPE_CHECKING:
     from pyro_vae.inference.annealing.paths import Path

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.compilation import record
+from pyro_vae.inference.records import record
 
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 WORTHWHILE = 300

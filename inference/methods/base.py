@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.compilation import CannotCompileError
 from pyro_vae.inference.programs import Program
+from pyro_vae.inference.records import CannotCompileError
 from pyro_vae.inference.scoring.streaming import WeightStream
 
 Args = tuple[Tensor, ...]

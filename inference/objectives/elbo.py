@@ -62,7 +62,7 @@ class ELBO(Objective):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__(num_particles, gradient, chunk_size)
-        if not beta >= 0:
+        if isinstance(beta, str) or not beta >= 0:
             raise ValueError(f"Expected beta >= 0; got {beta!r}.")
         if kl not in ("mc", "analytic"):
             raise ValueError(f'Expected kl="mc" or "analytic"; got {kl!r}.')

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 
-from pyro_vae.inference.compilation import CannotCompileError
 from pyro_vae.inference.methods import Method
 from pyro_vae.inference.methods.base import Args, Pair
+from pyro_vae.inference.records import CannotCompileError
 
 WORTHWHILE = 10_000_000
 """Rounds of work that pay for compilation: about 3 s are saved on a million of a small network, and 15 s spent."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.inference.call_state import Attributes, compile_programs, state_kept
-from pyro_vae.inference.compilation import CannotCompileError, Function, NotWorthwhileError, agree, layout
+from pyro_vae.inference.compilation import NotWorthwhileError, agree, layout
 from pyro_vae.inference.programs import fork_rng, modules_of_both, training_mode
+from pyro_vae.inference.records import CannotCompileError, Function
 from pyro_vae.inference.training.update import Update, fuse, owned
 from pyro_vae.inference.training.whole_step import WholeStep, host_settings, make_capturable
 

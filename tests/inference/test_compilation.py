@@ -18,8 +18,9 @@ from torch import nn
 
 from pyro_vae.inference import AmortizedGuide, evidence, guides, methods, objectives
 from pyro_vae.inference.call_state import compile_programs
-from pyro_vae.inference.compilation import CannotCompileError, agree, compiled, record
+from pyro_vae.inference.compilation import agree, compiled
 from pyro_vae.inference.programs import fork_rng
+from pyro_vae.inference.records import CannotCompileError, record
 from pyro_vae.inference.scoring import compiled as scoring
 from pyro_vae.inference.training import compiled as training
 from pyro_vae.inference.training.steps import Stepper

@@ -21,8 +21,8 @@ from test_svi_and_fit import OBJECTIVES, STOCK
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.inference import AmortizedGuide, guides, objectives
-from pyro_vae.inference.compilation import _without_questions
 from pyro_vae.inference.programs import unvalidated
+from pyro_vae.inference.records import _without_questions
 from pyro_vae.inference.training.steps import Stepper
 from pyro_vae.models import VAE, conv, deconv, likelihoods, mlp, priors
 

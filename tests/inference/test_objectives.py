@@ -138,6 +138,7 @@ def test_discrete_guide_is_refused_with_an_alternative(objective):
     [
         (lambda: objectives.IWAE(0), "Expected num_particles to be an integer >= 1; got 0"),
         (lambda: objectives.ELBO(beta=-1.0), "Expected beta >= 0; got -1.0"),
+        (lambda: objectives.ELBO(beta="stl"), "Expected beta >= 0; got 'stl'"),
     ],
 )
 def test_settings_are_checked(build, message):

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli
 
-from pyro_vae.inference.compilation import agree, compiled, record
+from pyro_vae.inference.compilation import agree, compiled
+from pyro_vae.inference.records import record
 from pyro_vae.inference.rewrites import MANY, rewrite, sum_of_log_bernoullis
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
