@@ -16,7 +16,7 @@ from pyro_vae.inference.call_state import Attributes, compile_programs, state_ke
 from pyro_vae.inference.compilation import NotWorthwhileError, agree, layout
 from pyro_vae.inference.programs import fork_rng, modules_of_both, training_mode
 from pyro_vae.inference.records import CannotCompileError, Function
-from pyro_vae.inference.training.update import Update, fuse, owned
+from pyro_vae.inference.training.update import Update, foreign, fuse
 from pyro_vae.inference.training.whole_step import WholeStep, host_settings, make_capturable
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class CompiledStep:
         self._graph = compile_programs(*programs, self._gradient, inputs, others, most_operations)
         self._modules = modules_of_both(*programs)
         self._attributes = Attributes(self._modules)
+        self._foreign: list[int] | None = None
+        stepper.optimizer.zero_grad()
         fuse(stepper.optimizer)
         self._take_step = Update(stepper.optimizer)
         self._step: Callable[..., Tensor] = self._update
@@ -150,7 +152,11 @@ class CompiledStep:
     def _update(self, *inputs: Tensor) -> Tensor:
         loss, *gradients = self._graph(*inputs)
         assert loss is not None  # the graph returns what ``gradient`` returns
-        for parameter, gradient in zip(self._parameters, owned(gradients, self._parameters), strict=True):
+        if self._foreign is None:
+            self._foreign = foreign(gradients, self._parameters)
+        for i, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):
+            if gradient is not None and i in self._foreign:
+                gradient = torch.empty_like(parameter).copy_(gradient)
             parameter.grad = gradient
         self._stepper.update(self._take_step)
         return loss

@@ -51,13 +51,15 @@ class Stepper:
 
     def step(self, batch: Batch, beta: float = 1.0) -> Tensor | float:
         """Take one step with this weight of the KL term and return the loss before it, in nats per datum."""
-        self.optimizer.zero_grad()
         self.kl.beta = beta
         if self.compiled is not None and self.compiled.fits(batch) and self._still_holds(self.compiled, batch, beta):
             return self.compiled(batch, beta)
+        self.optimizer.zero_grad()
         with self.kl:
             loss = self._loss_and_grads(batch)
         self.update()
+        if self.compiled is not None:
+            self.optimizer.zero_grad()  # its next step sets the gradients of its own parameters alone
         return loss
 
     def update(self, take_step: Callable[[], object] | None = None) -> None:

@@ -29,19 +29,19 @@ def fuse(optimizer: Optimizer) -> None:
                 group["fused"] = True
 
 
-def owned(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return gradients as ``backward`` leaves them: each in its own memory, laid out as its parameter is.
+def foreign(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[int]:
+    """Return which gradients are not as ``backward`` leaves them: each in its own memory, laid out as its parameter is.
 
-    Clipping changes them in place, and a fused step reads both in the order of memory.
+    Clipping changes them in place, and a fused step reads both in the order of memory. Which they are is the same in
+    every run of a compiled graph.
     """
     taken = {p.data_ptr() for p in parameters}
-    result: list[Tensor | None] = []
-    for gradient, parameter in zip(gradients, parameters, strict=True):
+    result = []
+    for i, (gradient, parameter) in enumerate(zip(gradients, parameters, strict=True)):
         if gradient is not None:
             if gradient.data_ptr() in taken or gradient.stride() != parameter.stride():
-                gradient = torch.empty_like(parameter).copy_(gradient)
+                result.append(i)
             taken.add(gradient.data_ptr())
-        result.append(gradient)
     return result
 
 

@@ -127,8 +127,15 @@ def _late(self, z):
     return self.net(z) + pyro.param(f"shift_{len(z)}", lambda: torch.randn(6))
 
 
-def test_a_parameter_of_minibatches_of_another_size_is_trained():
-    runs_of(_late, batch_size=25)
+def _of_short_minibatches(self, z):
+    return self.net(z) + (pyro.param("shift", lambda: torch.randn(6)) if len(z) == 10 else 0)
+
+
+@pytest.mark.parametrize("optimizer", [FASTER, partial(torch.optim.SGD, lr=0.1)])
+@pytest.mark.parametrize("logits", [_late, _of_short_minibatches])
+def test_a_parameter_of_minibatches_of_another_size_is_trained_by_them_alone(logits, optimizer):
+    execution = runs_of(logits, batch_size=25, optimizer=optimizer)
+    assert execution.startswith("eager" if logits is _late else "compiled")
 
 
 def _replaced(self, z):
