@@ -76,7 +76,11 @@ def _options() -> dict[str, Any]:
     Callers see to it that shapes are those of the example; a graph has nothing else that could change. What the
     processor says of its vector instructions is taken on trust: to build a library with each takes seconds.
     """
-    options: dict[str, Any] = {"fallback_random": True, "cpp.vec_isa_ok": True}
+    from torch._inductor import list_options
+
+    options: dict[str, Any] = {"fallback_random": True}
+    if "cpp.vec_isa_ok" in list_options():
+        options["cpp.vec_isa_ok"] = True
     if hasattr(torch.compiler, "skip_all_guards_unsafe"):
         options["guard_filter_fn"] = torch.compiler.skip_all_guards_unsafe
     return options
