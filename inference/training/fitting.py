@@ -105,12 +105,13 @@ def fit(
         seed: seed of everything random in training; the global generator is left as it was.
         device: "auto" (a GPU where there is one), or a torch device.
         compile: True compiles loss and gradient of a minibatch as one graph, which gives the same numbers up to
-            rounding, and takes the optimizer's fused step; on a GPU all of a step becomes one CUDA graph, where loss
-            and optimizer (one with ``capturable``, such as Adam) do not wait for the GPU. False runs the programs as
-            they are; "auto" compiles runs of at least 10,000 steps, or as many particles in fewer steps, and of more
-            for large programs. Programs that cannot be compiled, such as those whose control flow depends on values,
-            run as they are, and a warning says why; so does a last minibatch of another size, and with "auto" an
-            objective that has its particles in chunks.
+            rounding in each step (many steps of a bound with several particles amplify it, as they do what two
+            machines round differently), and takes the optimizer's fused step; on a GPU all of a step becomes one
+            CUDA graph, where loss and optimizer (one with ``capturable``, such as Adam) do not wait for the GPU.
+            False runs the programs as they are; "auto" compiles runs of at least 10,000 steps, or as many particles
+            in fewer steps, and of more for very large programs. Programs that cannot be compiled, such as those whose
+            control flow depends on values, run as they are, and a warning says why; so does a last minibatch of
+            another size, and with "auto" an objective that has its particles in chunks.
         precision: None for that of the parameters, but for convolutions, which torch runs in TF32 on a GPU unless
             ``torch.backends.cudnn`` says otherwise; "tf32" lets a GPU round the factors of float32 products to 10 bits,
             by torch's switch, for the while; "bf16" runs linear and convolutional layers of the programs in bfloat16,
