@@ -76,19 +76,9 @@ def _sum_of_log_bernoullis(graph: Graph, total: Node) -> None:
         return
     example = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device="meta") for v in inputs]
     recorded = make_fx(lambda *args: sum_of_log_bernoullis(*(arg.reshape(shape) for arg in args)))(*example)
+    given = dict(zip(recorded.graph.find_nodes(op="placeholder"), bce.args[:2], strict=True))
     with graph.inserting_before(bce):  # where both are what they were, should something overwrite them later
-        total.replace_all_uses_with(_copied(graph, recorded.graph, bce.args[:2]))
-
-
-def _copied(graph: Graph, part: Graph, inputs: tuple[Any, ...]) -> Node:
-    """Copy another graph's operations and return its only output."""
-    given = iter(inputs)
-    place: dict[Node, Node] = {}
-    for node in part.nodes:
-        if node.op == "output":
-            return place[node.args[0][0] if isinstance(node.args[0], tuple) else node.args[0]]
-        place[node] = next(given) if node.op == "placeholder" else graph.node_copy(node, place.__getitem__)
-    raise AssertionError("a graph without an output")
+        total.replace_all_uses_with(graph.graph_copy(recorded.graph, given))
 
 
 def _layer(graph: GraphModule, node: Node) -> None:
