@@ -160,7 +160,7 @@ def _no_other_noise() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is users' programs that draw
     try:
         yield
-        drawn = random.getstate() != python or pickle.dumps(np.random.get_state()) != pickle.dumps(numpy)  # noqa: NPY002
+        drawn = random.getstate() != python or pickle.dumps(np.random.get_state()) != pickle.dumps(numpy)  # noqa: NPY002 - likewise
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002

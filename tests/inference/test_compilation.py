@@ -178,10 +178,9 @@ def test_auto_leaves_large_programs_alone(monkeypatch, recorded_only):
 
 def test_the_validation_bound_is_compiled_after_many(monkeypatch, recorded_only):
     monkeypatch.setattr(training, "LOSSES_FIRST", 4)
-    bounds = []
+    bounds, made = [], []
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: made.append(1) or graph)
     for compile in (False, True):
-        made = []
-        monkeypatch.setattr(torch, "compile", lambda graph, **options: made.append(1) or graph)  # noqa: B023
         result = quick(*make_pair(), PIXELS, valid=PIXELS[:50], epochs=4, compile=compile)
         bounds.append([row["valid_bound"] for row in result.history])
     assert len(made) == 2  # the step, and then the loss at its second minibatch of the second epoch
