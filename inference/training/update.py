@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
-from torch.optim.adam import adam
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-SETTINGS = ("amsgrad", "maximize", "eps", "weight_decay", "lr", "decoupled_weight_decay")
+SETTINGS = ("amsgrad", "maximize", "eps", "weight_decay", "lr")
+"""What the kernel is told of a group besides betas, each time, since schedules change it."""
 
 
 def fuse(optimizer: Optimizer) -> None:
@@ -48,8 +48,9 @@ def foreign(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) ->
 class Update:
     """An optimizer's step, for gradients of the same parameters each time.
 
-    Adam and AdamW, once fused, are taken in torch's functional form: they look up, group and announce their tensors
-    in every step, which for a small network takes as long as the arithmetic.
+    Adam and AdamW, once fused, are taken by torch's kernel alone, bit for bit the same: the optimizer looks up, groups
+    and announces its tensors in every step and counts for each of them, which for a small network takes longer than
+    the arithmetic.
 
     Args:
         optimizer: whose step; its state may be replaced in place only.
@@ -57,31 +58,56 @@ class Update:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._groups: list[tuple[dict[str, Any], list[list[Tensor]]]] | None = None
+        self._kernels: list[_AdamKernel] | None = None
 
     @torch.no_grad()
     def __call__(self) -> None:
         """Take the step for the gradients that the parameters have."""
-        if self._groups is None:
-            self._optimizer.step()  # which sets up the state
-            if all(_is_plain_adam(self._optimizer, group) for group in self._optimizer.param_groups):
-                self._groups = [(group, self._tensors(group)) for group in self._optimizer.param_groups]
+        if self._kernels is not None:
+            for kernel in self._kernels:
+                kernel()
             return
-        for group, (params, means, squares, steps) in self._groups:
-            gradients: list[Any] = [p.grad for p in params]
-            (beta1, beta2), settings = group["betas"], {name: group[name] for name in SETTINGS}
-            adam(params, gradients, means, squares, [], steps, fused=True, beta1=beta1, beta2=beta2, **settings)
+        self._optimizer.step()  # which sets up the state
+        if all(_is_plain_adam(self._optimizer, group) for group in self._optimizer.param_groups):
+            self._kernels = list(self._by_dtype())
 
-    def _tensors(self, group: dict[str, Any]) -> list[list[Tensor]]:
-        params = [p for p in group["params"] if p.grad is not None]
-        state = [self._optimizer.state[p] for p in params]
-        return [params, *([s[name] for s in state] for name in ("exp_avg", "exp_avg_sq", "step"))]
+    def _by_dtype(self) -> Iterator[_AdamKernel]:
+        """Yield what the kernel takes at once: parameters of one group and one dtype."""
+        for group in self._optimizer.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            for dtype in {p.dtype for p in params}:
+                yield _AdamKernel(self._optimizer, group, [p for p in params if p.dtype is dtype])
+
+
+class _AdamKernel:
+    """Torch's kernel of Adam, or of AdamW, for some parameters of a group; their counts become parts of one tensor."""
+
+    def __init__(self, optimizer: Optimizer, group: dict[str, Any], params: list[Tensor]) -> None:
+        self._group, self._params = group, params
+        states = [optimizer.state[p] for p in params]
+        self._counts = torch.stack([state["step"] for state in states])
+        for state, count in zip(states, self._counts, strict=True):
+            state["step"] = count
+        self._moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")]
+        self._steps = [state["step"] for state in states]
+        self._kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+
+    def __call__(self) -> None:
+        self._counts += 1
+        gradients: list[Any] = [p.grad for p in self._params]
+        (beta1, beta2), settings = self._group["betas"], {name: self._group[name] for name in SETTINGS}
+        self._kernel(self._params, gradients, *self._moments, [], self._steps, beta1=beta1, beta2=beta2, **settings)
 
 
 def _is_plain_adam(optimizer: Optimizer, group: dict[str, Any]) -> bool:
     """Say whether a group is updated on the CPU by the fused rule of Adam or AdamW, and nothing is hooked on it."""
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     hooks = hooks or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
-    known = type(optimizer) in (Adam, AdamW) and "decoupled_weight_decay" in group
+    if hooks or type(optimizer) not in (Adam, AdamW) or "decoupled_weight_decay" not in group or not group["fused"]:
+        return False
     unusual = any(group.get(name) for name in ("amsgrad", "differentiable", "capturable"))
-    return known and not hooks and not unusual and bool(group["fused"]) and not any(p.is_cuda for p in group["params"])
+    return (
+        not unusual
+        and not any(isinstance(b, Tensor) for b in group["betas"])
+        and not any(p.is_cuda for p in group["params"])
+    )

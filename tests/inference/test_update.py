@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import cycle
 
 import pytest
 import torch
@@ -20,18 +21,21 @@ def test_gradients_that_are_shared_or_laid_out_otherwise_are_found():
     assert foreign([None, parameters[1], None, torch.ones(2)], parameters) == [1]
 
 
+DTYPES = torch.float32, torch.float64, torch.float32, torch.float32
+
+
 def train(optimizer, update, fused=True):
     """Return the parameters after ten updates with a learning rate that falls, by the gradient of a quadratic form."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        params = [nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(2))]
-    groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.3}]  # the last one never has a gradient
+        params = [nn.Parameter(torch.randn(n, dtype=dtype)) for n, dtype in zip((12, 5, 4, 2), DTYPES, strict=True)]
+    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.3}]  # the last one never has a gradient
     optimizer = optimizer(groups)
     if fused:
         fuse(optimizer)
     step = update(optimizer)
     for _ in range(10):
-        for p in params[:2]:
+        for p in params[:3]:
             p.grad = p.detach() - 1
         step()
         for group in optimizer.param_groups:
@@ -44,6 +48,7 @@ OPTIMIZERS = {
     "Adam, decay": partial(Adam, lr=0.1, weight_decay=0.1, betas=(0.8, 0.9), eps=1e-3),
     "Adam, upwards": partial(Adam, lr=0.1, maximize=True),
     "AdamW": partial(AdamW, lr=0.1),
+    "betas in tensors": partial(Adam, lr=0.1, betas=(torch.tensor(0.9), torch.tensor(0.99))),
     "amsgrad": partial(Adam, lr=0.1, amsgrad=True),
     "foreach": partial(Adam, lr=0.1, foreach=True),
     "SGD": partial(SGD, lr=0.1, momentum=0.9),
@@ -60,6 +65,19 @@ def test_it_is_the_step_of_the_optimizer(name):
         torch.testing.assert_close(p, q, rtol=0, atol=0)
     for p, q in zip(params, expected, strict=True):
         torch.testing.assert_close(optimizer.state[p], reference.state[q], rtol=0, atol=0)
+
+
+def test_the_optimizer_may_take_a_step_in_between():
+    expected, reference = train(OPTIMIZERS["Adam"], lambda optimizer: optimizer.step)
+    params, optimizer = train(OPTIMIZERS["Adam"], lambda optimizer: alternating(Update(optimizer), optimizer.step))
+    for p, q in zip(params, expected, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=0)
+    torch.testing.assert_close(optimizer.state_dict()["state"], reference.state_dict()["state"], rtol=0, atol=0)
+
+
+def alternating(*functions):
+    turns = cycle(functions)
+    return lambda: next(turns)()
 
 
 def counting(optimizer):
