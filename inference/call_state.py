@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,15 +32,16 @@ class Attributes:
     def __init__(self, modules: list[nn.Module]) -> None:
         parts = dict.fromkeys(part for module in modules for part in module.modules())
         self._modules = list(parts)
-        self._plain = [(vars(part), name) for part in parts for name, v in vars(part).items() if isinstance(v, Plain)]
-        self._values = [where[name] for where, name in self._plain]
+        named = [(vars(part), [name for name, v in vars(part).items() if isinstance(v, Plain)]) for part in parts]
+        self._plain = [(where, names, [where[name] for name in names]) for where, names in named if names]
         self._buffers = [(part._buffers, dict(part._buffers)) for part in parts]
 
     def changed(self) -> str | None:
         """Return the name of an attribute that is another since, or of a buffer that was replaced; None without one."""
-        for (where, name), value in zip(self._plain, self._values, strict=True):
-            if where.get(name) != value:
-                return name
+        for where, names, values in self._plain:
+            if not _same(where, names, values):
+                pairs = zip(names, values, strict=True)
+                return next(name for name, value in pairs if not _same(where, [name], [value]))
         for now, before in self._buffers:
             for name, buffer in now.items():
                 if buffer is not before.get(name):
@@ -52,11 +54,19 @@ class Attributes:
         Args:
             instead: tensors that take the place of buffers, by the buffer's ``id``.
         """
-        for (where, name), value in zip(self._plain, self._values, strict=True):
-            where[name] = value
+        for where, names, values in self._plain:
+            where.update(zip(names, values, strict=True))
         for now, before in self._buffers:
             now.clear()
             now.update({name: instead.get(id(buffer), buffer) for name, buffer in before.items()})
+
+
+def _same(where: Mapping[str, Any], names: list[str], values: list[Plain]) -> bool:
+    """Say whether attributes are there and equal, or the same NaN; a tensor in the place of a number is not."""
+    try:
+        return [where.get(name) for name in names] == values
+    except RuntimeError:
+        return False
 
 
 class Snapshot:

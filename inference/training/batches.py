@@ -74,7 +74,8 @@ class Minibatches:
         return transformed(self.transform, first), transformed(self.transform, last)
 
     def _take(self, index: Tensor) -> Batch:
-        return send(tuple(arg[index] for arg in self.args), self.device)
+        rows = tuple(arg.index_select(0, index) for arg in self.args)  # copied whole, as arg[index] does not
+        return send(rows, self.device)
 
 
 def one_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:

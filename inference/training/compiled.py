@@ -150,6 +150,8 @@ class CompiledStep:
         return self._step(*self._inputs(batch, beta))
 
     def _update(self, *inputs: Tensor) -> Tensor:
+        for parameter in self._parameters:
+            parameter.grad = None
         loss, *gradients = self._graph(*inputs)
         assert loss is not None  # the graph returns what ``gradient`` returns
         if self._foreign is None:
