@@ -90,6 +90,20 @@ def test_benchmark_of_speed_draws_curves(benchmarks, tmp_path, monkeypatch):
     assert by_n.get_xlabel() == "N"
 
 
+def test_benchmark_profiles_a_step(benchmarks, tmp_path):
+    main, out = runpy.run_path(str(benchmarks / "profiling.py"))["main"], tmp_path / "profile.md"
+    main(workloads=("elbo-100",), contestants=CONTESTANTS, max_steps=3, out=str(out))
+    rows = [line.strip("| ").split(" | ") for line in out.read_text().splitlines() if line.startswith("| ")]
+    milliseconds = {name: [float(cell.split(" ")[0]) for cell in cells] for name, *cells in rows[1:]}
+    together = milliseconds.pop("together")
+    assert set(milliseconds) == {"matrix products", "random numbers", "other operations", "Python, and waiting"}
+    assert all(min(values) > 0 for values in milliseconds.values())
+    assert [sum(column) for column in zip(*milliseconds.values(), strict=True)] == pytest.approx(together, rel=0.02)
+    layers = ((784, 200), (200, 200), (200, 100), (50, 200), (200, 200), (200, 784))
+    products = 3 * sum(fan_in * fan_out for fan_in, fan_out in layers) - 784 * 200  # no gradient by the data
+    assert f"{2 * 100 * products / 1e9:.3g} GFLOP a step" in out.read_text()
+
+
 @pytest.mark.parametrize("num_particles", [1, 5])
 @pytest.mark.parametrize("name", ["pyro-vae", "Pyro SVI", "NumPyro scan", "pythae"])
 def test_contestants_do_the_same_work(benchmarks, name, num_particles):

@@ -84,7 +84,7 @@ def main(
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"Expected device cpu, or cuda where there is a GPU; got {device}.")
     torch.backends.cudnn.allow_tf32 = False  # as matrix products are, and as JAX is told: all is float32
-    chosen = {w: (t, _short(task, device, max_steps)) for w, (t, task) in TRAINING.items() if w in workloads}
+    chosen = {w: (t, shorten(task, device, max_steps)) for w, (t, task) in TRAINING.items() if w in workloads}
     with same_threads(threads):
         lines = [describe(device), ""]
         if curves:
@@ -92,24 +92,24 @@ def main(
             return
         if check:
             lines += equal_work.report(contestants, dict(chosen.values()))
-            _write(out, lines)
+            write(out, lines)
             return
         lines[0] += f"\nMedian of {rounds} rounds in turn; costs against {reference} in the same round. {PROTOCOL}"
         for title, task in chosen.values():
             started = time.perf_counter()
             table = measure_training(task, contestants, rounds)
             lines += [f"### {title}", "", *table.lines("ms/step", 1e3, reference), ""]
-            _write(out, lines, f"{title}: {time.perf_counter() - started:.0f} s")
+            write(out, lines, f"{title}: {time.perf_counter() - started:.0f} s")
         if "evaluation" in workloads:
             table = measure_evaluation(contestants, device, num_data, num_particles, rounds)
             lines += [f"### log p(x), K={num_particles:,}", "", *table.lines("µs/weight", 1e6, reference)]
             machine = roofline.measure(device)
             lines += [f"{name}: {machine.share(table.median(name))}." for name in table.costs]
-    _write(out, lines)
+    write(out, lines)
     print("\n".join(lines))
 
 
-def _short(task: Task, device: str, max_steps: int | None) -> Task:
+def shorten(task: Task, device: str, max_steps: int | None) -> Task:
     return replace(task, device=device, steps=min(task.steps, max_steps or task.steps))
 
 
@@ -119,7 +119,7 @@ def _curves(path: str, contestants: Sequence[str], device: str, rounds: int) -> 
     draw({name: sweep(name, contestants, device, rounds) for name in SWEEPS}).savefig(path)
 
 
-def _write(out: str, lines: list[str], progress: str = "") -> None:
+def write(out: str, lines: list[str], progress: str = "") -> None:
     Path(out).write_text("\n".join(lines).rstrip() + "\n")
     if progress:
         print(progress, flush=True)

@@ -237,7 +237,7 @@ def peak_memory(objective):
     """Return the most bytes that loss and gradient of a minibatch hold at once."""
     programs = make_pair(hidden=(64,))
     objective.differentiable_loss(*programs, PIXELS[:10]).backward()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         objective.differentiable_loss(*programs, PIXELS[:10]).backward()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))

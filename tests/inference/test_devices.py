@@ -27,20 +27,27 @@ from pyro_vae.inference.training.steps import Stepper
 from pyro_vae.models import VAE, conv, deconv, likelihoods, mlp, priors
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-NO_META_KERNEL = {"_sample_dirichlet", "_dirichlet_grad", "binomial", "_standard_gamma_grad"}
+NO_META_KERNEL = {"_sample_dirichlet", "_dirichlet_grad", "binomial", "_standard_gamma", "_standard_gamma_grad"}
 LOOKS = {"normal.Tensor_Tensor", "normal.float_Tensor", "_linalg_check_errors.default"}
 """Operations that look at values on a GPU, though not on "meta"."""
 
 
-class OnMeta(TorchDispatchMode):
+class Kernels(TorchDispatchMode):
+    """Gives "meta" the kernels that it lacks in this or that version of torch."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if str(func).removeprefix("aten.").partition(".")[0] in NO_META_KERNEL:
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+class OnMeta(Kernels):
     """Refuses tensors on other devices, and looks at values."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = str(func).removeprefix("aten.")
         assert name not in LOOKS, f"{name} looks at values"
-        if name.partition(".")[0] in NO_META_KERNEL:
-            return torch.empty_like(args[0])
-        result = func(*args, **(kwargs or {}))
+        result = super().__torch_dispatch__(func, types, args, kwargs)
         given = [arg for arg in args if isinstance(arg, torch.Tensor) and not name.startswith("lift_fresh")]
         for made in result if isinstance(result, tuple | list) else [result]:
             if isinstance(made, torch.Tensor) and made.numel() and {t.device for t in [made, *given]} == {CPU}:
@@ -62,7 +69,8 @@ def check_step(model, guide, objective, *event):
     beta = torch.ones((), device=META, dtype=torch.float64)
     model, guide, objective = model.to(META), guide.to(META), copy.deepcopy(objective)
     with unvalidated(), _without_questions():
-        stepper = Stepper(model, guide, objective, torch.optim.Adam, None, batch)
+        with Kernels():
+            stepper = Stepper(model, guide, objective, torch.optim.Adam, None, batch)
         with OnMeta():
             stepper.gradient(batch, beta)
 
