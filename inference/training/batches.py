@@ -65,13 +65,18 @@ class Minibatches:
         order = torch.randperm(len(self)).to(self.args[0].device)
         batches = (self._take(index) for index in order.split(self.batch_size))
         for batch in batches if self.resident else one_ahead(batches):
-            yield transformed(self.transform, batch)
+            yield self._transformed(batch)
 
     def examples(self) -> tuple[Batch, Batch]:
         """Return the first and the last data as minibatches of full size, laid out in memory as those of an epoch."""
         every = torch.arange(len(self), device=self.args[0].device)
         first, last = self._take(every[: self.batch_size]), self._take(every[-self.batch_size :])
-        return transformed(self.transform, first), transformed(self.transform, last)
+        return self._transformed(first), self._transformed(last)
+
+    def _transformed(self, batch: Batch) -> Batch:
+        """Transform a minibatch, whole in memory: a step that is one CUDA graph copies it into memory of its own."""
+        x, *others = transformed(self.transform, batch)
+        return batch if self.transform is None else (x.contiguous(), *others)
 
     def _take(self, index: Tensor) -> Batch:
         rows = tuple(arg.index_select(0, index) for arg in self.args)  # copied whole, as arg[index] does not

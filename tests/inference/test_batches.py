@@ -6,6 +6,7 @@ import pytest
 import torch
 from setups import PIXELS, losses_of, make_pair, quick, weights_of
 
+from pyro_vae.inference.compilation import layout
 from pyro_vae.inference.training.batches import Minibatches, fits, in_order, one_ahead, send
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -43,6 +44,13 @@ def test_examples_are_the_ends_of_the_data():
     assert torch.equal(first[0], PIXELS[:25] + 1)
     assert torch.equal(first[1], torch.arange(25))
     assert torch.equal(last[1], torch.arange(35, 60))
+
+
+@pytest.mark.parametrize("transform", [lambda x: x[:, ::2], lambda x: x[:, :1].expand(-1, 3), lambda x: x.T.clone().T])
+def test_a_copy_of_a_minibatch_has_its_layout(transform):
+    batches = Minibatches((PIXELS, torch.arange(60)), 25, CPU, transform, True)
+    for batch in [*batches, *batches.examples()]:
+        assert layout(tuple(torch.empty_like(value) for value in batch)) == layout(batch)
 
 
 def test_the_next_minibatch_is_on_its_way_when_one_is_used():
