@@ -113,7 +113,7 @@ def evidence(
     counts = _split(num_particles, max(1, chunk_size // chunk_data))
     data = hash_of_data(args)
 
-    with training_mode(model, guide, False), fork_rng(device, seed), at_precision(precision):
+    with training_mode(model, guide, False), fork_rng(device, seed), at_precision(precision, device, model, guide):
         first, last = (
             send(tuple(arg[s] for arg in args), device) for s in (slice(chunk_data), slice(-chunk_data, None))
         )

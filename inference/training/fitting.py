@@ -154,7 +154,7 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     schedule_kl = as_schedule(kl_warmup)
 
-    with fork_rng(device, seed), training_mode(model, guide, True), at_precision(precision):
+    with fork_rng(device, seed), training_mode(model, guide, True), at_precision(precision, device, model, guide):
         first, last = batches.examples()
         programs = in_precision(model, precision), in_precision(guide, precision)
         stepper = Stepper(*programs, objective, optimizer, clip_norm, first)

@@ -11,14 +11,17 @@ import pytest
 import torch
 from setups import PIXELS, losses_of, make_pair, quick, weights_of
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.inference import AmortizedGuide, evidence, guides, log_weights, methods
 from pyro_vae.inference.compilation import agree
-from pyro_vae.inference.objectives import IWAE
+from pyro_vae.inference.objectives import ELBO, IWAE
 from pyro_vae.inference.precision import at_precision, full_precision, in_precision
+from pyro_vae.inference.programs import fork_rng
 from pyro_vae.inference.training.checkpoints import load_checkpoint
+from pyro_vae.inference.training.steps import Stepper
 from pyro_vae.inference.vectorize import plan_particles
-from pyro_vae.models import VAE, likelihoods, mlp, priors
+from pyro_vae.models import VAE, conv, deconv, likelihoods, mlp, priors
 
 
 def lower(*programs):
@@ -235,7 +238,7 @@ def test_torchs_newer_switch_is_left_alone(precision):
 def test_compiled_graphs_may_round_as_bfloat16_does_in_bfloat16_alone():
     left, right, wrong = (torch.tensor([1.0]),), (torch.tensor([1.01]),), (torch.tensor([1.1]),)
     assert not agree(left, right)
-    with at_precision("bf16"):
+    with at_precision("bf16", torch.device("cpu")):
         assert agree(left, right)
         assert not agree(left, wrong)
         assert not agree((left[0].double(),), (right[0].double(),))
@@ -247,3 +250,35 @@ def test_other_names_are_refused():
         quick(*make_pair(), PIXELS, precision="bf17")
     with pytest.raises(ValueError, match=message):
         evidence(*make_pair(), PIXELS, 5, precision="bf17")
+
+
+class ConvolutionsInTF32(TorchDispatchMode):
+    """Rounds the factors of convolutions to 10 bits, as kernels of a GPU do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default):
+            args = [self.rounded(arg) if isinstance(arg, torch.Tensor) else arg for arg in args]
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def rounded(x):
+        return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def test_a_compiled_graph_may_take_other_kernels_for_convolutions_on_a_gpu():
+    shape, batch = (1, 14, 14), (torch.rand(50, 1, 14, 14) < 0.2).float()
+    model = VAE(priors.StandardNormal(20), likelihoods.Bernoulli(shape), deconv(shape, (16, 8)))
+    guide = AmortizedGuide(shape, guides.DiagonalNormal(20), conv((8, 16)))
+    stepper = Stepper(model, guide, ELBO(), torch.optim.Adam, None, (batch,))
+    with fork_rng(batch.device, 0):
+        full = stepper.gradient((batch,))
+    with fork_rng(batch.device, 0), ConvolutionsInTF32():
+        rounded = stepper.gradient((batch,))
+    for device, programs, precision, agrees in [
+        ("cuda", (model, guide), None, True),
+        ("cpu", (model, guide), "tf32", False),
+        ("cuda", make_pair(), None, False),
+        ("cuda", make_pair(), "tf32", True),
+    ]:
+        with at_precision(precision, torch.device(device), *programs):
+            assert agree(rounded, full) is agrees
