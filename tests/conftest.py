@@ -8,10 +8,17 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from torch.utils._triton import has_triton
 
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="device that the device-aware tests run on")
+
+
+def pytest_configure(config):
+    """Let torch look for Triton once, before tests that hide the GPU would answer for all: it asks no more."""
+    if config.getoption("--device") != "cpu":
+        has_triton()
 
 
 @pytest.fixture
