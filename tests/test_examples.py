@@ -79,6 +79,21 @@ def test_benchmark_of_speed_compares_contestants_round_by_round(benchmarks, tmp_
         main(workloads=("elbo",))
 
 
+def test_the_passes_of_a_gpu_are_long_but_for_those_of_a_data_set(benchmarks):
+    speed, peers = (importlib.import_module(name) for name in ("speed", "peers"))
+    assert speed._short(peers.Task(steps=5), "cuda", None).steps == speed.GPU_STEPS
+    assert speed._short(peers.Task(steps=5), "cuda", 2).steps == 2
+    assert speed._short(peers.Task(steps=5), "cpu", None).steps == 5
+    assert speed._short(peers.Task(steps=100, natural=True), "cuda", None).steps == 100
+
+
+def test_both_graphs_by_hand_need_a_gpu(benchmarks):
+    peers = importlib.import_module("peers")
+    for name in ("by hand, CUDA graph", "by hand, compiled CUDA graph"):
+        with pytest.raises(peers.Unavailable, match="CUDA graphs need --device cuda"):
+            peers.enter(name, peers.Task(steps=1))
+
+
 def test_benchmark_of_speed_draws_curves(benchmarks, tmp_path, monkeypatch):
     curves, peers = (importlib.import_module(name) for name in ("curves", "peers"))
     few = {"K": [peers.Task(num_particles=k, steps=1) for k in (1, 2)], "N": [peers.Task(steps=1, natural=True)]}

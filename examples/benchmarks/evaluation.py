@@ -177,7 +177,15 @@ def run_alone(name: str, x: Tensor, num_particles: int) -> None:
     score(x, num_particles)
     done.set()
     watcher.join()
-    print(torch.cuda.max_memory_allocated() / 2**20 if x.is_cuda else peak[0])
+    print(_peak_on_gpu(name) if x.is_cuda else peak[0])
+
+
+def _peak_on_gpu(name: str) -> float:
+    if name == "JAX":
+        import jax
+
+        return jax.devices("gpu")[0].memory_stats()["peak_bytes_in_use"] / 2**20
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def resident() -> float:

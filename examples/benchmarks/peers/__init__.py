@@ -11,6 +11,7 @@ CONTESTANTS = {
     "by hand": ("peers.by_hand", "Eager"),
     "by hand, torch.compile": ("peers.by_hand", "Compiled"),
     "by hand, CUDA graph": ("peers.by_hand", "Graph"),
+    "by hand, compiled CUDA graph": ("peers.by_hand", "CompiledGraph"),
     "NumPyro scan": ("peers.numpyro_scan", "NumPyroScan"),
     "pythae": ("peers.pythae_peer", "Pythae"),
 }

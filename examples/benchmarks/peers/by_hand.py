@@ -1,4 +1,4 @@
-"""The loss and the loop written by hand in PyTorch: eager, with torch.compile, and as a CUDA graph of a whole step."""
+"""The loss and the loop written by hand in PyTorch: eager, with torch.compile, and as CUDA graphs of a whole step."""
 
 import math
 import shutil
@@ -118,3 +118,7 @@ class Graph(Eager):
             self.index.copy_(index)
             self.graph.replay()
         return self.total.item() / self.task.steps
+
+
+class CompiledGraph(Graph, Compiled):
+    """The same with loss and gradient through torch.compile: by hand, the most that is known to be had."""

@@ -14,6 +14,8 @@ class PyroSVI:
 
     def __init__(self, task: Task) -> None:
         self.task, self.x, self.learnt = task, task.data(), task.networks()
+        if task.natural:
+            self.x = self.x.cpu()  # where a DataLoader reads it
         self.store: dict = {}
         k = task.num_particles
         loss = Trace_ELBO() if k == 1 else RenyiELBO(0, k, max_plate_nesting=1, vectorize_particles=True)
