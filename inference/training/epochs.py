@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -123,7 +122,7 @@ class Epochs:
                     "Resume with the settings it was written with, or start anew."
                 )
         load_program_state(state["programs"], self.stepper.model, self.stepper.guide, self.stepper.loose)
-        _load_optimizer(self.stepper.optimizer, state["optimizer"])
+        load_optimizer(self.stepper.optimizer, state["optimizer"])
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.epoch, self.history = state["epoch"], state["history"]
@@ -133,11 +132,9 @@ class Epochs:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
 
 
-def _load_optimizer(optimizer: Optimizer, state: State) -> None:
+def load_optimizer(optimizer: Optimizer, state: State) -> None:
     """Take up an optimizer's state, but run it as here and now: a compiled run on a GPU sets it up in its own way."""
-    own: list[dict[str, Any]] = [
-        {k: g[k] for k in ("foreach", "capturable", "fused") if k in g} for g in optimizer.param_groups
-    ]
-    optimizer.load_state_dict(state)
-    for group, how in zip(optimizer.param_groups, own, strict=True):
-        group.update(how, lr=float(group["lr"]))
+    groups = [dict(group) for group in state["param_groups"]]
+    for group, own in zip(groups, optimizer.param_groups, strict=False):  # torch says so where they are not as many
+        group.update({k: own[k] for k in ("foreach", "capturable", "fused") if k in own}, lr=float(group["lr"]))
+    optimizer.load_state_dict({**state, "param_groups": groups})  # which puts counts where this way to run has them

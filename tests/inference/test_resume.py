@@ -10,6 +10,7 @@ from setups import PIXELS, losses_of, make_pair, plain_guide, plain_model, quick
 
 from pyro_vae.inference import evidence, fit, objectives
 from pyro_vae.inference.training.checkpoints import load_checkpoint, read_checkpoint
+from pyro_vae.inference.training.epochs import load_optimizer
 
 
 def test_plain_functions_with_params_train_score_and_resume(tmp_path):
@@ -119,6 +120,21 @@ def test_programs_around_a_module_resume_in_new_objects(tmp_path):
     quick(*wrapped(0), PIXELS, epochs=2, **settings)
     resumed = quick(*wrapped(5), PIXELS, epochs=4, resume=True, **settings)
     assert losses_of(resumed) == losses_of(whole)
+
+
+@pytest.mark.parametrize(("how", "device"), [({}, "cpu"), ({"fused": True}, "meta"), ({"capturable": True}, "meta")])
+def test_a_count_that_a_captured_run_kept_on_its_device_is_where_the_run_that_goes_on_looks(how, device):
+    """Left there, it would be asked for in every step that is neither fused nor captured."""
+    captured = torch.optim.Adam([torch.zeros(3, requires_grad=True)], lr=torch.tensor(0.1), capturable=True, fused=True)
+    captured.param_groups[0]["params"][0].grad = torch.ones(3)
+    captured.step()
+    optimizer = torch.optim.Adam([torch.zeros(3, device="meta", requires_grad=True)], **how)
+    load_optimizer(optimizer, captured.state_dict())
+    (state,), (group,) = optimizer.state.values(), optimizer.param_groups
+    assert (state["step"].device.type, state["exp_avg"].device.type) == (device, "meta")
+    assert (group["capturable"], group["fused"]) == (how.get("capturable", False), how.get("fused"))
+    assert group["lr"] == pytest.approx(0.1)
+    assert type(group["lr"]) is float
 
 
 def test_checkpoints_that_cannot_be_read_say_so(tmp_path):
