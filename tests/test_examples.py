@@ -81,10 +81,10 @@ def test_benchmark_of_speed_compares_contestants_round_by_round(benchmarks, tmp_
 
 def test_the_passes_of_a_gpu_are_long_but_for_those_of_a_data_set(benchmarks):
     speed, peers = (importlib.import_module(name) for name in ("speed", "peers"))
-    assert speed._short(peers.Task(steps=5), "cuda", None).steps == speed.GPU_STEPS
-    assert speed._short(peers.Task(steps=5), "cuda", 2).steps == 2
-    assert speed._short(peers.Task(steps=5), "cpu", None).steps == 5
-    assert speed._short(peers.Task(steps=100, natural=True), "cuda", None).steps == 100
+    assert speed.shorten(peers.Task(steps=5), "cuda", None).steps == speed.GPU_STEPS
+    assert speed.shorten(peers.Task(steps=5), "cuda", 2).steps == 2
+    assert speed.shorten(peers.Task(steps=5), "cpu", None).steps == 5
+    assert speed.shorten(peers.Task(steps=100, natural=True), "cuda", None).steps == 100
 
 
 def test_both_graphs_by_hand_need_a_gpu(benchmarks):
