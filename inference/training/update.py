@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -90,7 +90,9 @@ class _AdamKernel:
             state["step"] = count
         self._moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")]
         self._steps = [state["step"] for state in states]
-        self._kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        self._kernel: Callable[..., object] = (
+            torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        )
 
     def __call__(self) -> None:
         self._counts += 1
