@@ -58,7 +58,7 @@ class Epochs:
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for step, batch in enumerate(batches, self.epoch * self.steps + 1):
             beta = schedule(step / self.steps)
-            total += self.stepper.step(batch, beta) * len(batch[0])
+            total.add_(self.stepper.step(batch, beta), alpha=len(batch[0]))
             count += len(batch[0])
             bar.update()
         loss = total.item() / count
