@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import pyro.util
@@ -45,13 +45,18 @@ def record(function: Function, *example: Tensor) -> GraphModule:
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with unvalidated(), _without_questions(), fork_rng(example[0].device):
+    with unvalidated(), _without_questions(), _no_opaque_lstm(), fork_rng(example[0].device):
         graph = make_fx(lambda *args: function(*args))(*example)
     _refuse_dynamic_shapes(graph)
     _refuse_noise_elsewhere(graph, example[0].device)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _no_opaque_lstm() -> AbstractContextManager[object]:
+    """Keep torch from oneDNN's LSTM, whose gradient cannot be recorded; what else oneDNN does is chosen at run time."""
+    return torch.backends.mkldnn.flags(enabled=False) if torch.backends.mkldnn.is_available() else nullcontext()
 
 
 def _refuse_dynamic_shapes(graph: GraphModule) -> None:

@@ -167,8 +167,8 @@ def _find_parameters(
         if frame.vectorized
     ]
     outermost = min(frames, key=lambda frame: frame.dim, default=None)
-    full_size = None if outermost is None or outermost.full_size == outermost.size else outermost.full_size
-    return param_sites(capture.trace), full_size
+    of_batch = outermost is None or outermost.full_size in (outermost.size, len(few[0]))
+    return param_sites(capture.trace), None if of_batch else outermost.full_size
 
 
 def _check_names(trace: Any, owned: Mapping[int, Tensor]) -> None:

@@ -42,7 +42,7 @@ class Model(nn.Module):
         super().__init__()
         self.net, self.free, self.more = nn.Linear(2, 6), nn.Parameter(torch.zeros(6)), nn.Parameter(torch.zeros(6))
         self.weight, self.none = nn.Parameter(torch.randn(6, 2)), nn.Parameter(torch.zeros(0, 6))
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale, self.lstm = nn.Parameter(torch.ones(())), nn.LSTM(1, 3, batch_first=True)
         self.register_buffer("mean", torch.zeros(2))
         self.temperature = 1.0
 
@@ -90,6 +90,10 @@ def _empty(self, z):
     return self.net(z) + z[..., :0] @ self.none
 
 
+def _recurrent(self, z):
+    return self.net(z) + self.lstm(z[..., None])[0].sum((-2, -1))[..., None]
+
+
 def _in_place(self, z):
     if self.training:
         self.mean.mul_(0.9).add_(0.1 * z.detach().mean(0))
@@ -104,7 +108,7 @@ def _in_place_and_used(self, z):
     return self.net(z - self.mean)
 
 
-@pytest.mark.parametrize("logits", [_shared, _turned, _empty, _in_place, _in_place_and_used])
+@pytest.mark.parametrize("logits", [_shared, _turned, _empty, _recurrent, _in_place, _in_place_and_used])
 @pytest.mark.parametrize("optimizer", [FASTER, partial(torch.optim.SGD, lr=0.1, momentum=0.9)])
 def test_compiled_runs_are_the_eager_ones(logits, optimizer):
     settings = {"clip_norm": 0.05, "optimizer": optimizer, "valid": PIXELS[:20]}

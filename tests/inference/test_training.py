@@ -147,6 +147,20 @@ def test_loss_of_a_subsampled_plate_is_per_datum():
         assert result.history[0]["loss"] == pytest.approx(-truth.marginal.log_prob(x).mean().item(), abs=1e-9)
 
 
+def test_loss_of_a_plate_that_draws_from_its_minibatch_is_per_datum():
+    """The plate's full size is that of the minibatch; a probe on fewer data has another."""
+
+    def model(x):
+        loc = pyro.param("loc", lambda: torch.zeros(2))
+        with pyro.plate("data", len(x), subsample_size=2):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=pyro.subsample(x, event_dim=1))
+
+    pyro.clear_param_store()
+    still = partial(torch.optim.SGD, lr=0.0)
+    result = fit(model, lambda x: None, torch.ones(8, 2), batch_size=4, epochs=1, optimizer=still, progress=False)
+    assert result.history[0]["loss"] == pytest.approx(1 + math.log(2 * math.pi))
+
+
 def test_seed_reproduces_training_and_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     losses = [losses_of(quick(*make_pair(), PIXELS, seed=seed)) for seed in (1, 1, 2)]
