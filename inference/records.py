@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyro.util
@@ -16,6 +16,7 @@ from torch.nn.functional import one_hot
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.inference.programs import fork_rng, unvalidated
+from pyro_vae.inference.selections import choose_in_place
 
 Function = Callable[..., tuple[Tensor | None, ...]]
 REASONS = {
@@ -47,6 +48,8 @@ def record(function: Function, *example: Tensor) -> GraphModule:
 
     with unvalidated(), _without_questions(), _no_opaque_lstm(), fork_rng(example[0].device):
         graph = make_fx(lambda *args: function(*args))(*example)
+    if not choose_in_place(graph):
+        raise CannotCompileError(REASONS["data-dependent"])
     _refuse_dynamic_shapes(graph)
     _refuse_noise_elsewhere(graph, example[0].device)
     graph.graph.eliminate_dead_code()
@@ -54,9 +57,9 @@ def record(function: Function, *example: Tensor) -> GraphModule:
     return graph
 
 
-def _no_opaque_lstm() -> AbstractContextManager[object]:
+def _no_opaque_lstm() -> AbstractContextManager[None]:
     """Keep torch from oneDNN's LSTM, whose gradient cannot be recorded; what else oneDNN does is chosen at run time."""
-    return torch.backends.mkldnn.flags(enabled=False) if torch.backends.mkldnn.is_available() else nullcontext()
+    return _replaced(torch.backends.mkldnn, enabled=False)
 
 
 def _refuse_dynamic_shapes(graph: GraphModule) -> None:
@@ -137,10 +140,19 @@ def _normal(mean: Any, std: Any, *rest: Any, **options: Any) -> Tensor:
     return torch.empty(shape, dtype=mean.dtype, device=mean.device).normal_() * std + mean
 
 
-_UNASKED: dict[Any, Callable[..., Tensor]] = {
+def _set_item(y: Tensor, index: Any, value: Any) -> None:
+    """Set what a mask selects, without the other way that torch goes where that is a single entry."""
+    if isinstance(index, Tensor) and index.dtype is torch.bool and isinstance(value, Tensor) and value.ndim == 1:
+        y.index_put_((index,), value)
+    else:
+        y[index] = value
+
+
+_UNASKED: dict[Any, Callable[..., Tensor | None]] = {
     one_hot: _one_hot,
     torch.linalg.cholesky: _cholesky,
     torch.normal: _normal,
+    Tensor.__setitem__: _set_item,
 }
 """What looks at values before it goes on, so that a GPU is waited for, and what gives the same without a look."""
 

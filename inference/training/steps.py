@@ -167,8 +167,9 @@ def _find_parameters(
         if frame.vectorized
     ]
     outermost = min(frames, key=lambda frame: frame.dim, default=None)
-    of_batch = outermost is None or outermost.full_size in (outermost.size, len(few[0]))
-    return param_sites(capture.trace), None if of_batch else outermost.full_size
+    full_size = None if outermost is None else outermost.full_size
+    of_batch = outermost is None or full_size in (outermost.size, len(few[0]))
+    return param_sites(capture.trace), None if of_batch else full_size
 
 
 def _check_names(trace: Any, owned: Mapping[int, Tensor]) -> None:

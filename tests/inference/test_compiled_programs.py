@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions.transforms.spline import _monotonic_rational_spline
 from setups import PIXELS, losses_of, make_pair, quick
 from torch import nn
 
@@ -94,6 +95,12 @@ def _recurrent(self, z):
     return self.net(z) + self.lstm(z[..., None])[0].sum((-2, -1))[..., None]
 
 
+def _spline(self, z):
+    """Pyro's spline sets by a mask what it leaves alone, here in each minibatch another number of entries."""
+    y, _ = _monotonic_rational_spline(z, *(self.weight[:4].t().softmax(-1),) * 2, self.weight[:3].t().exp(), bound=0.7)
+    return self.net(y)
+
+
 def _in_place(self, z):
     if self.training:
         self.mean.mul_(0.9).add_(0.1 * z.detach().mean(0))
@@ -108,7 +115,7 @@ def _in_place_and_used(self, z):
     return self.net(z - self.mean)
 
 
-@pytest.mark.parametrize("logits", [_shared, _turned, _empty, _recurrent, _in_place, _in_place_and_used])
+@pytest.mark.parametrize("logits", [_shared, _turned, _empty, _recurrent, _spline, _in_place, _in_place_and_used])
 @pytest.mark.parametrize("optimizer", [FASTER, partial(torch.optim.SGD, lr=0.1, momentum=0.9)])
 def test_compiled_runs_are_the_eager_ones(logits, optimizer):
     settings = {"clip_norm": 0.05, "optimizer": optimizer, "valid": PIXELS[:20]}

@@ -152,7 +152,7 @@ def test_loss_of_a_plate_that_draws_from_its_minibatch_is_per_datum():
 
     def model(x):
         loc = pyro.param("loc", lambda: torch.zeros(2))
-        with pyro.plate("data", len(x), subsample_size=2):
+        with pyro.plate("data", len(x), subsample_size=1):
             pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=pyro.subsample(x, event_dim=1))
 
     pyro.clear_param_store()
