@@ -67,6 +67,14 @@ def _seconds(work: Callable[[], object], device: str, rounds: int) -> float:
 
 
 def main(device: str = "cpu", threads: int | None = None, size: int | None = None, rounds: int = 7) -> None:
+    """Print the rates of a matrix product and of memory, each the median of three bests.
+
+    Args:
+        device: "cpu" or "cuda".
+        threads: of PyTorch; what it has if absent.
+        size: rows and columns of the matrices; 1,024, on a GPU 8,192, if absent.
+        rounds: of which each best is taken.
+    """
     with same_threads(threads):
         machines = [measure(device, size, rounds=rounds) for _ in range(3)]
         print(describe(device))

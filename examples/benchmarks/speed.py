@@ -48,7 +48,11 @@ WORKLOADS = (*TRAINING, "evaluation")
 def check_names(given: Sequence[str], known: Sequence[str], what: str) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise ValueError(f"Expected {what} among {', '.join(known)}; got {', '.join(unknown)}.")
+        raise ValueError(f"Expected {what} among {_listed(known)}; got {_listed(unknown)}.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)  # some names have commas
 
 
 def main(
@@ -85,6 +89,14 @@ def main(
     check_names([*contestants, reference], list(CONTESTANTS), "contestants")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"Expected device cpu, or cuda where there is a GPU; got {device}.")
+    for name, value in {
+        "rounds": rounds,
+        "max_steps": max_steps,
+        "num_data": num_data,
+        "num_particles": num_particles,
+    }.items():
+        if value is not None and value < 1:
+            raise ValueError(f"Expected {name} of at least 1; got {value}.")
     torch.backends.cudnn.allow_tf32 = False  # as matrix products are, and as JAX is told: all is float32
     chosen = {w: (t, shorten(task, device, max_steps)) for w, (t, task) in TRAINING.items() if w in workloads}
     with same_threads(threads):

@@ -8,6 +8,7 @@ CONTESTANTS = {
     "pyro-vae": ("peers.ours", "Ours"),
     "pyro-vae, compiled": ("peers.ours", "OursCompiled"),
     "Pyro SVI": ("peers.pyro_svi", "PyroSVI"),
+    "Pyro SVI, JIT": ("peers.pyro_svi", "PyroJit"),
     "by hand": ("peers.by_hand", "Eager"),
     "by hand, torch.compile": ("peers.by_hand", "Compiled"),
     "by hand, CUDA graph": ("peers.by_hand", "Graph"),
