@@ -109,7 +109,7 @@ class Graph(Eager):
 
     def _step(self, eager: Callable[[Tensor], Tensor]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        value = eager(self.x[self.index])
+        value = eager(self.x.index_select(0, self.index))
         value.backward()
         self.optimizer.step()
         self.total += value.detach()
