@@ -1,5 +1,6 @@
 """Contestants in turn, round after round, and each one's cost against the reference's in the same round."""
 
+import gc
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -46,5 +47,6 @@ def alternate(measures: Mapping[str, Measure], rounds: int) -> dict[str, list[fl
     for turn in range(rounds):
         start = turn % max(1, len(names))
         for name in names[start:] + names[:start]:
+            gc.collect()  # what one leaves behind is not collected in the turn of the next
             costs[name].append(measures[name]())
     return costs

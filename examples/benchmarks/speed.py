@@ -29,9 +29,9 @@ from measuring import measure_evaluation, measure_training
 from peers import CONTESTANTS, Task
 
 TRAINING = {
-    "elbo-100": ("ELBO, batch 100", Task(steps=50)),
+    "elbo-100": ("ELBO, batch 100", Task(steps=200)),
     "elbo-1000": ("ELBO, batch 1000", Task(batch_size=1000, steps=10)),
-    "iwae-5": ("IWAE, K=5, batch 100", Task(num_particles=5, steps=20)),
+    "iwae-5": ("IWAE, K=5, batch 100", Task(num_particles=5, steps=50)),
     "iwae-50": ("IWAE, K=50, batch 100", Task(num_particles=50, steps=5)),
     "conv": ("ELBO, batch 100, convolutional", Task(network="conv", steps=5)),
     "epoch": ("ELBO, batch 100, epochs of 10,000 data, data path included", Task(steps=100, natural=True)),
