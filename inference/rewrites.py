@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
+from pyro_vae.inference.splitting import split_products
+
 aten = torch.ops.aten
 Node = Any  # fx's own type lets arguments be anything, and each would have to be asked what it is
 MANY = 30_000_000
@@ -27,6 +29,7 @@ def rewrite(graph: GraphModule) -> None:
             _layer(graph, node)
         elif node.target is aten.mm.default:
             _product(graph, node)
+    split_products(graph, _value)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
