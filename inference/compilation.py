@@ -120,4 +120,5 @@ def _reason(error: Exception) -> str:
     text = f"{type(error).__name__} {error}"
     known = next((reason for part, reason in REASONS.items() if part in text), None)
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "backend=" not in line]
-    return known or (lines or [type(error).__name__])[0][:200]
+    hint = "; delete that file, which the compiler did not finish" if "file too short" in text else ""
+    return known or (lines or [type(error).__name__])[0][:200] + hint

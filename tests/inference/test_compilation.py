@@ -234,6 +234,15 @@ def test_a_program_that_counts_its_calls_is_noticed(monkeypatch, recorded_only):
     assert result.execution.startswith("compiled")
 
 
+def test_a_file_that_the_compiler_did_not_finish_is_named(monkeypatch):
+    def broken(graph, **options):
+        raise ImportError("cache/kernel.so: file too short")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(CannotCompileError, match=r"cache/kernel\.so: file too short; delete that file"):
+        compiled(lambda x: (x + 1,), (torch.zeros(2),), (torch.ones(2),))
+
+
 def test_without_a_compiler_all_runs_eagerly():
     from torch._inductor import config
 
