@@ -94,6 +94,6 @@ def _exchange(
     recorded = make_fx(way)(*(torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device="meta") for v in given))
     places = dict(zip(recorded.graph.find_nodes(op="placeholder"), node.args, strict=True))
     with graph.graph.inserting_before(node):
-        result = graph.graph.graph_copy(recorded.graph, places)
+        result: Node = graph.graph.graph_copy(recorded.graph, places)
     result.meta = dict(node.meta)
     node.replace_all_uses_with(result)
