@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
+from pyro_vae.inference.graph_editing import Node, aten, exchange, value_of
 from pyro_vae.inference.splitting import split_products
 
-aten = torch.ops.aten
-Node = Any  # fx's own type lets arguments be anything, and each would have to be asked what it is
 MANY = 30_000_000
 """Multiplications of a matrix product from which oneDNN's own start no longer counts against its faster kernels."""
 FUSED: dict[Any, str] = {aten.tanh.default: "tanh", aten.sigmoid.default: "sigmoid"}
@@ -24,12 +23,12 @@ def rewrite(graph: GraphModule) -> None:
     """Exchange operations of a graph in place; what runs on another device, or in another precision, stays."""
     for node in list(graph.graph.nodes):
         if node.target is aten.sum.dim_IntList:
-            _sum_of_log_bernoullis(graph.graph, node)
+            _sum_of_log_bernoullis(graph, node)
         elif node.target is aten.addmm.default and not node.kwargs:
             _layer(graph, node)
         elif node.target is aten.mm.default:
             _product(graph, node)
-    split_products(graph, _value)
+    split_products(graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
@@ -61,10 +60,8 @@ def _columns(size: int) -> int:
     return min(divisors, key=lambda n: (n % 16 > 0, n < 16, n), default=0)
 
 
-def _sum_of_log_bernoullis(graph: Graph, total: Node) -> None:
+def _sum_of_log_bernoullis(graph: GraphModule, total: Node) -> None:
     """Exchange what log_prob of independent Bernoulli variables records: -bce, flattened, summed."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     flat, dims = total.args[:2]
     neg = flat.args[0] if flat.target in VIEWS else flat
     if neg.target is not aten.neg.default or len(total.args) > 2 or total.kwargs or dims != [-1]:
@@ -77,17 +74,14 @@ def _sum_of_log_bernoullis(graph: Graph, total: Node) -> None:
     exact = inputs[0].dtype is inputs[1].dtype and inputs[0].dtype in (torch.float32, torch.float64)
     if inputs[0].device.type != "cpu" or not exact or _columns(shape[-1]) == shape[-1]:
         return
-    example = [torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device="meta") for v in inputs]
-    recorded = make_fx(lambda *args: sum_of_log_bernoullis(*(arg.reshape(shape) for arg in args)))(*example)
-    given = dict(zip(recorded.graph.find_nodes(op="placeholder"), bce.args[:2], strict=True))
-    with graph.inserting_before(bce):  # where both are what they were, should something overwrite them later
-        total.replace_all_uses_with(graph.graph_copy(recorded.graph, given))
+    # At bce, where both are what they were, should something overwrite them later.
+    exchange(graph, total, lambda *args: sum_of_log_bernoullis(*(a.reshape(shape) for a in args)), bce.args[:2], bce)
 
 
 def _layer(graph: GraphModule, node: Node) -> None:
     """Exchange b + x W for oneDNN's product, with the activation that is its only use, reshaped or not."""
     bias, x, weight = node.args
-    if not _worthwhile(graph, x, weight) or not _is_row(_value(graph, bias), _value(graph, weight)):
+    if not _worthwhile(graph, x, weight) or not _is_row(value_of(graph, bias), value_of(graph, weight)):
         return
     last = _only_user(node)
     if last is not None and last.target in VIEWS:
@@ -117,7 +111,7 @@ def _only_user(node: Node) -> Node | None:
 
 def _worthwhile(graph: GraphModule, x: Node, weight: Node) -> bool:
     """Say whether oneDNN takes a product and is faster at it; where x lies by columns, as in gradients, it is not."""
-    left, right = _value(graph, x), _value(graph, weight)
+    left, right = value_of(graph, x), value_of(graph, weight)
     simple = left.device.type == "cpu" and left.dtype is right.dtype is torch.float32 and left.stride(-1) == 1
     onednn = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
     return simple and onednn and left.numel() * right.shape[-1] >= MANY
@@ -126,11 +120,6 @@ def _worthwhile(graph: GraphModule, x: Node, weight: Node) -> bool:
 def _is_row(bias: Tensor, weight: Tensor) -> bool:
     """Say whether oneDNN takes a bias: it reads one number a column, one after another, whatever the strides say."""
     return bias.shape == weight.shape[-1:] and bias.is_contiguous()
-
-
-def _value(graph: GraphModule, node: Node) -> Tensor:
-    """Return a tensor of a node's shape, layout, dtype and device."""
-    return getattr(graph, str(node.target)) if node.op == "get_attr" else node.meta["val"]
 
 
 def _linear() -> Any:

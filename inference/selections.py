@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.fx import GraphModule
 
-aten = torch.ops.aten
-Node = Any  # fx's own type lets arguments be anything, and each would have to be asked what it is
+from pyro_vae.inference.graph_editing import Node, aten
 
 
 def choose_in_place(graph: GraphModule) -> bool:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-aten = torch.ops.aten
-Node = Any  # fx's own type lets arguments be anything, and each would have to be asked what it is
+from pyro_vae.inference.graph_editing import aten, exchange, value_of
+
 PARTS = 2
 """Cores among which products are split: with so many it was measured, and with more MKL's own way is left."""
 FEWEST_ROWS = 64
 """Rows of a weight for each core from which a product by them takes no longer than its share of the whole."""
 
 
-def split_products(graph: GraphModule, value: Callable[[GraphModule, Node], Tensor]) -> None:
+def split_products(graph: GraphModule) -> None:
     """Split what a layer (in, out) computes by its weight W, (out, in), in place: forwards, and both gradients.
 
         x W^T = [x W_1^T, x W_2^T],     g W = g_1 W_1 + g_2 W_2,     g^T x = [g_1^T x; g_2^T x]
@@ -26,21 +25,17 @@ def split_products(graph: GraphModule, value: Callable[[GraphModule, Node], Tens
     cores read all of W, each of its lines has to be taken back from the other's cache before it can be written. With
     the network of the benchmarks, 100 data a step and two cores that share a cache, a step took 0.95 of the time, and
     0.78 with two that do not.
-
-    Args:
-        graph: a recorded graph.
-        value: returns a tensor of a node's shape, layout, dtype and device.
     """
     if torch.get_num_threads() != PARTS or not torch.backends.mkl.is_available():
         return
     for node in list(graph.graph.nodes):
         way = None
         if node.target is aten.addmm.default and not node.kwargs:
-            way = forwards if _fits(*(value(graph, arg) for arg in node.args)) else None
+            way = forwards if _fits(*(value_of(graph, arg) for arg in node.args)) else None
         elif node.target is aten.mm.default:
-            way = _gradient(*(value(graph, arg) for arg in node.args))
+            way = _gradient(*(value_of(graph, arg) for arg in node.args))
         if way is not None:
-            _exchange(graph, node, way, value)
+            exchange(graph, node, way, node.args)
 
 
 def forwards(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -83,17 +78,3 @@ def _pays(rows: int, of_data: Tensor, other: Tensor) -> bool:
         other.device.type == "cpu" and of_data.dtype is other.dtype and other.dtype in (torch.float32, torch.float64)
     )
     return simple and rows % PARTS == 0 and rows >= max(PARTS * FEWEST_ROWS, len(of_data))
-
-
-def _exchange(
-    graph: GraphModule, node: Node, way: Callable[..., Tensor], value: Callable[[GraphModule, Node], Tensor]
-) -> None:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    given = [value(graph, arg) for arg in node.args]
-    recorded = make_fx(way)(*(torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device="meta") for v in given))
-    places = dict(zip(recorded.graph.find_nodes(op="placeholder"), node.args, strict=True))
-    with graph.graph.inserting_before(node):
-        result: Node = graph.graph.graph_copy(recorded.graph, places)
-    result.meta = dict(node.meta)
-    node.replace_all_uses_with(result)

@@ -76,7 +76,7 @@ class Minibatches:
     def _transformed(self, batch: Batch) -> Batch:
         """Transform a minibatch, whole in memory: a step that is one CUDA graph copies it into memory of its own."""
         x, *others = transformed(self.transform, batch)
-        return batch if self.transform is None else (x.contiguous(), *others)
+        return x.contiguous(), *others
 
     def _take(self, index: Tensor) -> Batch:
         rows = tuple(arg.index_select(0, index) for arg in self.args)  # copied whole, as arg[index] does not
