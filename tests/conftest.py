@@ -13,6 +13,15 @@ from torch.utils._triton import has_triton
 
 def pytest_addoption(parser):
     parser.addoption("--device", default="cpu", help="device that the device-aware tests run on")
+    parser.addoption("--long", action="store_true", help="run the long versions of tests too")
+    parser.addoption("--exact", action="store_true", help="compare goldens bit by bit")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="long: pytest --long"))
 
 
 def pytest_configure(config):
