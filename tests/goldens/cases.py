@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 
@@ -216,11 +216,8 @@ def drawn() -> Numbers:
 def command(*argv: str) -> str:
     """Return what a command prints, with a terminal's width that is fixed by the caller."""
     out = StringIO()
-    with redirect_stdout(out), redirect_stderr(out):
-        try:
-            main(list(argv))
-        except SystemExit:
-            pass
+    with redirect_stdout(out), redirect_stderr(out), suppress(SystemExit):
+        main(list(argv))
     return out.getvalue()
 
 
