@@ -11,8 +11,8 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae.models.missing import leave_out_missing
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.models.observe import leave_out_missing
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 POOL = 1024

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae._conditioning import UNKNOWN
-from pyro_vae._parts import Network, expose_parameters
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.conditioning import UNKNOWN
+from pyro_vae.core.modules import Network, expose_parameters
 from pyro_vae.models.conditional import ConditionalVAE
 from pyro_vae.models.likelihoods import Likelihood
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.annealing.paths import Annealing
+from pyro_vae.inference.annealing.path import Annealing
 from pyro_vae.inference.annealing.unconstrained import Args
-from pyro_vae.inference.programs import Data
+from pyro_vae.inference.programs.call import Data
 from pyro_vae.inference.scoring.estimates import Evidence, standard_error
 
 

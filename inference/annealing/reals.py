@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
-from pyro_vae.inference.structure import is_delta
+from pyro_vae.inference.programs.structure import is_delta
 
 
 class At(Messenger):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.certificate import Sandwich as Sandwich
 from pyro_vae.inference.annealing.chains import Annealing, anneal, anneal_back
 from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.annealing.unconstrained import Args, plan_for
-from pyro_vae.inference.programs import Data, Program, check_data, fork_rng, place, training_mode
-from pyro_vae.inference.scoring.proposals import check_proposal
-from pyro_vae.inference.simulation import example_data, simulate
+from pyro_vae.inference.programs.call import Data, Program, check_data, fork_rng, place, training_mode
+from pyro_vae.inference.programs.proposals import check_proposal
+from pyro_vae.inference.programs.simulate import example_data, simulate
 
 
 @torch.no_grad()

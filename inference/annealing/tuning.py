@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.inference.annealing.hmc import Point
-from pyro_vae.inference.annealing.paths import Annealing, Path, Tuning, schedule
+from pyro_vae.inference.annealing.path import Annealing, Path, Tuning, schedule
 from pyro_vae.inference.annealing.unconstrained import Args
-from pyro_vae.inference.programs import Program
+from pyro_vae.inference.programs.call import Program
 
 TARGET_ACCEPTANCE = 0.65
 """Optimal for HMC in many dimensions (Beskos et al., 2013, Optimal tuning of the hybrid Monte Carlo algorithm)."""

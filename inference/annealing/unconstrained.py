@@ -11,12 +11,12 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.reals import At, Continuous
-from pyro_vae.inference.programs import Program, fork_rng, unvalidated
-from pyro_vae.inference.structure import Site, sample_sites
-from pyro_vae.inference.vectorize import plan_particles, scored, trace_pair
-from pyro_vae.inference.weights import Tracer, WeightTerms, weight_terms
+from pyro_vae.inference.programs.call import Program, fork_rng, unvalidated
+from pyro_vae.inference.programs.structure import Site, sample_sites
+from pyro_vae.inference.programs.vectorize import plan_particles, scored, trace_pair
+from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
 
 Args = tuple[Tensor, ...]
 

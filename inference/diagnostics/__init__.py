@@ -17,7 +17,6 @@ from pyro_vae.inference.diagnostics.latent import ActiveUnits as ActiveUnits
 from pyro_vae.inference.diagnostics.latent import active_units as active_units
 from pyro_vae.inference.diagnostics.outliers import Outliers as Outliers
 from pyro_vae.inference.diagnostics.outliers import outliers as outliers
-from pyro_vae.inference.diagnostics.pareto import pareto_khat as pareto_khat
 from pyro_vae.inference.diagnostics.pit import PIT as PIT
 from pyro_vae.inference.diagnostics.pit import pit as pit
 from pyro_vae.inference.diagnostics.rate import RateDistortion as RateDistortion
@@ -27,3 +26,4 @@ from pyro_vae.inference.diagnostics.surgery import elbo_surgery as elbo_surgery
 from pyro_vae.inference.diagnostics.uniformity import Uniformity as Uniformity
 from pyro_vae.inference.diagnostics.uniformity import ecdf_band as ecdf_band
 from pyro_vae.inference.diagnostics.uniformity import uniformity as uniformity
+from pyro_vae.inference.scoring.pareto import pareto_khat as pareto_khat

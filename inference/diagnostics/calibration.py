@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.diagnostics.running import (
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.inference.diagnostics.uniformity import Uniformity, check_level, random_ranks, uniformity
+from pyro_vae.inference.programs.call import Data, Program
+from pyro_vae.inference.programs.loop import (
     Args,
     batches,
     evaluating,
@@ -19,10 +21,8 @@ from pyro_vae.inference.diagnostics.running import (
     terms_at,
     unit_labels,
 )
-from pyro_vae.inference.diagnostics.uniformity import Uniformity, check_level, random_ranks, uniformity
-from pyro_vae.inference.programs import Data, Program
-from pyro_vae.inference.simulation import Simulation, example_data, simulate, with_missing
-from pyro_vae.inference.weights import WeightTerms
+from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate, with_missing
+from pyro_vae.inference.programs.weights import WeightTerms
 
 LOG_LIKELIHOOD = "log p(x|z)"
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.diagnostics.calibration import Counter, rounded, simulations
-from pyro_vae.inference.diagnostics.running import evaluating, particle_terms, terms_at
 from pyro_vae.inference.diagnostics.uniformity import Uniformity, check_level, random_ranks, uniformity
 from pyro_vae.inference.objectives.penalised import refuse_auxiliary
-from pyro_vae.inference.programs import Data, Program
-from pyro_vae.inference.simulation import example_data
+from pyro_vae.inference.programs.call import Data, Program
+from pyro_vae.inference.programs.loop import evaluating, particle_terms, terms_at
+from pyro_vae.inference.programs.simulate import example_data
 
 
 @dataclass(frozen=True)

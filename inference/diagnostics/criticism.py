@@ -10,9 +10,9 @@ from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.diagnostics.resampling import Resampler
-from pyro_vae.inference.diagnostics.running import (
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.inference.programs.call import Data, Program, check_data
+from pyro_vae.inference.programs.loop import (
     Args,
     batches,
     evaluating,
@@ -21,10 +21,10 @@ from pyro_vae.inference.diagnostics.running import (
     particle_terms,
     plan_for,
 )
-from pyro_vae.inference.programs import Data, Program, check_data
+from pyro_vae.inference.programs.simulate import simulate, with_missing
 from pyro_vae.inference.scoring.estimates import KHAT_LIMIT
-from pyro_vae.inference.scoring.streaming import WeightStream
-from pyro_vae.inference.simulation import simulate, with_missing
+from pyro_vae.inference.scoring.resampling import Resampler
+from pyro_vae.inference.scoring.tail import WeightStream
 
 Statistic = Callable[..., Tensor | float]
 """T(x): a whole data set, in the form in which the data were given, to one number."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.diagnostics.running import (
+from pyro_vae.inference.programs.call import Data, Program, check_data
+from pyro_vae.inference.programs.kl import in_one_order, kl_by_dimension
+from pyro_vae.inference.programs.loop import (
     batches,
     check_two,
     evaluating,
@@ -19,9 +21,7 @@ from pyro_vae.inference.diagnostics.running import (
     standard_error,
     unit_labels,
 )
-from pyro_vae.inference.objectives.elementwise import in_one_order, kl_by_dimension
-from pyro_vae.inference.programs import Data, Program, check_data
-from pyro_vae.inference.weights import WeightTerms
+from pyro_vae.inference.programs.weights import WeightTerms
 
 COLLAPSED = 0.01
 """Nats below which a latent dimension counts as unused.

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent
 
-from pyro_vae.inference.diagnostics.running import (
+from pyro_vae.inference.programs.call import Data, Program, as_args, check_data
+from pyro_vae.inference.programs.loop import (
     batches,
     check_two,
     evaluating,
@@ -20,9 +21,8 @@ from pyro_vae.inference.diagnostics.running import (
     unit_labels,
     with_particles,
 )
-from pyro_vae.inference.programs import Data, Program, as_args, check_data
-from pyro_vae.inference.structure import Site
-from pyro_vae.inference.weights import WeightTerms
+from pyro_vae.inference.programs.structure import Site
+from pyro_vae.inference.programs.weights import WeightTerms
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.diagnostics.calibration import Counter
-from pyro_vae.inference.diagnostics.running import batches, counts, evaluating, unit_labels
 from pyro_vae.inference.diagnostics.uniformity import Uniformity, check_level, random_ranks, uniformity
-from pyro_vae.inference.programs import Data, Program, as_args, check_data
-from pyro_vae.inference.simulation import simulate
+from pyro_vae.inference.programs.call import Data, Program, as_args, check_data
+from pyro_vae.inference.programs.loop import batches, counts, evaluating, unit_labels
+from pyro_vae.inference.programs.simulate import simulate
 
 
 @dataclass(frozen=True)

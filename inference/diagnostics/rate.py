@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.diagnostics.kl import kl_groups, mean_and_variance
-from pyro_vae.inference.diagnostics.running import batches, evaluating, particle_terms, plan_for, standard_error
-from pyro_vae.inference.programs import Data, Program, check_data
-from pyro_vae.inference.weights import WeightTerms
+from pyro_vae.inference.programs.call import Data, Program, check_data
+from pyro_vae.inference.programs.loop import batches, evaluating, particle_terms, plan_for, standard_error
+from pyro_vae.inference.programs.weights import WeightTerms
 
 
 @dataclass(frozen=True)

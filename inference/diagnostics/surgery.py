@@ -10,7 +10,9 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae.inference.diagnostics.kl import mean_and_variance
-from pyro_vae.inference.diagnostics.running import (
+from pyro_vae.inference.objectives.penalised import refuse_auxiliary
+from pyro_vae.inference.programs.call import Data, Program, check_data
+from pyro_vae.inference.programs.loop import (
     Args,
     batches,
     check_two,
@@ -21,9 +23,7 @@ from pyro_vae.inference.diagnostics.running import (
     particle_terms,
     plan_for,
 )
-from pyro_vae.inference.objectives.penalised import refuse_auxiliary
-from pyro_vae.inference.programs import Data, Program, check_data
-from pyro_vae.inference.weights import WeightTerms, weight_terms
+from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
 
 
 @dataclass(frozen=True)

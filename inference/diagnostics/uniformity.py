@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.diagnostics.running import listed
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.inference.programs.loop import listed
 
 _WORDS = (("too high", "too low"), ("too wide", "too narrow"), ("of another shape",) * 2)
 """What a negative and a positive score of each test say of the draws that a value is ranked among."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae._distributions import as_pyro
-from pyro_vae._parts import Network, Shape, as_shape, build_network, expose_parameters
+from pyro_vae.core.distributions import as_pyro
+from pyro_vae.core.modules import Network, Shape, as_shape, build_network, expose_parameters
 from pyro_vae.inference.guides.base import GuideFamily
 
 

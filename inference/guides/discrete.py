@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int, check_several
+from pyro_vae.core.checks import check_positive_int, check_several
 from pyro_vae.inference.guides.base import GuideFamily
 
 MAX_BITS = 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae._flows import build_flow
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.flows import build_flow
 from pyro_vae.inference.guides.base import GuideFamily
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.guides.base import GuideFamily
 
 

@@ -11,8 +11,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import check_positive_int, check_several
-from pyro_vae._simplex import Concrete
+from pyro_vae.core.checks import check_positive_int, check_several
+from pyro_vae.core.simplex import Concrete
 from pyro_vae.inference.guides.base import GuideFamily
 
 

@@ -12,13 +12,13 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae._distributions import as_pyro
-from pyro_vae._parts import expose_parameters
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.distributions import as_pyro
+from pyro_vae.core.modules import expose_parameters
 from pyro_vae.inference.guides.amortized import AmortizedGuide
-from pyro_vae.inference.programs import Program, fork_rng
-from pyro_vae.inference.vectorize import scored
-from pyro_vae.inference.weights import weight_terms
+from pyro_vae.inference.programs.call import Program, fork_rng
+from pyro_vae.inference.programs.vectorize import scored
+from pyro_vae.inference.programs.weights import weight_terms
 
 MAX_NORM = 5.0
 """Longest gradient that a step takes as it is, in nats per unit of h."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_vae._checks import check_several
-from pyro_vae._simplex import AdditiveLogistic
+from pyro_vae.core.checks import check_several
+from pyro_vae.core.simplex import AdditiveLogistic
 from pyro_vae.inference.guides.base import GuideFamily
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.objectives.elementwise import marginals
+from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.objectives.penalised import PenalisedELBO, refuse_auxiliary
-from pyro_vae.inference.programs import Program
-from pyro_vae.inference.structure import Site
-from pyro_vae.inference.weights import WeightTerms
+from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.kl import marginals
+from pyro_vae.inference.programs.structure import Site
+from pyro_vae.inference.programs.weights import WeightTerms
 
 
 def _only_latent(terms: WeightTerms) -> str:

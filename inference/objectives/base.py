@@ -12,12 +12,12 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int, did_you_mean
+from pyro_vae.core.checks import check_positive_int, did_you_mean
 from pyro_vae.inference.objectives.chunks import by_chunk, split_particles
 from pyro_vae.inference.objectives.gradients import ESTIMATORS
-from pyro_vae.inference.programs import Program
-from pyro_vae.inference.vectorize import plan_particles, trace_pair
-from pyro_vae.inference.weights import Tracer, WeightTerms, weight_terms
+from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
+from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
 
 Arguments = tuple[Any, ...]
 

@@ -12,8 +12,8 @@ from pyro.poutine import runtime
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from pyro_vae.inference.call_state import Snapshot
-from pyro_vae.inference.programs import Program, modules_of_both
+from pyro_vae.inference.compile.state import Snapshot
+from pyro_vae.inference.programs.call import Program, modules_of_both
 
 Weigh = Callable[..., Tensor]
 """Called with the number of a chunk and the programs' arguments; returns what is wanted of its particles, (k, ...)."""

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.inference.objectives.base import Arguments, Objective
-from pyro_vae.inference.objectives.elementwise import in_one_order
 from pyro_vae.inference.objectives.gradients import checking
-from pyro_vae.inference.programs import Program
-from pyro_vae.inference.structure import Site, check_structure
-from pyro_vae.inference.vectorize import trace_pair
-from pyro_vae.inference.weights import KLWeight, Tracer, WeightTerms
+from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.kl import in_one_order
+from pyro_vae.inference.programs.structure import Site, check_structure
+from pyro_vae.inference.programs.vectorize import trace_pair
+from pyro_vae.inference.programs.weights import KLWeight, Tracer, WeightTerms
 
 
 class _Unscaled(Messenger):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.objectives.elementwise import in_one_order, kl_by_dimension
 from pyro_vae.inference.objectives.penalised import PenalisedELBO, refuse_auxiliary
-from pyro_vae.inference.weights import WeightTerms
+from pyro_vae.inference.programs.kl import in_one_order, kl_by_dimension
+from pyro_vae.inference.programs.weights import WeightTerms
 
 
 class FreeBits(PenalisedELBO):

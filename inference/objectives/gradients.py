@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached, unaltered
-from pyro_vae.inference.programs import Program
-from pyro_vae.inference.structure import Site
-from pyro_vae.inference.weights import WeightTerms
+from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.structure import Site
+from pyro_vae.inference.programs.weights import WeightTerms
 
 if TYPE_CHECKING:
     from pyro_vae.inference.objectives.base import Objective

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.gradients import check_reparameterised
-from pyro_vae.inference.programs import Program
-from pyro_vae.inference.weights import WeightTerms
+from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.weights import WeightTerms
 
 
 def refuse_auxiliary(terms: WeightTerms) -> None:

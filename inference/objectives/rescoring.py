@@ -10,9 +10,9 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vae.inference.programs import Program, modules_of
-from pyro_vae.inference.structure import sample_sites
-from pyro_vae.inference.vectorize import scored
+from pyro_vae.inference.programs.call import Program, modules_of
+from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.vectorize import scored
 
 
 class Rescorer:

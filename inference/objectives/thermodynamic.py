@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.gradients import at_fixed_draws, valued
-from pyro_vae.inference.programs import Program
+from pyro_vae.inference.programs.call import Program
 
 LOWEST = -1e30  # stands for log 0 where 0 times it must be 0
 

@@ -11,7 +11,7 @@ from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
 from pyro_vae.inference.objectives.gradients import checking, valued
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
-from pyro_vae.inference.programs import Program, modules_of
+from pyro_vae.inference.programs.call import Program, modules_of
 
 
 class CUBO(Objective):

@@ -11,10 +11,10 @@ from torch import Tensor
 from pyro_vae.inference.objectives.base import Arguments, Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
 from pyro_vae.inference.objectives.gradients import at_fixed_draws, valued, weighted_sum
-from pyro_vae.inference.programs import Program
-from pyro_vae.inference.simulation import simulate
-from pyro_vae.inference.structure import sample_sites
-from pyro_vae.inference.vectorize import scored
+from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.simulate import simulate
+from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.vectorize import scored
 
 
 class RWS(Objective):

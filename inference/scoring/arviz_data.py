@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.programs import fork_rng, training_mode
+from pyro_vae.inference.programs.call import fork_rng, training_mode
+from pyro_vae.inference.programs.simulate import example_data, simulate
 from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.inference.scoring.posterior import Source, posterior_draws
-from pyro_vae.inference.simulation import example_data, simulate
 from pyro_vae.inference.training.batches import send
 
 PER_DATUM = ("log_px", "std_error", "ess", "khat", "elbo")

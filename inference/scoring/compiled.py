@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 
-from pyro_vae.inference.methods import Method
-from pyro_vae.inference.methods.base import Args, Pair
-from pyro_vae.inference.records import CannotCompileError
+from pyro_vae.inference.compile.record import CannotCompileError
+from pyro_vae.inference.scoring.base import Args, Method, Pair
 
 WORTHWHILE = 10_000_000
 """Rounds of work that pay for compilation: about 3 s are saved on a million of a small network, and 15 s spent."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._files import atomic_path
+from pyro_vae.core.files import atomic_path
 
 if TYPE_CHECKING:
     from pyro_vae.inference.scoring.posterior import Source

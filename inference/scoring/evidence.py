@@ -11,13 +11,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from pyro_vae._checks import check_positive_int, check_seed, did_you_mean
-from pyro_vae.inference import methods
-from pyro_vae.inference.compilation import check_compile
-from pyro_vae.inference.methods import Method
-from pyro_vae.inference.methods.base import Args, Pair
-from pyro_vae.inference.precision import at_precision, check_precision, in_precision
-from pyro_vae.inference.programs import (
+from pyro_vae.core.checks import check_positive_int, check_seed, did_you_mean
+from pyro_vae.inference.compile.compile import check_compile
+from pyro_vae.inference.compile.precision import at_precision, check_precision, in_precision
+from pyro_vae.inference.programs.call import (
     Data,
     Program,
     as_args,
@@ -29,14 +26,16 @@ from pyro_vae.inference.programs import (
     training_mode,
     unvalidated,
 )
+from pyro_vae.inference.programs.proposals import check_observations
+from pyro_vae.inference.programs.vectorize import plan_particles
+from pyro_vae.inference.scoring import methods
+from pyro_vae.inference.scoring.base import Args, Method, Pair
 from pyro_vae.inference.scoring.compiled import compile_if_worthwhile
 from pyro_vae.inference.scoring.estimates import Evidence, standard_error
 from pyro_vae.inference.scoring.partial import PartialResults, hash_of_data, hash_of_programs, hash_of_text
 from pyro_vae.inference.scoring.posterior import Source
-from pyro_vae.inference.scoring.proposals import check_observations
-from pyro_vae.inference.scoring.streaming import WeightSummary
+from pyro_vae.inference.scoring.tail import WeightSummary
 from pyro_vae.inference.training.batches import send
-from pyro_vae.inference.vectorize import plan_particles
 
 METHODS = {"iw": methods.IW, "jackknife": methods.Jackknife, "ais": methods.AIS}
 

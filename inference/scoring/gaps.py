@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.methods import IW
-from pyro_vae.inference.programs import Data, Program
-from pyro_vae.inference.scoring.comparison import check_same_data
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.inference.programs.call import Data, Program
+from pyro_vae.inference.scoring.compare import check_same_data
 from pyro_vae.inference.scoring.estimates import Evidence, standard_error
 from pyro_vae.inference.scoring.evidence import evidence
+from pyro_vae.inference.scoring.importance import IW
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.programs import Program, check_data, fork_rng, place, training_mode
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.inference.programs.call import Program, check_data, fork_rng, place, training_mode
 from pyro_vae.inference.scoring.posterior import posterior_draws
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._files import atomic_path, make_folder
-from pyro_vae.inference.programs import Program, fork_rng, modules_of_both
-from pyro_vae.inference.scoring.streaming import WeightSummary
-from pyro_vae.inference.weights import weight_terms
+from pyro_vae.core.files import atomic_path, make_folder
+from pyro_vae.inference.programs.call import Program, fork_rng, modules_of_both
+from pyro_vae.inference.programs.weights import weight_terms
+from pyro_vae.inference.scoring.tail import WeightSummary
 
 SECONDS_BETWEEN_WRITES = 5.0
 

@@ -12,11 +12,11 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae.inference.programs import Program
-from pyro_vae.inference.structure import PARTICLES, sample_sites
-from pyro_vae.inference.vectorize import plan_particles, trace_pair
-from pyro_vae.inference.weights import weight_terms
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.structure import PARTICLES, sample_sites
+from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
+from pyro_vae.inference.programs.weights import weight_terms
 
 MAX_PAIRS = 10_000
 """Largest number of (particle, datum) pairs in memory at once, beside the draws that are kept."""

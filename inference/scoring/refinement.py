@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.distributions.transforms import AffineTransform, Transform
 
-from pyro_vae._distributions import as_pyro
-from pyro_vae.inference.call_state import compile_programs
-from pyro_vae.inference.compilation import layout
+from pyro_vae.core.distributions import as_pyro
+from pyro_vae.inference.compile.compile import layout
+from pyro_vae.inference.compile.precision import as_given
+from pyro_vae.inference.compile.record import Function
+from pyro_vae.inference.compile.state import compile_programs
 from pyro_vae.inference.guides import AmortizedGuide
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
-from pyro_vae.inference.precision import as_given
-from pyro_vae.inference.programs import Program
-from pyro_vae.inference.records import Function
-from pyro_vae.inference.structure import is_delta
-from pyro_vae.inference.weights import weight_terms
+from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.structure import is_delta
+from pyro_vae.inference.programs.weights import weight_terms
 
 LEARNING_RATE = 0.05
 NUM_PARTICLES = 8

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae._files import atomic_path
-from pyro_vae.inference.programs import Program, modules_of
+from pyro_vae.core.files import atomic_path
+from pyro_vae.inference.programs.call import Program, modules_of
 
 FORMAT = 1
 State = dict[str, Any]

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.call_state import Attributes, compile_programs, state_kept
-from pyro_vae.inference.compilation import NotWorthwhileError, agree, layout
-from pyro_vae.inference.programs import fork_rng, modules_of_both, training_mode
-from pyro_vae.inference.records import CannotCompileError, Function
+from pyro_vae.inference.compile.compile import NotWorthwhileError, agree, layout
+from pyro_vae.inference.compile.record import CannotCompileError, Function
+from pyro_vae.inference.compile.state import Attributes, compile_programs, state_kept
+from pyro_vae.inference.programs.call import fork_rng, modules_of_both, training_mode
 from pyro_vae.inference.training.update import Update, foreign, fuse
 from pyro_vae.inference.training.whole_step import WholeStep, host_settings, make_capturable
 
 if TYPE_CHECKING:
-    from pyro_vae.inference.training.steps import Batch, Stepper
+    from pyro_vae.inference.training.step import Batch, Stepper
 
 WORTHWHILE = 10_000
 """Steps, times the particles of each, that pay for compilation: about 5 ms of each are saved, and 15 s spent."""

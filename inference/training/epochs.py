@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
-from pyro_vae.inference.programs import fork_rng, training_mode
+from pyro_vae.inference.programs.call import fork_rng, training_mode
 from pyro_vae.inference.training.batches import Batch, in_order
 from pyro_vae.inference.training.checkpoints import State, load_program_state, program_state
 from pyro_vae.inference.training.schedules import Schedule
-from pyro_vae.inference.training.steps import Stepper
+from pyro_vae.inference.training.step import Stepper
 
 Row = dict[str, float]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 
 Schedule = Callable[[float], float]
 

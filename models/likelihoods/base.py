@@ -8,7 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae._parts import Shape, as_shape
+from pyro_vae.core.modules import Shape, as_shape
 from pyro_vae.models.likelihoods.parameters import PositiveParameter
 
 

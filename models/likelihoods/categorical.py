@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae._parts import Shape
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.modules import Shape
 from pyro_vae.models.likelihoods.base import Likelihood
 
 

@@ -6,9 +6,9 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae._parts import Shape
-from pyro_vae.models.likelihoods import _discretized_logistic
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.modules import Shape
+from pyro_vae.models.distributions import discretized_logistic as _discretized_logistic
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.parameters import PositiveParameter, PositiveValue
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import check_support
-from pyro_vae._distributions import as_pyro
-from pyro_vae.models.likelihoods._columns import Columns
+from pyro_vae.core.checks import check_support
+from pyro_vae.core.distributions import as_pyro
+from pyro_vae.models.distributions.columns import Columns
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.schema import Schema, describe_column, start_at, table_of
 from pyro_vae.models.likelihoods.supports import ByColumn, ColumnSupport, entrywise

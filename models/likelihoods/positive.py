@@ -6,7 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._parts import Shape
+from pyro_vae.core.modules import Shape
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.parameters import PositiveParameter, PositiveValue
 

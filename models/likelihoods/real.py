@@ -8,8 +8,8 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._parts import Shape
-from pyro_vae.models.likelihoods._special import log_gamma_ratio
+from pyro_vae.core.modules import Shape
+from pyro_vae.models.distributions.special import log_gamma_ratio
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.parameters import PositiveParameter, PositiveValue
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import did_you_mean
+from pyro_vae.core.checks import did_you_mean
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.binary import Bernoulli
 from pyro_vae.models.likelihoods.categorical import Categorical

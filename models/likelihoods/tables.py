@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import did_you_mean
+from pyro_vae.core.checks import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ import pyro.distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._parts import Shape
-from pyro_vae.models.likelihoods import _continuous_bernoulli
+from pyro_vae.core.modules import Shape
+from pyro_vae.models.distributions import continuous_bernoulli as _continuous_bernoulli
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.parameters import PositiveParameter, PositiveValue
 from pyro_vae.models.likelihoods.supports import open_unit_interval

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 
 Factory = Callable[[torch.Size, int], nn.Module]
 """Called with the event shape of the input and the width of the output."""

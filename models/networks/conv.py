@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import nn
 
-from pyro_vae._parts import Shape, as_shape
+from pyro_vae.core.modules import Shape, as_shape
 from pyro_vae.models.networks.base import NetworkFactory
 from pyro_vae.models.networks.convolutions import ConvDecoder, ConvEncoder, Stages
 

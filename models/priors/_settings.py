@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 
 
 def log_of(value: float, name: str, dim: int) -> Tensor:

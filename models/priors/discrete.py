@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_several
+from pyro_vae.core.checks import check_several
 from pyro_vae.models.priors._settings import keep, logit_of
 from pyro_vae.models.priors.base import Prior
 

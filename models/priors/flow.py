@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyro.distributions as dist
 
-from pyro_vae._flows import build_flow
+from pyro_vae.core.flows import build_flow
 from pyro_vae.models.priors.base import Prior
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 from pyro_vae.models.priors.base import Prior
 
 

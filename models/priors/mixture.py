@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from pyro_vae._checks import check_positive_int
+from pyro_vae.core.checks import check_positive_int
 from pyro_vae.models.priors._settings import check_positive
 from pyro_vae.models.priors.base import Prior
 

@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae._checks import check_several
-from pyro_vae._simplex import AdditiveLogistic
+from pyro_vae.core.checks import check_several
+from pyro_vae.core.simplex import AdditiveLogistic
 from pyro_vae.models.priors._settings import keep, log_of
 from pyro_vae.models.priors.base import Prior
 

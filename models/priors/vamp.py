@@ -8,8 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._checks import check_positive_int
-from pyro_vae._distributions import as_pyro
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.distributions import as_pyro
 from pyro_vae.models.priors._settings import keep
 from pyro_vae.models.priors.base import Prior
 

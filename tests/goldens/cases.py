@@ -101,8 +101,7 @@ def plain_pyro():
 
 
 KINDS = {
-    f.__name__: f
-    for f in (vae, with_missing, hierarchical, ladder, conditional, semi_supervised, table, plain_pyro)
+    f.__name__: f for f in (vae, with_missing, hierarchical, ladder, conditional, semi_supervised, table, plain_pyro)
 }
 OBJECTIVES = {
     "ELBO analytic": lambda: objectives.ELBO(2, kl="analytic"),

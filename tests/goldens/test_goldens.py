@@ -12,7 +12,7 @@ import shutil
 import cases
 import pytest
 
-from pyro_vae.catalogue import find_part
+from pyro_vae.runs.registry import find_part
 
 NUMBERS = json.loads((cases.FOLDER / "numbers.json").read_text())
 RUNS = json.loads((cases.FOLDER / "runs.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae._conditioning import join
+from pyro_vae.core.conditioning import join
 from pyro_vae.inference import evidence, fit, guides, log_weights, objectives
 from pyro_vae.inference.guides import ConditionalGuide
 from pyro_vae.models import ConditionalVAE, conv, deconv, likelihoods, mlp, priors, start_at_data

@@ -11,7 +11,7 @@ from pyro import distributions as dist
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_vae.inference.programs import unvalidated
+from pyro_vae.inference.programs.call import unvalidated
 from pyro_vae.models import VAE, ConditionalVAE, deconv, likelihoods, mlp, priors, start_at_data
 from pyro_vae.models.initialization import _last_affine_layer
 

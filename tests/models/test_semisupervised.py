@@ -14,7 +14,7 @@ from torch import nn
 
 from pyro_vae.inference import evidence, fit, guides, log_weights, objectives
 from pyro_vae.inference.guides import SemiSupervisedGuide
-from pyro_vae.inference.simulation import simulate
+from pyro_vae.inference.programs.simulate import simulate
 from pyro_vae.models import SemiSupervisedVAE, likelihoods, mlp, priors, start_at_data
 from pyro_vae.models.semisupervised import Label
 

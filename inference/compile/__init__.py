@@ -1,0 +1,1 @@
+"""A program recorded as a graph of tensor operations, changed, compiled, and compared with the program."""

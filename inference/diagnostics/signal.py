@@ -1,0 +1,99 @@
+"""How much of a gradient estimate is signal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyro.infer
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.inference.programs.call import Data, Program, as_args, check_data, fork_rng, modules_of
+from pyro_vae.inference.training.step import param_sites
+
+
+@dataclass(frozen=True)
+class GradientSNR:
+    """Signal-to-noise ratio of a gradient estimate, |mean| / standard deviation, the mean over parameters.
+
+    Attributes:
+        model: that of the model's parameters, NaN if it has none.
+        guide: that of the guide's parameters, NaN if it has none.
+        num_particles: K of the objective.
+        num_repeats: number of gradients drawn.
+    """
+
+    model: float
+    guide: float
+    num_particles: int
+    num_repeats: int
+
+
+def gradient_snr(
+    model: Program,
+    guide: Program,
+    x: Data,
+    objective: pyro.infer.ELBO,
+    *,
+    num_repeats: int = 200,
+    seed: int = 0,
+) -> GradientSNR:
+    """Measure the signal-to-noise ratio of an objective's gradient, for model and guide apart.
+
+    Args:
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x).
+        x: one minibatch, shape (B, *event), or a tuple of tensors.
+        objective: any with ``differentiable_loss``.
+        num_repeats: gradients drawn, at least 2; the ratio is known to about one part in sqrt(2 num_repeats).
+        seed: seed of the draws; the global generator is left as it was.
+
+    Returns:
+        the two ratios. Parameters whose gradient is the same in every repeat are left out.
+
+    Raises:
+        ValueError: for data that the model cannot have produced, or fewer than 2 repeats.
+
+    Source: Rainforth et al. (2018), Tighter Variational Bounds are Not Necessarily Better, equation 6.
+    """
+    check_positive_int(num_repeats - 1, "num_repeats - 1")
+    check_data(model, x)
+    args = as_args(x)
+    groups = _parameters(model, guide, args)
+    flat = [p for group in groups for p in group]
+    if not flat:
+        raise ValueError("Found no parameters. Announce them with pyro.param or pyro.module.")
+    with fork_rng(args[0].device, seed):
+        draws = [_gradient(objective.differentiable_loss(model, guide, *args), flat) for _ in range(num_repeats)]
+    sizes = [sum(p.numel() for p in group) for group in groups]
+    ratios = [_ratio(part) for part in torch.stack(draws).split(sizes, dim=1)]
+    return GradientSNR(ratios[0], ratios[1], objective.num_particles, num_repeats)
+
+
+@torch.no_grad()
+def _parameters(model: Program, guide: Program, args: tuple[Tensor, ...]) -> list[list[Tensor]]:
+    """Return the parameters of model and guide: those of their modules and those they announce."""
+    with poutine.trace(param_only=True) as of_guide:
+        drawn = poutine.trace(guide).get_trace(*args)
+    with poutine.trace(param_only=True) as of_model:
+        poutine.replay(model, trace=drawn)(*args)
+    groups = []
+    for program, capture in ((model, of_model), (guide, of_guide)):
+        owned = [p for module in modules_of(program) for p in module.parameters() if p.requires_grad]
+        every = [*owned, *param_sites(capture.trace).values()]
+        groups.append(list({id(p): p for p in every}.values()))
+    return groups
+
+
+def _gradient(loss: Tensor, parameters: list[Tensor]) -> Tensor:
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    pairs = zip(gradients, parameters, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
+
+
+def _ratio(draws: Tensor) -> float:
+    """Return the mean over parameters of |mean| / sd of gradients of shape (repeats, parameters)."""
+    noisy = draws[:, draws.std(0) > 0]
+    return (noisy.mean(0).abs() / noisy.std(0)).mean().item()

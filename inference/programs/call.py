@@ -1,0 +1,218 @@
+"""Pyro programs as given by users: their data, their modules, and what surrounds a run and is put back after it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_vae.core.checks import check_tensor
+
+_FOREIGN = {"builtins", "functools", "matplotlib", "numpy", "pandas", "pyro", "scipy", "sklearn", "torch", "zuko"}
+"""Packages whose functions and objects hold no modules of a user's."""
+Program = Callable[..., Any]
+"""A Pyro model or guide: a function or a module that calls ``pyro.sample``."""
+Data = Tensor | tuple[Tensor, ...]
+"""x, shape (N, *event); or a tuple of tensors with the data first in each, passed as separate arguments."""
+
+
+def as_args(x: Data) -> tuple[Tensor, ...]:
+    """Return the positional arguments that a program is called with."""
+    return x if isinstance(x, tuple) else (x,)
+
+
+def modules_of(program: Program) -> list[nn.Module]:
+    """Return the modules that a program is made of.
+
+    Itself, or those found in what it is bound to, its closure, the globals that it names, the arguments of a
+    ``partial``, and in lists, dicts and functions among them.
+    """
+    found: dict[nn.Module, None] = {}
+    _collect(program, found, set())
+    return list(found)
+
+
+def _collect(value: Any, found: dict[nn.Module, None], seen: set[int]) -> None:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        found[value] = None
+    else:
+        for part in _parts_of(value):
+            _collect(part, found, seen)
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    """Return the objects in which a program may hold modules."""
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, list | tuple | set):
+        return value
+    if isinstance(value, dict):
+        return value.values()
+    if inspect.ismethod(value):
+        return [value.__self__, value.__func__]
+    unwrapped = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
+    if inspect.isfunction(unwrapped):
+        if _is_foreign(unwrapped.__module__):
+            return []
+        names = inspect.getclosurevars(unwrapped)
+        return [*names.nonlocals.values(), *names.globals.values()]
+    if unwrapped is not value:  # behind a handler, such as config_enumerate(guide)
+        return [unwrapped]
+    is_plain = isinstance(value, type | ModuleType) or _is_foreign(type(value).__module__)
+    return [] if is_plain else getattr(value, "__dict__", {}).values()
+
+
+def _is_foreign(module: str | None) -> bool:
+    return (module or "builtins").partition(".")[0] in _FOREIGN
+
+
+def modules_of_both(model: Program, guide: Program) -> list[nn.Module]:
+    """Return the modules of model and guide, each once."""
+    return list(dict.fromkeys([*modules_of(model), *modules_of(guide)]))
+
+
+def check_data(model: Program, x: Data, name: str = "x", guide: Program | None = None) -> None:
+    """Refuse data that no program can take, and those that model or guide themselves refuse.
+
+    Both may have a method ``check_data(x, name=...)``; one of the model, such as that of ``VAE``, has the say on
+    NaN and infinities.
+
+    Raises:
+        ValueError: for what is no tensor, empty, NaN or infinite, of a wrong dtype or outside the support.
+    """
+    args = as_args(x)
+    if not args or any(isinstance(arg, Tensor) and arg.ndim == 0 for arg in args):
+        raise ValueError(f"Expected {name} as tensors with the data first; got none, or one without dimensions.")
+    for arg in args:
+        judged_by_model = arg is args[0] and hasattr(model, "check_data")
+        if not judged_by_model and (not isinstance(arg, Tensor) or arg.is_floating_point() or arg is args[0]):
+            check_tensor(arg, name)
+    for program in (model, guide):
+        _check_by_program(program, args, name)
+    for arg in args:
+        if len(arg) != len(args[0]):
+            raise ValueError(f"Expected {len(args[0])} data in every tensor of {name}; got {len(arg)} in one.")
+    _check_dtype(model, args[0], name)
+
+
+def _check_by_program(program: Program | None, args: tuple[Tensor, ...], name: str) -> None:
+    check = getattr(program, "check_data", None)
+    if check is None:
+        return
+    try:
+        inspect.signature(check).bind(*args, name=name)
+    except TypeError:
+        kind = type(program).__name__
+        raise ValueError(
+            f"Expected other data for {kind}; got {len(args)} tensors. See help({kind}.forward)."
+        ) from None
+    check(*args, name=name)
+
+
+def _check_dtype(model: Program, x: Tensor, name: str) -> None:
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} if isinstance(model, nn.Module) else set()
+    if dtypes and x.dtype not in dtypes:
+        (dtype, *_) = dtypes
+        raise ValueError(
+            f"Expected {name} of dtype {dtype}, as the model's parameters; got {x.dtype}. "
+            f"Convert it: {name}.to({dtype})."
+        )
+
+
+def place(
+    model: Program, guide: Program, args: tuple[Tensor, ...], device: str | torch.device
+) -> tuple[tuple[Tensor, ...], torch.device]:
+    """Move the programs' modules and the data to the device; see ``place_programs``."""
+    chosen = place_programs(model, guide, args, device)
+    return tuple(arg.to(chosen) for arg in args), chosen
+
+
+def place_programs(
+    model: Program, guide: Program, args: tuple[Tensor, ...], device: str | torch.device
+) -> torch.device:
+    """Move the programs' modules to the device, and return it.
+
+    "auto" is a GPU where there is one and both programs are modules: the parameters of plain functions live
+    where the user created them, and that is taken to be where the data are.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    if device == "auto":
+        movable = isinstance(model, nn.Module) and isinstance(guide, nn.Module)
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if movable else args[0].device
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+        for module in modules_of_both(model, guide):
+            module.to(chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].split(": cpu,")[0].split("device type at start")[0].rstrip(" :")
+        raise ValueError(f'Cannot use device {device!r}: {reason}. Use device="auto" or "cpu".') from error
+    return chosen
+
+
+@contextmanager
+def fork_rng(device: torch.device, seed: int | None = None) -> Iterator[None]:
+    """Run with a random state of its own on the CPU and this device, seeded if asked; put the global one back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        if seed is not None:
+            seed_rng(device, seed)
+        yield
+
+
+@contextmanager
+def short_errors() -> Iterator[None]:
+    """Cut the tables of shapes that Pyro appends to whatever a program raises, so that what it raised can be read."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        message = str(error)
+        if "Trace Shapes:" not in message and "Param Sites:" not in message:
+            raise
+        short = message.partition("Trace Shapes:")[0].partition("Param Sites:")[0].strip()
+        raise type(error)(short) from error
+
+
+def seed_rng(device: torch.device, seed: int) -> None:
+    """Seed the generators of the CPU and of this device, and of no other, as ``torch.manual_seed`` would."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+@contextmanager
+def training_mode(model: Program, guide: Program, mode: bool) -> Iterator[None]:
+    """Set the programs' modules to training or evaluation mode, and put back what was."""
+    roots = modules_of_both(model, guide)
+    before = {module: module.training for root in roots for module in root.modules()}
+    for root in roots:
+        root.train(mode)
+    try:
+        yield
+    finally:
+        for module, was in before.items():
+            module.training = was
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Check no arguments of distributions and warn of no NaN for the while; each check waits for the device."""
+    before = Distribution._validate_args
+    try:
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        Distribution.set_default_validate_args(before)

@@ -1,0 +1,188 @@
+"""Per-datum log importance weights of any Pyro program: the one quantity that all else is a function of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.inference.programs.call import Data, Program, as_args
+from pyro_vae.inference.programs.structure import PARTICLES, Site, check_structure, sample_sites
+from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
+
+
+class KLWeight(Messenger):
+    """Handler that weights log p(z) - log q(z|x) by beta at every latent site of a model or guide.
+
+    Pyro's own objectives see it as the site's scale; ``log_weights`` ignores scales and reads it by name.
+
+    Args:
+        beta: the weight, 1 for the plain bound.
+    """
+
+    def __init__(self, beta: float | Tensor = 1.0) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            msg["scale"] = msg["scale"] * self.beta
+            msg["kl_weight"] = msg.get("kl_weight", 1.0) * self.beta
+
+
+Tracer = Callable[[Program, Program, tuple[Any, ...]], tuple[Trace, Trace]]
+
+
+@dataclass(frozen=True)
+class WeightTerms:
+    """The terms of log w, site by site, each of shape (K, B), in nats.
+
+    Attributes:
+        likelihood: log p(x | z) of each observed site.
+        prior: log p(z) of each latent site of the model.
+        guide: log q(z | x) of each site of the guide.
+        log_q: their sum without the weight that ``KLWeight`` gave them, shape (K, B).
+        guide_sites: the guide's sites, for the distributions and values behind the terms.
+        model_sites: the model's sites, likewise.
+        inner_plates: number of batch dimensions inside the data plate.
+    """
+
+    likelihood: dict[str, Tensor]
+    prior: dict[str, Tensor]
+    guide: dict[str, Tensor]
+    log_q: Tensor
+    guide_sites: dict[str, Site]
+    model_sites: dict[str, Site]
+    inner_plates: int
+
+    @property
+    def kl_weight(self) -> float | Tensor:
+        """Return the weight that ``KLWeight`` gave the latent sites, 1 without one."""
+        return next((site.get("kl_weight", 1.0) for site in self.guide_sites.values()), 1.0)
+
+    @property
+    def log_p(self) -> Tensor:
+        """Log joint density log p(x, z), shape (K, B)."""
+        return torch.stack([*self.likelihood.values(), *self.prior.values()]).sum(0)
+
+    @property
+    def kl_divisor(self) -> float | Tensor:
+        """Return what takes that weight off a term again: the weight, and 1 where it is 0. No value is read."""
+        weight = self.kl_weight
+        return weight + (weight == 0)
+
+    @property
+    def log_w(self) -> Tensor:
+        """Log importance weights, the sum of the terms, shape (K, B)."""
+        minus = list(self.guide.values())
+        return self.log_p - (torch.stack(minus).sum(0) if minus else 0)
+
+
+def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1) -> Tensor:
+    """Return the unscaled log importance weights, one for each particle and datum.
+
+        log w[k, n] = log p(x_n, z_kn) - log q(z_kn | x_n),   z_kn ~ q(z | x_n)
+
+    The guide is traced, the model replayed against it, and ``log_prob`` summed over event dimensions and over
+    every plate except particles and data: never over data. Scales of plates and of ``poutine.scale`` are left
+    out, since a scaled weight is none; masks are kept. Gradients flow to every parameter.
+
+    Args:
+        model: Pyro program for p(x, z), called as ``model(x)``; its data plate is vectorised and outermost.
+        guide: Pyro program for q(z | x), called with the same arguments.
+        x: data, shape (B, *event), or a tuple of such tensors.
+        num_particles: K.
+
+    Returns:
+        log w in nats, shape (K, B).
+
+    Raises:
+        ValueError: if a sample site is outside the data plate or crosses it, if model and guide disagree on
+            their latent sites, or if K < 1.
+    """
+    return weight_terms(model, guide, x, num_particles).log_w
+
+
+def weight_terms(
+    model: Program,
+    guide: Program,
+    x: Data,
+    num_particles: int = 1,
+    *,
+    plan: int | None = None,
+    tracer: Tracer = trace_pair,
+) -> WeightTerms:
+    """Return the terms of ``log_weights``, kept apart by site.
+
+    Args:
+        model: as in ``log_weights``.
+        guide: as in ``log_weights``.
+        x: as in ``log_weights``.
+        num_particles: K.
+        plan: what ``plan_particles`` returned for these programs, found out where K > 1 and it is not given.
+        tracer: how the pair is run and scored; the estimators of a gradient run it in ways of their own.
+    """
+    check_positive_int(num_particles, "num_particles")
+    args = as_args(x)
+    num_data = len(args[0])
+    if num_particles == 1:
+        return _terms(tracer(model, guide, args), num_data)
+    plan = plan_particles(model, guide, args) if plan is None else plan
+    if plan == 0:
+        return _stack([_terms(tracer(model, guide, args), num_data) for _ in range(num_particles)])
+    with pyro.plate(PARTICLES, num_particles, dim=-1 - plan):
+        return _terms(tracer(model, guide, args), num_data)
+
+
+def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
+    """Return the terms of a pair of (model, guide) traces, checked to be those of single data."""
+    depth = check_structure(*traces, num_data)
+
+    def per_datum(sites: dict[str, Site]) -> dict[str, Tensor]:
+        return {name: _per_datum(site, depth, num_data) for name, site in sites.items()}
+
+    def weighted(sums: dict[str, Tensor], sites: dict[str, Site]) -> dict[str, Tensor]:
+        return {name: total * sites[name].get("kl_weight", 1.0) for name, total in sums.items()}
+
+    sites, guide_sites = (sample_sites(trace) for trace in traces)
+    observed = {name: site for name, site in sites.items() if site["is_observed"]}
+    latent = {name: site for name, site in sites.items() if not site["is_observed"]}
+    of_model, guide = per_datum(sites), per_datum(guide_sites)
+    nothing = next(iter((of_model | guide).values())).new_zeros(())  # where there is no latent site
+    return WeightTerms(
+        likelihood=weighted({name: of_model[name] for name in observed}, sites),
+        prior=weighted({name: of_model[name] for name in latent}, sites),
+        guide=weighted(guide, guide_sites),
+        log_q=sum(guide.values(), nothing),
+        guide_sites=guide_sites,
+        model_sites=sites,
+        inner_plates=depth - 1,
+    )
+
+
+def _per_datum(site: Site, depth: int, num_data: int) -> Tensor:
+    """Sum a site's unscaled log_prob over all plates inside the data plate: (K, B)."""
+    log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+    particles = log_prob.shape[0] if log_prob.ndim > depth else 1
+    return log_prob.reshape(particles, num_data, -1).sum(-1)
+
+
+def _stack(singles: list[WeightTerms]) -> WeightTerms:
+    """Join particles that were run one by one."""
+
+    def join(name: str) -> dict[str, Tensor]:
+        return {
+            site: torch.cat([getattr(single, name)[site] for single in singles]) for site in getattr(singles[0], name)
+        }
+
+    last, log_q = singles[-1], torch.cat([single.log_q for single in singles])
+    return replace(last, likelihood=join("likelihood"), prior=join("prior"), guide=join("guide"), log_q=log_q)

@@ -1,0 +1,150 @@
+"""Importance weighting with the guide as proposal, and the jackknife of its bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pyro_vae.inference.compile.compile import layout
+from pyro_vae.inference.compile.state import compile_programs
+from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.proposals import check_proposal
+from pyro_vae.inference.programs.weights import weight_terms
+from pyro_vae.inference.scoring.base import Args, Method, Pair, Weights
+from pyro_vae.inference.scoring.defensive import defensive_log_weights
+from pyro_vae.inference.scoring.refinement import NUM_PARTICLES, CompiledRefinement, refine
+from pyro_vae.inference.scoring.tail import JackknifeStream, WeightStream
+
+LogWeights = Callable[[Args, int], Tensor]
+"""A function of a chunk of data and a number of particles k that returns log weights, shape (k, B)."""
+
+
+@dataclass(frozen=True)
+class _Importance(Method):
+    defensive: float = 0.0
+    refine: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.defensive, float | int) or not 0 <= self.defensive < 1:
+            raise ValueError(f"Expected 0 <= defensive < 1, the prior's share of the draws; got {self.defensive!r}.")
+        if isinstance(self.refine, bool) or not isinstance(self.refine, Integral) or self.refine < 0:
+            raise ValueError(f"Expected refine to be an integer >= 0, the number of steps; got {self.refine!r}.")
+
+    @property
+    def particles_of_its_own(self) -> int:
+        """Particles for each datum that a guide is fitted with."""
+        return NUM_PARTICLES if self.refine else 1
+
+    def check(self, model: Program, guide: Program, batch: Args) -> None:
+        """Refuse a point mass as a proposal; warn of one that cannot reach what the prior can."""
+        check_proposal(model, guide, batch)
+
+    def weights(
+        self, pair: Pair, batch: Args, counts: list[int], advance: Callable[[int], object]
+    ) -> Iterator[Weights]:
+        """Yield log p(x, z) - log q(z) for z drawn from the guide, refined or mixed with the prior where asked."""
+        log_weights = self._of_data(pair, batch)
+        for count in counts:
+            yield Weights(log_weights(batch, count))
+            advance(count * len(batch[0]))
+
+    def compile(self, pair: Pair, chunk: Args, other: Args, count: int) -> _Compiled:
+        """Return what draws from the guide and weighs, and what fits the guide where asked."""
+        refinement = CompiledRefinement(pair.model, pair.guide, chunk, other, pair.plan) if self.refine else None
+        pair = replace(pair, guide=refinement.guide) if refinement else pair
+        return _Compiled(_CompiledWeights(pair, self._weigh(pair, pair.guide), chunk, other, count), refinement)
+
+    def _of_data(self, pair: Pair, batch: Args) -> LogWeights:
+        """Return the log weights of these data: compiled where they are, of a guide that is fitted where asked."""
+        compiled: _Compiled | None = pair.compiled
+        guide = pair.guide
+        if self.refine:
+            how = None if compiled is None else compiled.refinement
+            guide = refine(pair.model, guide, batch, self.refine, plan=pair.plan, compiled=how)
+        if compiled is not None and compiled.weights.guide is guide:
+            return compiled.weights
+        return self._weigh(pair, guide)
+
+    def _weigh(self, pair: Pair, guide: Program) -> LogWeights:
+        def log_weights(batch: Args, count: int) -> Tensor:
+            if self.defensive:
+                return defensive_log_weights(pair.model, guide, batch, count, self.defensive, plan=pair.plan)
+            return weight_terms(pair.model, guide, batch, count, plan=pair.plan).log_w
+
+        return log_weights
+
+
+class _CompiledWeights:
+    """A function of the same log weights, compiled for the shapes of one chunk."""
+
+    def __init__(self, pair: Pair, function: LogWeights, chunk: Args, other: Args, count: int) -> None:
+        self.guide = pair.guide
+        self._function, self._count, self._layout = function, count, layout(chunk)
+        self._graph = compile_programs(pair.model, pair.guide, lambda *args: (function(args, count),), chunk, other)
+
+    def __call__(self, batch: Args, count: int) -> Tensor:
+        if count != self._count or layout(batch) != self._layout:
+            return self._function(batch, count)
+        (log_w,) = self._graph(*batch)
+        assert log_w is not None  # the graph returns what the function returns
+        return log_w
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """What was compiled: the weights, and the gradient by which their guide is fitted to data, if it is."""
+
+    weights: _CompiledWeights
+    refinement: CompiledRefinement | None
+
+
+@dataclass(frozen=True)
+class IW(_Importance):
+    """Importance weighting, log p(x) ~ log (1/K) sum_k p(x, z_k) / q(z_k | x), a stochastic lower bound.
+
+    Args:
+        defensive: share alpha of the draws that come from the prior instead of the guide, their density being
+            the mixture's, (1 - alpha) q(z|x) + alpha p(z): no weight then exceeds p(x|z) / alpha, whatever the
+            guide misses (Hesterberg, 1995).
+        refine: gradient steps that fit a guide of its own to each datum from where the encoder puts it, before
+            the draws that count are made; see ``refine``.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, section 3.
+    """
+
+    title: ClassVar = "importance weighting"
+
+
+@dataclass(frozen=True)
+class Jackknife(_Importance):
+    """Importance weighting without its bias of first order: J = K L_K - (K - 1) mean_i L_(K-1) without i.
+
+    The bias of L_K is of order 1/K, that of J of order 1/K^2; J is no lower bound, in exchange. Where k-hat is
+    high the expansion in 1/K does not hold, and neither estimate is to be trusted. All K weights of a chunk of
+    data are held in memory.
+
+    Args:
+        defensive: as in ``IW``.
+        refine: as in ``IW``.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+
+    Source: Nowozin (2018), Debiasing Evidence Approximations: On Importance-Weighted Autoencoders and Jackknife
+    Variational Inference, section 3.
+    """
+
+    title: ClassVar = "jackknife"
+    debiased: ClassVar = True
+
+    def stream(self, num_data: int, num_particles: int, device: torch.device) -> WeightStream:
+        """Return what takes in the log weights of B data and reduces them."""
+        return JackknifeStream(num_data, num_particles, device)

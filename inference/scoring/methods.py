@@ -1,0 +1,6 @@
+"""Estimators of log p(x): importance weighting, its jackknife, annealed importance sampling."""
+
+from pyro_vae.inference.scoring.ais import AIS as AIS
+from pyro_vae.inference.scoring.base import Method as Method
+from pyro_vae.inference.scoring.importance import IW as IW
+from pyro_vae.inference.scoring.importance import Jackknife as Jackknife

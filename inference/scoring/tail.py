@@ -1,0 +1,180 @@
+"""Moments, tail and bounds of importance weights, accumulated over chunks of particles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pyro_vae.inference.scoring.pareto import khat_from_tail, tail_length
+
+
+class WeightStream:
+    """Everything that is kept of log w for one chunk of data while particles stream by.
+
+    Memory: a fixed number of vectors of length B, plus M + 1 <= 3 sqrt(K) + 2 of them for the tail and
+    log2(K) for the curve; never K of them.
+
+    Args:
+        num_data: B.
+        num_particles: K, the total to come.
+        device: where the log weights are.
+    """
+
+    def __init__(self, num_data: int, num_particles: int, device: torch.device) -> None:
+        self.num_particles = num_particles
+        self.log_sum = torch.full((num_data,), -math.inf, dtype=torch.float64, device=device)
+        self.log_sum_squares = self.log_sum.clone()
+        self.sum = torch.zeros_like(self.log_sum)
+        self.top = torch.empty(0, num_data, dtype=torch.float64, device=device)
+        self.curve = BoundCurve()
+        self.accepted: Tensor | None = None
+
+    def add(self, log_w: Tensor, acceptance: Tensor | None = None) -> None:
+        """Take in a chunk of log weights, shape (k, B), and the rate of acceptance behind them, shape (B,)."""
+        log_w = log_w.double()
+        if acceptance is not None:
+            before = 0.0 if self.accepted is None else self.accepted
+            self.accepted = before + acceptance.double() * len(log_w) / self.num_particles
+        self.sum += log_w.sum(0)
+        self.log_sum = torch.logaddexp(self.log_sum, log_w.logsumexp(0))
+        self.log_sum_squares = torch.logaddexp(self.log_sum_squares, (2 * log_w).logsumexp(0))
+        top = torch.cat([self.top, log_w])
+        self.top = top.topk(min(tail_length(self.num_particles) + 1, len(top)), dim=0).values
+        self.curve.add(log_w)
+
+    def summary(self) -> WeightSummary:
+        """Return the estimates that the weights so far give; all K must have been added."""
+        log_px = self.log_sum - math.log(self.num_particles)
+        ess = (2 * self.log_sum - self.log_sum_squares).exp()
+        return WeightSummary(
+            log_px=log_px.cpu(),
+            std_error=self._std_error(ess).cpu(),
+            ess=ess.cpu(),
+            elbo=(self.sum / self.num_particles).cpu(),
+            khat=khat_from_tail(self.top),
+            bounds=self.curve.bounds() | {self.num_particles: log_px.cpu()},
+            acceptance=None if self.accepted is None else self.accepted.cpu(),
+        )
+
+    def _std_error(self, ess: Tensor) -> Tensor:
+        """Return the delta method's standard error of log_px, NaN for K = 1.
+
+        se^2 = Var(w) / (K mean(w)^2) = (K / ESS - 1) / (K - 1), with the unbiased sample variance of w.
+        """
+        count = self.num_particles
+        return ((count / ess - 1).clamp(min=0) / (count - 1)).sqrt() if count > 1 else torch.full_like(ess, math.nan)
+
+
+class JackknifeStream(WeightStream):
+    """The same with all K weights kept, for the estimate without its bias of first order; see ``Jackknife``."""
+
+    def __init__(self, num_data: int, num_particles: int, device: torch.device) -> None:
+        super().__init__(num_data, num_particles, device)
+        self.chunks: list[Tensor] = []
+
+    def add(self, log_w: Tensor, acceptance: Tensor | None = None) -> None:
+        """Take in a chunk of log weights, shape (k, B), and the rate of acceptance behind them, shape (B,)."""
+        super().add(log_w, acceptance)
+        self.chunks.append(log_w.double())
+
+    def summary(self) -> WeightSummary:
+        """Return the estimates that the weights so far give; all K must have been added."""
+        log_px, std_error = jackknife(torch.cat(self.chunks))
+        return replace(super().summary(), log_px=log_px.cpu(), std_error=std_error.cpu())
+
+
+def jackknife(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the jackknife estimate of log p(x) and its standard error, each of shape (B,), in nats.
+
+        J = mean_i p_i,   p_i = K L_K - (K - 1) L_(K-1) without i,   se^2 = Var(p_i) / K
+
+    Args:
+        log_w: log weights, shape (K, B).
+
+    Returns:
+        L_K itself and NaN for K = 1, and where no more than one weight is above 0.
+    """
+    count = len(log_w)
+    bound = log_w.logsumexp(0) - math.log(count)
+    if count == 1:
+        return bound, torch.full_like(bound, math.nan)
+    left = _sums_without_each(log_w) - math.log(count - 1)
+    pseudo = count * bound - (count - 1) * left
+    defined = left.isfinite().all(0)
+    estimate = torch.where(defined, pseudo.mean(0), bound)
+    return estimate, torch.where(defined, pseudo.std(0) / math.sqrt(count), torch.nan)
+
+
+def _sums_without_each(log_w: Tensor) -> Tensor:
+    """Return logsumexp of the others for each particle, shape (K, B); the largest is not subtracted but left out."""
+    total = log_w.logsumexp(0)
+    largest = log_w.argmax(0, keepdim=True)
+    share = (log_w - total).exp().scatter(0, largest, 0.0)
+    others = log_w.scatter(0, largest, -math.inf).logsumexp(0, keepdim=True)
+    return (total + torch.log1p(-share)).scatter(0, largest, others)
+
+
+@dataclass(frozen=True)
+class WeightSummary:
+    """What a stream of weights comes down to, each of shape (B,) and on the CPU; see ``Evidence``."""
+
+    log_px: Tensor
+    std_error: Tensor
+    ess: Tensor
+    elbo: Tensor
+    khat: Tensor
+    bounds: dict[int, Tensor]
+    acceptance: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all of it by name, for a file."""
+        named = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return named | {f"bounds:{k}": bound for k, bound in self.bounds.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> WeightSummary:
+        """Take up what ``tensors`` returned."""
+        bounds = {int(name[7:]): value for name, value in tensors.items() if name.startswith("bounds:")}
+        return cls(**{n: v for n, v in tensors.items() if not n.startswith("bounds:")}, bounds=bounds)
+
+
+class BoundCurve:
+    """The bounds L_1, L_2, L_4, ... from one stream of log weights, each the mean over disjoint blocks.
+
+    Blocks of 2^j particles are merged in pairs like the carries of a binary counter, so that log2(K) partial
+    blocks are all that is kept. Particles that fill no whole block of a size are left out at that size.
+    """
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+        self._counts: list[int] = []
+        self._open: dict[int, Tensor] = {}
+
+    def add(self, log_w: Tensor) -> None:
+        """Take in a chunk of log weights, shape (k, B)."""
+        level, blocks = 0, log_w
+        while len(blocks):
+            self._record(level, blocks)
+            if level in self._open:
+                blocks = torch.cat([self._open.pop(level)[None], blocks])
+            if len(blocks) % 2:
+                self._open[level] = blocks[-1]
+            pairs = len(blocks) // 2
+            blocks = blocks[: 2 * pairs].unflatten(0, (pairs, 2)).logsumexp(1) if pairs else blocks[:0]
+            level += 1
+
+    def _record(self, level: int, blocks: Tensor) -> None:
+        bounds = (blocks - level * math.log(2)).sum(0)
+        if level == len(self._sums):
+            self._sums.append(torch.zeros_like(bounds))
+            self._counts.append(0)
+        self._sums[level] = self._sums[level] + bounds
+        self._counts[level] += len(blocks)
+
+    def bounds(self) -> dict[int, Tensor]:
+        """Return {k: estimate of L_k for each datum, shape (B,)}."""
+        pairs = zip(self._sums, self._counts, strict=True)
+        return {2**level: (total / count).cpu() for level, (total, count) in enumerate(pairs)}

@@ -1,0 +1,113 @@
+"""Arrays of any kind, to float32 tensors and to train, valid and test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.core.checks import check_tensor
+
+PARTS = ("train", "valid", "test")
+
+
+def to_tensor(value: object, called: str, missing: bool = False) -> Tensor:
+    """Copy an array or tensor of numbers to a float32 tensor on the CPU.
+
+    Args:
+        value: shape (N, *event).
+        called: what messages call it.
+        missing: let NaN through.
+
+    Raises:
+        ValueError: if it is no array, empty, or holds anything but finite numbers.
+    """
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise ValueError(f"Expected {called} to be dense; got {value.layout}. Convert it: {called}.to_dense().")
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    if not isinstance(value, np.ndarray):
+        raise ValueError(
+            f"Expected {called} to be a name, a path, an array, a tensor or a mapping of them; got "
+            f"{type(value).__name__}. Convert it: numpy.asarray({called})."
+        )
+    if value.dtype.kind not in "biuf":
+        raise ValueError(f"Expected {called} of real numbers; got dtype {value.dtype}. Convert or encode it.")
+    with np.errstate(over="ignore"):
+        array = np.array(value, dtype=np.float32, order="C", subok=True)
+    x = torch.from_numpy(np.ma.filled(array, np.nan))  # a masked entry is a missing one
+    check_tensor(torch.where(x.isnan(), 0.0, x) if missing else x, called)
+    if x.numel() == 0:
+        raise ValueError(f"Expected {called} with values in each datum; got shape {tuple(x.shape)}.")
+    return x
+
+
+def split_arrays(
+    source: object, called: str, generator: torch.Generator, missing: bool = False
+) -> tuple[list[Tensor], str]:
+    """Split one array at random, or take the splits that a mapping holds.
+
+    Args:
+        source: an array or tensor, shape (N, *event), or a mapping of them by name.
+        called: what messages call it.
+        generator: of the random split.
+        missing: let NaN through.
+
+    Returns:
+        train, valid and test, and how they were split.
+
+    Raises:
+        ValueError: if the arrays have other names, too few data, or events of different shapes.
+    """
+    if isinstance(source, Mapping):
+        arrays = {key: to_tensor(value, f"{called}[{key!r}]", missing) for key, value in source.items()}
+    else:
+        arrays = {"": to_tensor(source, called, missing)}
+    parts, how = _three_parts(arrays, called, generator)
+    shapes = [tuple(x.shape[1:]) for x in parts]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"Expected one event shape in all splits of {called}; got {', '.join(map(str, shapes))} in "
+            f"{', '.join(PARTS)}. Reshape or crop them alike."
+        )
+    return parts, how
+
+
+def _three_parts(arrays: dict[str, Tensor], called: str, generator: torch.Generator) -> tuple[list[Tensor], str]:
+    seed = f"seed {generator.initial_seed()}"
+    if len(arrays) == 1:
+        parts = _hold_out(next(iter(arrays.values())), 2, called, generator)
+        return parts, f"random split {sizes(parts)} ({seed})"
+    if set(arrays) == {"train", "test"}:
+        parts = [*_hold_out(arrays["train"], 1, f"{called}['train']", generator), arrays["test"]]
+        return parts, f"{sizes(parts)}, valid held out of train at random ({seed})"
+    if set(arrays) != set(PARTS):
+        raise ValueError(
+            f"Expected {called} to hold one array, or train, valid and test, or train and test; got "
+            f"{', '.join(map(str, arrays)) or 'no arrays'}. Rename them or leave some out."
+        )
+    parts = [arrays[part] for part in PARTS]
+    return parts, f"{sizes(parts)}, split as given"
+
+
+def _hold_out(x: Tensor, tenths: int, called: str, generator: torch.Generator) -> list[Tensor]:
+    """Split x at random into a rest and `tenths` tenths, each of at least one datum."""
+    if len(x) <= tenths:
+        raise ValueError(f"Expected at least {tenths + 1} data in {called} to split; got {len(x)}. Add data.")
+    tenth = max(1, len(x) // 10)
+    order = torch.randperm(len(x), generator=generator)
+    return list(x[order].split([len(x) - tenths * tenth] + [tenth] * tenths))
+
+
+def sizes(parts: Sequence[Tensor]) -> str:
+    """Write how many data each part has: "50,000 / 10,000 / 10,000"."""
+    return " / ".join(f"{len(x):,}" for x in parts)
+
+
+def share_missing(parts: Sequence[Tensor]) -> str:
+    """Write which share of all entries is missing: ", 3.0% of entries missing", or nothing where none is."""
+    missing, total = (sum(map(count, parts)) for count in (lambda x: int(x.isnan().sum()), Tensor.numel))
+    return f", {missing / total:.1%} of entries missing" if missing else ""

@@ -1,0 +1,135 @@
+"""What a conditional model is given beside x: the data set's classes, or a column of a table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.core.checks import did_you_mean
+from pyro_vae.data.arrays import PARTS
+from pyro_vae.data.splits import Splits
+
+MAX_CLASSES = 20
+"""Different whole numbers that a column of classes has, at most."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Labels as the programs take them.
+
+    Attributes:
+        y: class indices, shape (N,), or a standardised covariate, shape (N, 1), by "train", "valid" and "test".
+        values: the label of each class, shape (C,); None for a covariate.
+        loc: mean of a covariate in the training data.
+        scale: its standard deviation there.
+    """
+
+    y: dict[str, Tensor]
+    values: Tensor | None = None
+    loc: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """The argument by which models and guides are told what y is."""
+        return {"num_covariates": 1} if self.values is None else {"num_classes": len(self.values)}
+
+    def encode(self, labels: Sequence[float]) -> Tensor:
+        """Return labels, as a user writes them, as the programs take them.
+
+        Raises:
+            ValueError: for a class that there is not.
+        """
+        given = torch.tensor(labels, dtype=torch.float32)
+        if self.values is None:
+            return ((given - self.loc) / self.scale)[:, None]
+        same = given[:, None] == self.values
+        if not same.any(1).all():
+            known = ", ".join(f"{v:g}" for v in self.values.tolist())
+            wrong = given[~same.any(1)][0]
+            raise ValueError(f"Expected a label among {known}; got {wrong:g}.")
+        return same.long().argmax(1)
+
+
+def given(splits: Splits) -> Given:
+    """Return the labels of all splits.
+
+    Raises:
+        ValueError: if there are none, or fewer than two classes.
+    """
+    if splits.labels is None:
+        raise ValueError(
+            f"Expected data with labels; {splits.name} has none. Name a column of a table, --model.label COLUMN, or "
+            "take a data set with classes, such as digits or mnist."
+        )
+    every = torch.cat([splits.labels[part] for part in PARTS])
+    if every.is_floating_point():
+        train = splits.labels["train"]
+        loc, scale = train.mean().item(), train.std().item()
+        if not scale > 0:
+            raise ValueError("Expected a label that varies over the training data; it has one value.")
+        return Given({part: ((splits.labels[part] - loc) / scale)[:, None] for part in PARTS}, None, loc, scale)
+    values = every.unique()
+    if len(values) < 2:
+        raise ValueError(f"Expected labels of at least two classes; got {values.tolist()} alone.")
+    return Given({part: torch.searchsorted(values, splits.labels[part]) for part in PARTS}, values)
+
+
+def take_column(splits: Splits, column: str, source: str) -> Splits:
+    """Return a table without one of its columns, which becomes the labels.
+
+    Args:
+        splits: a table.
+        column: its name in the first line of a .csv file, or its position from 0; levels count by their numbers.
+        source: the file that the table was read from.
+
+    Raises:
+        ValueError: for data that are no table of at least two columns, or a column that it does not have.
+    """
+    if splits.image_shape is not None or splits.train.ndim != 2 or splits.train.shape[1] < 2:
+        raise ValueError(
+            f"Expected a table of at least two columns for --model.label; {splits.name} is none. "
+            "Leave it out to take the data set's own classes."
+        )
+    names = _names(source) if splits.table is None else [str(name) for name in splits.table.table.names]
+    index = _position(splits, column, names)
+    parts = {part: getattr(splits, part) for part in PARTS}
+    labels = {part: x[:, index] for part, x in parts.items()}
+    if any(y.isnan().any() for y in labels.values()):
+        raise ValueError(f"Expected no missing entries in the label column {column!r}. Leave those rows out.")
+    if is_class(torch.cat(list(labels.values()))):
+        labels = {part: y.long() for part, y in labels.items()}
+    rest: dict[str, Any] = {part: torch.cat([x[:, :index], x[:, index + 1 :]], 1) for part, x in parts.items()}
+    table = splits.table and splits.table.without(splits.table.table.names[index])
+    return replace(splits, **rest, table=table, labels=labels, protocol=f"{splits.protocol}, given column {column}")
+
+
+def is_class(y: Tensor) -> bool:
+    """Say whether a column holds classes: whole numbers, of which at most 20 are different."""
+    return bool((y == y.round()).all()) and len(y.unique()) <= MAX_CLASSES
+
+
+def _position(splits: Splits, column: str, names: list[str]) -> int:
+    width = splits.train.shape[1]
+    if column in names:
+        return names.index(column)
+    if column.isdecimal() and int(column) < width:
+        return int(column)
+    known = ", ".join(names) if names else f"0 to {width - 1}"
+    raise ValueError(
+        f"Expected a column of {splits.name}; got {column!r}.{did_you_mean(column, names)} It has {known}."
+    )
+
+
+def _names(source: str) -> list[str]:
+    """Return the names in the first line of a .csv file, or none."""
+    if not source.endswith(".csv"):
+        return []
+    with open(source, newline="") as file:
+        first = next(csv.reader(file))
+    return [] if any(field.replace(".", "").isdecimal() for field in first) else first

@@ -1,0 +1,1 @@
+"""The report of a run: arrays to figures to one HTML page."""

@@ -1,0 +1,249 @@
+"""Models by name, each with the guide that fits it, the data its programs are called with, and what is estimated."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae import models
+from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.conditioning import UNKNOWN
+from pyro_vae.core.modules import Network
+from pyro_vae.data.labels import Given, given, take_column
+from pyro_vae.data.splits import Splits
+from pyro_vae.inference import guides
+from pyro_vae.inference.programs.call import Data
+from pyro_vae.models import mlp
+
+if TYPE_CHECKING:
+    from pyro_vae.runs.materials import Materials
+
+Programs = tuple[nn.Module, nn.Module]
+
+
+class Pair(ABC):
+    """Base class of the models that a run can train, each with its guide."""
+
+    quantity = "log p(x)"
+    """What the evidence estimates."""
+    objective: ClassVar[tuple[str, dict[str, Any]]] = ("Trace_ELBO", {})
+    """The objective that it is trained with where none is named, and its arguments."""
+    further_networks: ClassVar[tuple[str, ...]] = ()
+    """Which of --hidden and --activation networks other than encoder and decoder take."""
+
+    @abstractmethod
+    def build(self, materials: Materials) -> Programs:
+        """Return model and guide, made of the parts that the config names."""
+
+    def prepare(self, splits: Splits, source: str) -> Splits:
+        """Return the data, read from ``source``, as the model takes them."""
+        return splits
+
+    def y(self, splits: Splits, part: str) -> Tensor | None:
+        """Return what the programs are given beside x when ``part`` of the data is scored, or nothing."""
+        return None
+
+    def data(self, splits: Splits, part: str) -> Data:
+        """Return what the programs are called with when ``part`` of the data is scored."""
+        y, x = self.y(splits, part), getattr(splits, part)
+        return x if y is None else (x, y)
+
+    def training_data(self, splits: Splits) -> Data:
+        """Return what the programs are called with in training."""
+        return self.data(splits, "train")
+
+    def remarks(self, guide: nn.Module, splits: Splits, part: str) -> list[str]:
+        """Return what else is to be said of a part of the data, a line each."""
+        return []
+
+    def given_label(self, model: nn.Module) -> nn.Module:
+        """Return the program of x given a label that is known, called as ``model(None, y)``."""
+        return model
+
+    def encode_labels(self, splits: Splits, labels: Sequence[float]) -> Tensor:
+        """Return the labels that a user wants draws for, as the model takes them.
+
+        Raises:
+            ValueError: for labels that there are not, or a model that is given none.
+        """
+        raise ValueError(f"Expected no --label for {type(self).__name__}, whose x depends on no label.")
+
+
+class VAE(Pair):
+    """One layer of latents, z ~ p(z), x ~ p(x|z), and the guide q(z|x)."""
+
+    def build(self, materials: Materials) -> Programs:
+        """Return a ``models.VAE`` and a ``guides.AmortizedGuide``."""
+        m = materials
+        guide = self._guide(m) if m.takes("prior", "guide") else None
+        model = models.VAE(m.prior(guide=guide), m.likelihood(), m.decoder(), missing=m.missing)
+        return model, self._guide(m) if guide is None else guide
+
+    def _guide(self, m: Materials) -> nn.Module:
+        return guides.AmortizedGuide(m.event_shape, m.family(), m.encoder(), **m.seen)
+
+
+class HierarchicalVAE(Pair):
+    """Layers of latents, z_L ~ p(z_L), z_l ~ N(mu(z_l+1), diag sigma(z_l+1)^2), x ~ p(x|z_1).
+
+    ``--encoder`` and ``--decoder`` stand between x and z_1. The defaults, with the default networks of two layers
+    of 200 tanh units, are the two-layer architecture of Burda et al. (2016).
+
+    Args:
+        latent_dims: dimensions of z_1, ..., z_L, from the data up.
+        hidden: widths of the hidden layers of each network between two layers of latents.
+        guide: "bottom_up", q(z_1|x) q(z_2|z_1) ..., each of the family that ``--guide`` names; or "ladder",
+            top-down along the model's own networks, where every q is normal.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, section 5; Sønderby et al.
+    (2016), Ladder Variational Autoencoders.
+    """
+
+    further_networks = ("activation",)
+
+    def __init__(
+        self,
+        latent_dims: Sequence[int] = (100, 50),
+        hidden: Sequence[int] = (100, 100),
+        guide: Literal["bottom_up", "ladder"] = "bottom_up",
+    ) -> None:
+        for dim in latent_dims:
+            check_positive_int(dim, "latent_dims")
+        if len(latent_dims) < 2:
+            raise ValueError(f"Expected at least two latent_dims, such as [100, 50]; got {list(latent_dims)}.")
+        if guide not in ("bottom_up", "ladder"):
+            raise ValueError(f"Expected guide to be bottom_up or ladder; got {guide!r}.")
+        self.latent_dims, self.hidden, self.guide = list(latent_dims), list(hidden), guide
+
+    def build(self, materials: Materials) -> Programs:
+        """Return a ``models.HierarchicalVAE`` and a ``guides.HierarchicalGuide`` or ``LadderGuide``."""
+        m = materials
+        m.refuse_latent_dim("its layers are --model.latent_dims")
+        upper = [mlp(self.hidden, m.activation()) for _ in self.latent_dims[1:]]
+        prior = m.prior(dim=self.latent_dims[-1])
+        networks: list[Network] = [m.decoder(), *upper]
+        model = models.HierarchicalVAE(self.latent_dims, m.likelihood(), networks, prior=prior, missing=m.missing)
+        encoders: list[Network] = [m.encoder(), *upper]
+        if self.guide == "bottom_up":
+            families = [m.family(dim=dim) for dim in self.latent_dims]
+            return model, guides.HierarchicalGuide(m.event_shape, families, encoders, **m.seen)
+        m.refuse_other("guide", "DiagonalNormal", "the layers of a ladder are normal")
+        widths = [2 * dim for dim in self.latent_dims]
+        return model, guides.LadderGuide(m.event_shape, model, encoders, widths=widths, **m.seen)
+
+
+class _Labelled(Pair):
+    """A model that knows labels y, the data set's own classes or a column of a table."""
+
+    label: str | None
+
+    def prepare(self, splits: Splits, source: str) -> Splits:
+        """Return the data with the column y taken out of x."""
+        return splits if self.label is None else take_column(splits, self.label, source)
+
+    def encode_labels(self, splits: Splits, labels: Sequence[float]) -> Tensor:
+        """Return labels as the model takes them."""
+        return given(splits).encode(labels)
+
+
+class ConditionalVAE(_Labelled):
+    """Model of x given a label y, z ~ p(z) or p(z|y), x ~ p(x|z, y), and the guide q(z|x, y).
+
+    The evidence is log p(x|y). A column of whole numbers with at most 20 different values is a class, any other one
+    a real covariate, which networks see standardised.
+
+    Args:
+        label: column of a table to condition on, by name or, from 0, by position; it is no part of x then. The
+            data set's own classes if absent.
+        prior_given_label: p(z|y) is normal with mean and scales from a network of y, instead of ``--prior``.
+
+    Source: Sohn, Lee and Yan (2015), Learning Structured Output Representation using Deep Conditional Generative
+    Models, section 4.
+    """
+
+    quantity = "log p(x|y)"
+
+    def __init__(self, label: str | None = None, prior_given_label: bool = False) -> None:
+        self.label, self.prior_given_label = label, prior_given_label
+
+    def y(self, splits: Splits, part: str) -> Tensor | None:
+        """Return y of one part."""
+        return given(splits).y[part]
+
+    def build(self, materials: Materials) -> Programs:
+        """Return a ``models.ConditionalVAE`` and a ``guides.ConditionalGuide``."""
+        m, kind = materials, given(materials.splits).kind
+        if self.prior_given_label:
+            m.refuse_other("prior", "StandardNormal", "p(z|y) is given by --model.prior_given_label")
+        prior = guides.DiagonalNormal(m.latent_dim) if self.prior_given_label else m.prior()
+        model = models.ConditionalVAE(prior, m.likelihood(), m.decoder(), missing=m.missing, **kind)
+        encoder = m.encoder(num_beside=sum(kind.values()))
+        guide = guides.ConditionalGuide(m.event_shape, m.family(), encoder, **m.seen, **kind)
+        return model, guide
+
+
+class SemiSupervisedVAE(_Labelled):
+    """Model of x and its class y, known for some of the training data, y ~ p(y), z ~ p(z), x ~ p(x|z, y).
+
+    The guide is q(y|x) q(z|x, y); q(y|x) is a network of the hidden layers of ``--hidden``. In training the classes
+    that are not known are summed out, ``--objective ELBO --objective.gradient enumerate``. Data are scored without
+    their labels: the evidence is log p(x).
+
+    Args:
+        num_labels: training data whose label is kept, drawn at random.
+        label_seed: seed of that draw.
+        alpha: weight of log q(y|x) of a labelled datum; 0.1 N / num_labels, as in the paper, if absent.
+            Too small for few data: of the order of log p(x), 100 for digits, is better there.
+        label: column of a table that holds the classes, as for ``ConditionalVAE``.
+
+    Source: Kingma et al. (2014), Semi-supervised Learning with Deep Generative Models, section 3.
+    """
+
+    objective = ("ELBO", {"gradient": "enumerate"})
+    further_networks = ("hidden", "activation")
+
+    def __init__(
+        self, num_labels: int = 100, label_seed: int = 0, alpha: float | None = None, label: str | None = None
+    ) -> None:
+        check_positive_int(num_labels, "num_labels")
+        self.num_labels, self.label_seed, self.alpha, self.label = num_labels, label_seed, alpha, label
+
+    def _classes(self, splits: Splits) -> Given:
+        found = given(splits)
+        if "num_classes" not in found.kind:
+            raise ValueError(f"Expected labels that are classes for SemiSupervisedVAE; {splits.name} has numbers.")
+        return found
+
+    def training_data(self, splits: Splits) -> Data:
+        """Return the training data with the labels that are kept, -1 for the others."""
+        labels = self._classes(splits).y["train"]
+        if self.num_labels > len(labels):
+            raise ValueError(f"Expected num_labels of at most {len(labels)}, the training data; got {self.num_labels}.")
+        generator = torch.Generator().manual_seed(self.label_seed)
+        kept = torch.randperm(len(labels), generator=generator)[: self.num_labels]
+        known = torch.full_like(labels, UNKNOWN)
+        known[kept] = labels[kept]
+        return splits.train, known
+
+    def remarks(self, guide: Any, splits: Splits, part: str) -> list[str]:
+        """Say how many data are classified correctly."""
+        device = next(guide.parameters()).device
+        right = guide.classify(getattr(splits, part).to(device)).cpu() == self._classes(splits).y[part]
+        return [f"{part} data whose most probable class q(y|x) is right: {right.double().mean():.1%} of {len(right)}"]
+
+    def given_label(self, model: Any) -> nn.Module:
+        """Return the conditional model inside."""
+        return model.conditional
+
+    def build(self, materials: Materials) -> Programs:
+        """Return a ``models.SemiSupervisedVAE`` and a ``guides.SemiSupervisedGuide``."""
+        m, kind = materials, self._classes(materials.splits).kind
+        model = models.SemiSupervisedVAE(m.prior(), m.likelihood(), m.decoder(), missing=m.missing, **kind)
+        alpha = 0.1 * len(m.splits.train) / self.num_labels if self.alpha is None else self.alpha
+        encoder = m.encoder(num_beside=kind["num_classes"])
+        settings: dict[str, Any] = {"alpha": alpha, **m.seen, **kind}
+        return model, guides.SemiSupervisedGuide(m.event_shape, m.family(), encoder, m.hidden_layers(), **settings)

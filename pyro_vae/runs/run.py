@@ -1,0 +1,170 @@
+"""A run directory: config, checkpoint, metrics, evidence, result and report, each whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from torch import nn
+
+from pyro_vae.core.files import atomic_path, make_folder
+from pyro_vae.data.splits import Splits
+from pyro_vae.inference import Evidence
+from pyro_vae.inference.training.checkpoints import load_checkpoint
+from pyro_vae.runs.building import Config, build, load_splits
+from pyro_vae.runs.registry import changed_arguments
+
+
+class Run:
+    """A directory that holds one training run and its evaluations.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __getattr__(self, name: str) -> Path:
+        """Return the path of one of the run's files."""
+        try:
+            return self.path / _FILES[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def create(self, config: Config, overwrite: bool = False) -> None:
+        """Make the directory and write the config.
+
+        Raises:
+            ValueError: if it cannot be written, or holds a run and ``overwrite`` is not set.
+        """
+        if self.config_file.exists() and not overwrite:
+            raise ValueError(
+                f"{self.path} holds a run already. Continue it with `pyro-vae train --resume {self.path}`, "
+                "replace it with --overwrite, or choose another --out."
+            )
+        make_folder(self.path)
+        for name in _FILES.values():
+            (self.path / name).unlink(missing_ok=True)
+        for partial in self.path.glob("evidence-*.partial.npz"):
+            partial.unlink()
+        self.write_config(config)
+
+    def write_config(self, config: Config) -> None:
+        """Write the settings, in the form that ``pyro-vae train --config`` takes."""
+        write_text(self.config_file, yaml.safe_dump(config, sort_keys=False))
+
+    def config(self) -> Config:
+        """Read the config.
+
+        Raises:
+            ValueError: if the directory holds no run.
+        """
+        try:
+            config = yaml.safe_load(self.config_file.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"{self.path} holds no run: cannot read {self.config_file}.") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.config_file} is no config of pyro-vae.")
+        return config
+
+    def load(self, data_root: str | None = None) -> tuple[Config, Splits, nn.Module, nn.Module, list[dict[str, float]]]:
+        """Load what was trained: config, data, model, guide and history.
+
+        Raises:
+            ValueError: if the run, its data or its checkpoint cannot be read.
+        """
+        config = self.config()
+        splits = load_splits(config | ({"data_root": data_root} if data_root else {}))
+        self.check_fingerprint(splits)
+        model, guide = build(config, splits)
+        state = load_checkpoint(self.checkpoint, model, guide)
+        return config, splits, model, guide, state["history"]
+
+    def write_fingerprint(self, splits: Splits) -> None:
+        """Write down which data the run is of, so that a later evaluation is of the same."""
+        write_text(self.data, json.dumps({"sha256": fingerprint(splits), "protocol": splits.protocol}) + "\n")
+
+    def check_fingerprint(self, splits: Splits) -> None:
+        """Refuse data that have changed: another split of them would mix training data into the test data.
+
+        Raises:
+            ValueError: if the data are not those that the run was trained on.
+        """
+        if self.data.exists() and json.loads(self.data.read_text())["sha256"] != fingerprint(splits):
+            raise ValueError(
+                f"The data of {self.path} have changed since it was trained: {splits.protocol}. Put the old data "
+                "back, or train anew."
+            )
+
+    def evaluation(self, split: str, method: Config, num_particles: int, seed: int) -> Run:
+        """Return the folder of a later evaluation, beside the run's own result and never over it."""
+        settings = "".join(f"-{name}{value}" for name, value in changed_arguments(method).items())
+        name = method["class_path"].rpartition(".")[2].lower() + settings
+        prefix = split if name == "iw" else f"{split}-{name}"
+        return Run(make_folder(self.path / f"{prefix}-K{num_particles}-seed{seed}"))
+
+    def write_metrics(self, history: list[dict[str, float]]) -> None:
+        """Write the history, one row an epoch."""
+        write_text(self.metrics, pd.DataFrame(history).to_csv(index=False))
+
+    def write_result(self, evidence: Evidence, facts: dict[str, str]) -> None:
+        """Write the estimates for each datum, and the result with all that citing it needs."""
+        evidence.save(self.evidence)
+        numbers = {
+            "log_px": evidence.mean,
+            "stderr": evidence.stderr,
+            "mc_stderr": evidence.mc_stderr,
+            "bias": evidence.bias,
+            "elbo": evidence.elbo.mean().item(),
+            "num_particles": evidence.num_particles,
+            "num_data": len(evidence.log_px),
+            "num_khat_above_0.7": evidence.num_unreliable,
+            "unit": "nats per datum",
+        }
+        write_text(self.result, json.dumps(numbers | facts, indent=2) + "\n")
+
+    def facts(self) -> dict[str, str]:
+        """Return all that citing the run's result needs, as it was written down.
+
+        Raises:
+            ValueError: if there is no result yet.
+        """
+        try:
+            result = json.loads(self.result.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path} holds no result: cannot read {self.result}.") from error
+        return {name: value for name, value in result.items() if isinstance(value, str) and name != "unit"}
+
+
+_FILES = {
+    "config_file": "config.yaml",
+    "data": "data.json",
+    "checkpoint": "checkpoint.pt",
+    "metrics": "metrics.csv",
+    "evidence": "evidence.npz",
+    "result": "result.json",
+    "report": "report.html",
+}
+
+
+def fingerprint(splits: Splits) -> str:
+    """Return a hash of the splits' values."""
+    given = splits.labels if splits.labels and splits.image_shape is None else {}  # a column taken out of x
+    parts = (splits.train, splits.valid, splits.test, *given.values())
+    return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()
+
+
+def next_path(data: str, root: Path = Path("runs")) -> Path:
+    """Return the first free runs/DATA-NNN."""
+    stem = Path(data).stem
+    return next(path for i in range(1, 10**6) if not (path := root / f"{stem}-{i:03d}").exists())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)

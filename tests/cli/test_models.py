@@ -1,0 +1,357 @@
+"""Networks and kinds of model on the command line: what is built, what it is called with, what is estimated."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import QUICK, train_bits
+from torch import nn
+
+from pyro_vae.cli.parser import build_parsers, resolve_parts
+from pyro_vae.cli.train import main
+from pyro_vae.data.labels import given, take_column
+from pyro_vae.inference import Evidence, evidence, guides
+from pyro_vae.models import VAE, HierarchicalVAE, likelihoods, mlp, priors
+from pyro_vae.models.networks.convolutions import ConvDecoder, ConvEncoder, Residual
+from pyro_vae.report import diagnosis, views
+from pyro_vae.runs import building
+from pyro_vae.runs import run as runs
+from pyro_vae.runs.kinds import ConditionalVAE, SemiSupervisedVAE
+
+NETWORK = """
+from torch import nn
+
+
+class Narrow(nn.Module):
+    def __init__(self, in_shape, out_features, width: int = 3):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(in_shape.numel(), width), nn.Tanh(), nn.Linear(width, out_features))
+
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+@pytest.fixture
+def pictures(folder):
+    """Binary pictures of 5 x 7 pixels in the working directory."""
+    np.save("pictures.npy", (np.random.default_rng(1).random((100, 5, 7)) < 0.4).astype(np.float32))
+    return ["--data", "pictures.npy"]
+
+
+@pytest.fixture
+def table(folder):
+    """A table of which a column has the classes 1, 3 and 4, and another is a real covariate."""
+    rng = np.random.default_rng(2)
+    kind, age = rng.choice([1, 3, 4], 100), rng.normal(40, 10, 100)
+    rows = np.column_stack([rng.normal(size=100) + kind, kind, age, rng.normal(size=100)])
+    np.savetxt("table.csv", rows, delimiter=",", header="u,kind,age,v", comments="")
+    return rows
+
+
+def config_of(*argv):
+    """Return the config that a command line stands for, with its data."""
+    from pyro_vae.cli.train import _as_config
+
+    argv, classes = resolve_parts(["train", *argv])
+    config = _as_config(build_parsers(classes)[0].parse_args(argv).train)
+    splits = building.load_splits(config)
+    return config | {"likelihood": config["likelihood"] or building.choose_likelihood(splits)}, splits
+
+
+def built(*argv):
+    return building.build(*config_of(*argv))
+
+
+def shapes(module):
+    return [tuple(p.shape) for p in module.parameters()]
+
+
+def train(*argv):
+    return main(["train", *QUICK, *argv])
+
+
+def test_convolutions_are_built_as_asked_and_scored_again_alike(pictures):
+    options = ["--encoder", "conv", "--encoder.channels", "[3, 4]", "--encoder.residual_blocks", "2"]
+    assert (
+        train(*pictures, *options, "--decoder", "deconv", "--decoder.channels", "[4]", "--hidden", "--out", "run") == 2
+    )
+    short = [option for option in QUICK if option not in ("--hidden", "8")]
+    assert (
+        main(["train", *short, *pictures, *options, "--decoder", "deconv", "--decoder.channels", "[4]", "--out", "run"])
+        == 0
+    )
+    _, splits, model, guide, _ = runs.Run("run").load()
+    assert isinstance(guide.encoder, ConvEncoder)
+    assert isinstance(model.decoder, ConvDecoder)
+    assert [m.out_channels for m in guide.encoder.stages if isinstance(m, nn.Conv2d)] == [3, 4]
+    assert sum(isinstance(m, Residual) for m in guide.encoder.modules()) == 4
+    assert (
+        "encoder conv(channels=[3, 4], kernel_size=3, residual_blocks=2, relu)" in runs.Run("run").facts()["networks"]
+    )
+    trained = Evidence.load("run/evidence.npz")
+    again = evidence(model, guide, splits.test, 30, seed=0, progress=False, device="cpu")
+    assert torch.equal(again.log_px, trained.log_px)
+
+
+def test_hidden_and_activation_are_for_both_networks_unless_one_has_its_own(folder):
+    options = ["--data", "bits.npy", "--latent-dim", "2", "--hidden", "7", "--activation", "silu"]
+    model, guide = built(*options, "--encoder", "gated_mlp", "--encoder.hidden", "[5, 4]")
+    assert shapes(guide.encoder) == [(10, 6), (10,), (8, 5), (8,), (4, 4), (4,)]  # a gated layer is twice as wide
+    assert shapes(model.decoder) == [(7, 2), (7,), (6, 7), (6,)]
+    assert any(isinstance(m, nn.SiLU) for m in model.decoder.modules())
+
+
+def test_default_networks_are_those_of_the_library(folder):
+    model, guide = built("--data", "bits.npy")
+    assert shapes(model.decoder) == shapes(mlp()(torch.Size((10,)), 6))
+    assert any(isinstance(m, nn.Tanh) for m in guide.encoder.modules())
+
+
+def test_network_of_ones_own(folder):
+    (folder / "cli_test_networks.py").write_text(NETWORK)
+    short = [option for option in QUICK if option not in ("--hidden", "8")]
+    own = ["--encoder", "cli_test_networks.Narrow", "--encoder.width", "4", "--decoder", "cli_test_networks.Narrow"]
+    assert main(["train", "--data", "bits.npy", *short, *own, "--out", "run"]) == 0
+    _, _, model, guide, _ = runs.Run("run").load()
+    assert guide.encoder.layers[0].out_features == 4
+    assert model.decoder.layers[0].out_features == 3
+    assert main(["train", "--resume", "run", "--epochs", "3"]) == 0
+    assert runs.Run("run").facts()["networks"] == "encoder Narrow(width=4), decoder Narrow()"
+
+
+def test_hierarchy_is_the_two_layer_network_of_burda_et_al(folder):
+    model, guide = built("--data", "bits.npy", "--model", "HierarchicalVAE")
+    layers = (mlp((200, 200)), mlp((100, 100)))
+    theirs = HierarchicalVAE((100, 50), likelihoods.Bernoulli(6), layers)
+    families = (guides.DiagonalNormal(100), guides.DiagonalNormal(50))
+    assert shapes(model) == shapes(theirs)
+    assert shapes(guide) == shapes(guides.HierarchicalGuide(6, families, layers))
+
+
+def test_ladder_shares_the_networks_of_the_model(folder):
+    options = ["--model", "HierarchicalVAE", "--model.latent_dims", "[4, 3, 2]", "--model.guide", "ladder"]
+    model, guide = built("--data", "bits.npy", *options)
+    assert isinstance(guide, guides.LadderGuide)
+    assert guide.transitions is model.transitions
+    assert [head.out_features for head in guide.heads] == [8, 6, 4]
+
+
+@pytest.mark.parametrize("guide", ["ladder", "bottom_up"])
+def test_hierarchy_is_trained_scored_drawn_from_and_reported(guide, folder, capsys):
+    options = ["--model", "HierarchicalVAE", "--model.latent_dims", "[3, 2]", "--model.guide", guide]
+    short = QUICK[: QUICK.index("--latent-dim")] + QUICK[QUICK.index("--latent-dim") + 2 :]
+    assert main(["train", "--data", "bits.npy", *short, *options, "--model.hidden", "[4]", "--out", "run"]) == 0
+    _, splits, model, q, _ = runs.Run("run").load()
+    again = evidence(model, q, splits.test, 30, seed=0, progress=False, device="cpu")
+    torch.testing.assert_close(again.log_px, Evidence.load("run/evidence.npz").log_px)
+    assert runs.Run("run").facts()["latent dimension"] == "[3, 2]"
+    assert main(["sample", "run", "--num-samples", "3"]) == 0
+    assert np.load("run/samples.npy").shape == (3, 6)
+    capsys.readouterr()
+    assert main(["sample", "run", "--label", "1"]) == 2
+    assert "Expected no --label for HierarchicalVAE" in capsys.readouterr().err
+
+
+def test_column_is_taken_out_of_the_table_row_by_row(table):
+    _, whole = config_of("--data", "table.csv")
+    _, splits = config_of("--data", "table.csv", "--model", "ConditionalVAE", "--model.label", "kind")
+    for part in ("train", "valid", "test"):
+        rows = getattr(whole, part)
+        assert torch.equal(getattr(splits, part), rows[:, [0, 2, 3]])
+        assert torch.equal(splits.labels[part], rows[:, 1].long())
+    found = given(splits)
+    assert found.kind == {"num_classes": 3}
+    assert torch.equal(found.values[found.y["train"]], splits.labels["train"])
+    assert found.encode([4, 1]).tolist() == [2, 0]
+    assert torch.equal(take_column(whole, "1", "").train, splits.train)  # by position
+
+
+def test_covariate_is_standardised(table):
+    _, splits = config_of("--data", "table.csv", "--model", "ConditionalVAE", "--model.label", "age")
+    found, age = given(splits), splits.labels["train"]
+    assert found.kind == {"num_covariates": 1}
+    torch.testing.assert_close(found.y["train"], ((age - age.mean()) / age.std())[:, None])
+    torch.testing.assert_close(found.encode(splits.labels["test"].tolist()), found.y["test"])
+
+
+def test_evidence_of_a_conditional_model_is_of_x_given_y(table, capsys, monkeypatch):
+    label = ["--model", "ConditionalVAE", "--model.label", "kind"]
+    assert train("--data", "table.csv", *label, "--out", "run") == 0
+    assert re.fullmatch(r"test log p\(x\|y\) = .* nats .*", capsys.readouterr().out.splitlines()[-1])
+    _, splits, model, guide, _ = runs.Run("run").load()
+    y = torch.searchsorted(torch.tensor([1, 3, 4]), splits.labels["test"])
+    direct = evidence(model, guide, (splits.test, y), 30, seed=0, progress=False, device="cpu")
+    scored = Evidence.load("run/evidence.npz").log_px
+    torch.testing.assert_close(direct.log_px, scored)
+    assert main(["evaluate", "run", "--num-particles", "30"]) == 0
+    assert torch.equal(Evidence.load("run/test-K30-seed0/evidence.npz").log_px, scored)
+    kept = ("ELBO surgery", "Does the model fit? Statistics")
+    monkeypatch.setattr(diagnosis, "_CHECKS", {title: diagnosis._CHECKS[title] for title in kept})
+    capsys.readouterr()
+    assert main(["report", "run"]) == 0
+    printed = capsys.readouterr().out
+    assert "Not available" not in printed
+    assert "ELBO surgery" in (runs.Run("run").report).read_text()
+
+
+def test_runs_are_compared_where_they_estimate_the_same(table, capsys):
+    label = ["--model.label", "kind"]
+    kinds = {"a": ["ConditionalVAE", *label], "b": ["SemiSupervisedVAE", *label, "--model.num_labels", "20"]}
+    for out, model in kinds.items():
+        assert train("--data", "table.csv", "--epochs", "1", "--model", *model, "--out", out) == 0
+    assert main(["compare", "a", "b"]) == 2  # log p(x|y) and log p(x)
+    assert "Expected the same data of all that are compared" in capsys.readouterr().err
+
+
+def test_labels_choose_what_is_drawn(table):
+    assert train("--data", "table.csv", "--model", "ConditionalVAE", "--model.label", "kind", "--out", "run") == 0
+    _, _, model, _, _ = runs.Run("run").load()
+    assert main(["sample", "run", "--label", "4", "1", "--num-samples", "5", "--seed", "3", "--mean"]) == 0
+    torch.manual_seed(3)
+    z = model.prior().sample((5,))
+    means = model.decode(z, torch.tensor([2, 0, 2, 0, 2])).mean
+    np.testing.assert_allclose(pd.read_csv("run/samples.csv"), means.detach().numpy(), rtol=1e-5)
+
+
+def test_convolutions_see_a_label_as_channels(folder):
+    """The digits come flat: an encoder of pictures gets the one-hot label as ten constant channels beside them."""
+    model, guide = built("--model", "ConditionalVAE", "--encoder", "conv", "--decoder", "deconv")
+    assert guide.encoder.network.image_shape == (11, 8, 8)
+    x, y = torch.rand(3, 64), torch.eye(10)[:3]
+    inside = torch.cat([x.reshape(3, 1, 8, 8), y[:, :, None, None].expand(-1, -1, 8, 8)], 1)
+    torch.testing.assert_close(guide.encoder(torch.cat([x, y], 1)), guide.encoder.network(inside))
+    assert model.sample(torch.tensor([0, 5])).shape == (2, 64)
+
+
+def test_semi_supervised_training_knows_so_many_labels(folder):
+    _, splits = config_of()
+    x, kept = SemiSupervisedVAE(num_labels=30, label_seed=1).training_data(splits)
+    known = kept >= 0
+    assert x is splits.train
+    assert known.sum() == 30
+    assert torch.equal(kept[known], splits.labels["train"][known])
+    assert (kept[~known] == -1).all()
+    assert not torch.equal(kept, SemiSupervisedVAE(num_labels=30, label_seed=2).training_data(splits)[1])
+
+
+def test_semi_supervised_run_scores_data_without_labels(table, capsys):
+    options = ["--model", "SemiSupervisedVAE", "--model.num_labels", "20", "--model.label", "kind"]
+    assert train("--data", "table.csv", *options, "--out", "run") == 0
+    out = capsys.readouterr().out
+    config, splits, model, guide, _ = runs.Run("run").load()
+    assert config["objective"]["init_args"]["gradient"] == "enumerate"
+    direct = evidence(model, guide, splits.test, 30, seed=0, progress=False, device="cpu")
+    torch.testing.assert_close(direct.log_px, Evidence.load("run/evidence.npz").log_px)
+    right = (torch.tensor([1, 3, 4])[guide.classify(splits.test)] == splits.labels["test"]).double().mean()
+    assert f"class q(y|x) is right: {right:.1%} of 10" in out
+    assert guide.alpha == pytest.approx(0.1 * 80 / 20)
+    assert main(["sample", "run", "--num-samples", "4"]) == 0
+    assert main(["sample", "run", "--num-samples", "4", "--label", "3"]) == 0
+    assert pd.read_csv("run/samples.csv").shape == (4, 3)
+
+
+def test_views_are_those_of_the_programs(folder):
+    model = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(6), mlp((4,)))
+    guide = guides.AmortizedGuide((6,), guides.DiagonalNormal(2), mlp((4,)))
+    torch.manual_seed(0)
+    z = model.prior().sample((5,))
+    torch.manual_seed(0)
+    assert torch.equal(views.predictive(model, 5).mean, model.decode(z).mean)
+    x = torch.ones(5, 6)
+    assert torch.equal(views.codes(guide, x).mean, guide.posterior(x).mean)
+    torch.manual_seed(0)
+    z = guide.posterior(x).sample()
+    torch.manual_seed(0)
+    assert torch.equal(views.reconstruction(model, guide, x).mean, model.decode(z).mean)
+
+
+MISTAKES = {
+    "no pictures": (["--encoder", "conv"], "Expected pictures for --encoder conv; the data of bits.npy are vectors"),
+    "no pictures to decode": (["--decoder", "deconv"], "Expected pictures for --decoder deconv"),
+    "decoder": (["--decoder", "conv"], "Unknown decoder 'conv'. Did you mean deconv?"),
+    "model": (["--model", "HierachicalVAE"], "Unknown model 'HierachicalVAE'. Did you mean HierarchicalVAE?"),
+    "option of a model": (
+        ["--model", "ConditionalVAE", "--model.lable", "x"],
+        "has no option --model.lable. Did you mean --model.label?",
+    ),
+    "no labels": (["--model", "ConditionalVAE"], "Expected data with labels; bits.npy has none. Name a column"),
+    "no such column": (["--model", "ConditionalVAE", "--model.label", "x"], "Expected a column of bits.npy; got 'x'"),
+    "latent dimension": (["--model", "HierarchicalVAE"], "Expected no --latent-dim for HierarchicalVAE"),
+    "layers": (["--model", "HierarchicalVAE", "--model.latent_dims", "[3]"], "Expected at least two latent_dims"),
+    "no list": (["--model", "HierarchicalVAE", "--model.latent_dims", "3"], "--model.latent_dims: Expected a list"),
+    "kind of guide": (["--model", "HierarchicalVAE", "--model.guide", "lader"], "one of 'bottom_up', 'ladder'"),
+    "channels": (["--encoder.channels", "[3]"], "mlp has no option --encoder.channels. It has --encoder.hidden"),
+    "option of a part": (
+        ["--prior", "Mixture", "--prior.num_component", "3"],
+        "Mixture has no option --prior.num_component. Did you mean --prior.num_components?",
+    ),
+    "part not named": (["--likelihood.scale", "3"], "Expected --likelihood PART with --likelihood.scale"),
+    "optimizer": (["--optimizer", "Adm"], "Unknown optimizer 'Adm'. Did you mean Adam?"),
+    "option of an optimizer": (["--optimizer.lrr", "3"], "Adam has no option --optimizer.lrr. Did you mean"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_get_one_line_and_leave_nothing_behind(name, folder, capsys):
+    before = {p.name for p in folder.rglob("*")}
+    options, message = MISTAKES[name]
+    assert train_bits(*options) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert message in error
+    assert {p.name for p in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hidden", "3", "--encoder", "conv", "--decoder", "deconv"], "neither conv nor deconv takes it"),
+        (["--model", "HierarchicalVAE", "--model.guide", "ladder", "--guide", "StudentT"], "layers of a ladder are"),
+        (["--model", "ConditionalVAE", "--model.prior_given_label", "true", "--prior", "Laplace"], "Expected --prior"),
+        (["--model", "SemiSupervisedVAE", "--model.num_labels", "9999"], "Expected num_labels of at most 1197"),
+        (["--model", "ConditionalVAE", "--model.label", "0"], "Expected a table of at least two columns"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options, message, folder, capsys):
+    assert main(["train", "--epochs", "1", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "runs").exists()
+
+
+def test_labels_that_there_are_not_are_refused():
+    _, splits = config_of()
+    with pytest.raises(ValueError, match=r"Expected a label among 0, 1, .*, 9; got 12\."):
+        ConditionalVAE().encode_labels(splits, [3, 12])
+
+
+def test_prior_given_the_label(folder):
+    model, _ = built("--model", "ConditionalVAE", "--model.prior_given_label", "true")
+    assert model.latent(torch.tensor([0, 1])).batch_shape == (2,)
+    assert json.dumps(config_of("--model", "ConditionalVAE")[0]["model"]["init_args"]) == json.dumps(
+        {"label": None, "prior_given_label": False}
+    )
+
+
+def test_a_mixed_table_is_conditioned_on_one_of_its_columns(folder, capsys):
+    draws = np.random.default_rng(0)
+    group = draws.integers(0, 3, 100)
+    frame = pd.DataFrame({"group": group, "dose": draws.normal(5.0 * group), "visits": draws.poisson(2.0, 100)})
+    frame["town"] = np.where(draws.random(100) < 0.5, "north", "south")
+    frame.loc[3, "dose"] = np.nan
+    frame.to_csv("table.csv", index=False)
+    settings = ("--data", "table.csv", "--model", "ConditionalVAE")
+    assert train(*settings, "--model.label", "group", "--out", "run") == 0
+    assert main(["sample", "run", "--label", "2", "--num-samples", "7"]) == 0
+    drawn = pd.read_csv("run/samples.csv")
+    assert list(drawn.columns) == ["dose", "visits", "town"]
+    assert set(drawn["town"]) <= {"north", "south"}
+    assert main(["impute", "run"]) == 2
+    assert "Expected a run of a model of x alone to impute" in capsys.readouterr().err
+    assert train(*settings, "--model.label", "dose", "--out", "other") == 2
+    assert "Expected no missing entries in the label column 'dose'" in capsys.readouterr().err
