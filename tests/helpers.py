@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pyro_vae.cli.train import main
-from pyro_vae.data.splits import PARTS, load_data
+from pyro_vae.data.load import load_data
+from pyro_vae.data.splits import PARTS
 from pyro_vae.inference import Evidence
 
 DATA_ROOT = os.environ.get("PYRO_VAE_DATA_ROOT")

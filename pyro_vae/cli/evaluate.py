@@ -11,8 +11,7 @@ from torch import nn
 
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.core.files import atomic_path
-from pyro_vae.data.arrays import PARTS
-from pyro_vae.data.splits import Splits
+from pyro_vae.data.splits import PARTS, Splits
 from pyro_vae.inference import Evidence, compare, evidence
 from pyro_vae.runs import building, reading
 from pyro_vae.runs.building import Config

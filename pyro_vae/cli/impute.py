@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.core.files import atomic_path
-from pyro_vae.data.arrays import to_tensor
 from pyro_vae.data.files import first_line, is_header, read_arrays
+from pyro_vae.data.splits import to_tensor
 from pyro_vae.data.tables import read_table
 from pyro_vae.inference import impute
 from pyro_vae.models.likelihoods import Mixed

@@ -4,7 +4,7 @@
 ``tables`` encodes columns of different kinds; ``labels`` are what conditional models are given.
 """
 
-from pyro_vae.data.splits import BINARISATIONS as BINARISATIONS
-from pyro_vae.data.splits import PARTS as PARTS
-from pyro_vae.data.splits import Splits as Splits
-from pyro_vae.data.splits import load_data as load_data
+from pyro_vae.data.load import BINARISATIONS as BINARISATIONS
+from pyro_vae.data.load import PARTS as PARTS
+from pyro_vae.data.load import Splits as Splits
+from pyro_vae.data.load import load_data as load_data

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int, did_you_mean
-from pyro_vae.data.arrays import PARTS
+from pyro_vae.data.splits import PARTS
 
 if TYPE_CHECKING:
     from pyro_vae.data.splits import Splits

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import did_you_mean
-from pyro_vae.data.arrays import PARTS
-from pyro_vae.data.splits import Splits
+from pyro_vae.data.splits import PARTS, Splits
 
 MAX_CLASSES = 20
 """Different whole numbers that a column of classes has, at most."""

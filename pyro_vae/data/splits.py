@@ -1,35 +1,21 @@
-"""Data sets by name, from files and from arrays, each with the protocol that belongs to its results."""
+"""Train, validation and test data, and arrays of any kind made into them: float32 tensors."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.core.checks import did_you_mean
-from pyro_vae.data.arrays import PARTS, share_missing, sizes, split_arrays
-from pyro_vae.data.binarisation import BINARISATIONS as BINARISATIONS
-from pyro_vae.data.binarisation import Binarisation, binarized, check_values, numbered
-from pyro_vae.data.files import cache_dir, read_arrays, read_idx
-from pyro_vae.data.mnist import read_binarized_mnist
+from pyro_vae.core.checks import check_tensor
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from pyro_vae.data.tables import Entry
     from pyro_vae.models.likelihoods import Mixed
 
-_IDX_KINDS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-_IDX_VALID = 10_000
-
-NAMES = ("digits", *_IDX_KINDS, "binarized_mnist")
-Source: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Mapping[str, Any] | pd.DataFrame"
+PARTS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,150 +56,101 @@ class Splits:
         return f"Splits({self.protocol}; events of shape {tuple(self.event_shape)})"
 
 
-def load_data(
-    source: Source,
-    *,
-    root: str | os.PathLike[str] | None = None,
-    binarize: Binarisation | None = None,
-    levels: int | None = None,
-    schema: Mapping[str, Entry] | None = None,
-    missing: bool = False,
-    seed: int = 0,
-) -> Splits:
-    """Load a data set, split it, and make it binary or number its levels if asked to.
+def to_tensor(value: object, called: str, missing: bool = False) -> Tensor:
+    """Copy an array or tensor of numbers to a float32 tensor on the CPU.
 
     Args:
-        source: "digits" (scikit-learn's, counts 0 to 16), "mnist", "fashion_mnist", "kmnist" (grey levels in
-            [0, 1]) or "binarized_mnist" (static, Larochelle and Murray 2011); a .npy, .npz or .csv file; an
-            array or tensor (N, *event), split 80/10/10 at random; or a mapping, as in .npz, of one such array,
-            of train, valid and test, or of train and test, where a random tenth of train becomes valid.
-            Events are flattened; those of shape (H, W) or (C, H, W), channels first, count as pictures. A
-            DataFrame, or a .csv file with ``schema``, is a table whose columns may be of different kinds.
-        root: folder of the named data sets; None is the user's cache directory.
-        binarize: for grey levels in [0, 1] (digits are divided by 16): "static" draws each datum once;
-            "dynamic" leaves train grey, to be drawn at every use by `Splits.transform`, and draws valid and
-            test once, the same as static does; "threshold" is x >= 0.5.
-        levels: for 8-bit grey levels x = b / 255 in [0, 1]: their numbers floor(levels b / 256), the bytes b for
-            256, as ``Categorical``, ``DiscretizedLogistic`` and its mixture score them; log p(x) is then the log
-            probability mass of an image, and not a density.
-        schema: of a table, likelihood by column name as in ``Mixed.from_dataframe``, by name ("LogNormal") too, or as
-            in a config file, {"likelihood": "StudentT", "df": 5} or {"levels": ["low", "high"]}; {} chooses all by
-            their values.
-            Levels and likelihoods are those that the whole table calls for, and start at the training rows.
-        missing: let NaN, and empty cells of a .csv file, through as missing entries, for ``VAE(..., missing=True)``.
-        seed: of the random split and the draws; torch's and numpy's global generators are not touched.
+        value: shape (N, *event).
+        called: what messages call it.
+        missing: let NaN through.
 
     Raises:
-        ValueError: if the source is unknown, absent, damaged or no finite numbers, or cannot be made binary, or
-            for a schema that does not fit the table.
+        ValueError: if it is no array, empty, or holds anything but finite numbers.
     """
-    _check_seed(seed)
-    check_values(source, binarize, levels, missing)
-    generator = torch.Generator().manual_seed(int(seed))
-    splits, values = _read(source, root, generator, schema, missing)
-    if binarize is not None:
-        splits, values = binarized(splits, binarize, generator)
-    elif levels is not None:
-        splits, values = numbered(splits, levels)
-    # until here `protocol` says only how the data were split
-    return replace(splits, protocol=f"{splits.name}, {values}, {splits.protocol}")
-
-
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise ValueError(f"Expected seed to be an integer in [0, 2**63); got {seed!r}.")
-
-
-def _read(
-    source: Any,
-    root: str | os.PathLike[str] | None,
-    generator: torch.Generator,
-    schema: Mapping[str, Entry] | None,
-    missing: bool,
-) -> tuple[Splits, str]:
-    """Read the splits, and say what their values are."""
-    if hasattr(source, "columns"):
-        return _from_table(source, "table", schema or {}, generator, missing)
-    path = Path(os.path.expanduser(source)) if isinstance(source, str | os.PathLike) else None
-    if schema is not None:
-        if path is None or path.suffix.lower() != ".csv":
-            raise ValueError(f"Expected a .csv file or a DataFrame for a schema; got {source!s:.80}.")
-        from pyro_vae.data.tables import read_table
-
-        return _from_table(read_table(path, schema), path.name, schema, generator, missing)
-    if path is None:
-        return _from_arrays(source, "array", "source", generator, missing)
-    if source == "digits":
-        return _digits(generator), "counts 0 to 16"
-    folder = cache_dir() if root is None else Path(os.path.expanduser(root))
-    if source == "binarized_mnist":
-        return _binarized_mnist(folder), "static binarisation of Larochelle and Murray (2011)"
-    if source in _IDX_KINDS:
-        return _idx(str(source), folder), "grey levels in [0, 1]"
-    if path.suffix in (".npy", ".npz", ".csv") and not os.path.exists(path):
-        raise ValueError(f"Expected a file at {path}; there is none. Check the spelling and the folder.")
-    if not os.path.isfile(path):
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise ValueError(f"Expected {called} to be dense; got {value.layout}. Convert it: {called}.to_dense().")
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    if not isinstance(value, np.ndarray):
         raise ValueError(
-            f"Expected a data set ({', '.join(NAMES)}) or a .npy, .npz or .csv file; got {str(source)!r}, "
-            f"which is neither. Check the spelling and the folder.{did_you_mean(str(source), NAMES)}"
+            f"Expected {called} to be a name, a path, an array, a tensor or a mapping of them; got "
+            f"{type(value).__name__}. Convert it: numpy.asarray({called})."
         )
-    return _from_arrays(read_arrays(path), path.name, str(path), generator, missing)
+    if value.dtype.kind not in "biuf":
+        raise ValueError(f"Expected {called} of real numbers; got dtype {value.dtype}. Convert or encode it.")
+    with np.errstate(over="ignore"):
+        array = np.array(value, dtype=np.float32, order="C", subok=True)
+    x = torch.from_numpy(np.ma.filled(array, np.nan))  # a masked entry is a missing one
+    check_tensor(torch.where(x.isnan(), 0.0, x) if missing else x, called)
+    if x.numel() == 0:
+        raise ValueError(f"Expected {called} with values in each datum; got shape {tuple(x.shape)}.")
+    return x
 
 
-def _digits(generator: torch.Generator) -> Splits:
-    from sklearn.datasets import load_digits
+def split_arrays(
+    source: object, called: str, generator: torch.Generator, missing: bool = False
+) -> tuple[list[Tensor], str]:
+    """Split one array at random, or take the splits that a mapping holds.
 
-    digits = load_digits()
-    order = torch.randperm(len(digits.data), generator=generator)
-    lengths = [len(order) - 600, 300, 300]
-    train, valid, test = parts = torch.as_tensor(digits.data, dtype=torch.float32)[order].split(lengths)
-    labels = torch.as_tensor(digits.target, dtype=torch.int64)[order].split(lengths)
-    how = f"random split {sizes(parts)} (seed {generator.initial_seed()})"
-    classes = dict(zip(PARTS, labels, strict=True))
-    return Splits(train, valid, test, labels=classes, name="digits", protocol=how, image_shape=(1, 8, 8), max_count=16)
+    Args:
+        source: an array or tensor, shape (N, *event), or a mapping of them by name.
+        called: what messages call it.
+        generator: of the random split.
+        missing: let NaN through.
 
+    Returns:
+        train, valid and test, and how they were split.
 
-def _idx(name: str, root: Path) -> Splits:
-    (images, labels), (test_images, test_labels) = read_idx(_IDX_KINDS[name], root)
-    cut = len(images) - _IDX_VALID
-    if cut < 1:
+    Raises:
+        ValueError: if the arrays have other names, too few data, or events of different shapes.
+    """
+    if isinstance(source, Mapping):
+        arrays = {key: to_tensor(value, f"{called}[{key!r}]", missing) for key, value in source.items()}
+    else:
+        arrays = {"": to_tensor(source, called, missing)}
+    parts, how = _three_parts(arrays, called, generator)
+    shapes = [tuple(x.shape[1:]) for x in parts]
+    if len(set(shapes)) > 1:
         raise ValueError(
-            f"Expected more than {_IDX_VALID:,} images in the train file of {name}; got {len(images):,}. Get it again."
+            f"Expected one event shape in all splits of {called}; got {', '.join(map(str, shapes))} in "
+            f"{', '.join(PARTS)}. Reshape or crop them alike."
         )
-    x, test = (part.flatten(1).float().div_(255) for part in (images, test_images))
-    return Splits(
-        x[:cut],
-        x[cut:],
-        test,
-        labels={"train": labels[:cut], "valid": labels[cut:], "test": test_labels},
-        name=name,
-        protocol=f"first {cut:,} / last {_IDX_VALID:,} of train / test of {len(test):,}",
-        image_shape=(1, *images.shape[1:]),
-    )
+    return parts, how
 
 
-def _binarized_mnist(root: Path) -> Splits:
-    train, valid, test = parts = read_binarized_mnist(root)
-    return Splits(train, valid, test, name="binarized_mnist", protocol=sizes(parts), image_shape=(1, 28, 28))
+def _three_parts(arrays: dict[str, Tensor], called: str, generator: torch.Generator) -> tuple[list[Tensor], str]:
+    seed = f"seed {generator.initial_seed()}"
+    if len(arrays) == 1:
+        parts = _hold_out(next(iter(arrays.values())), 2, called, generator)
+        return parts, f"random split {sizes(parts)} ({seed})"
+    if set(arrays) == {"train", "test"}:
+        parts = [*_hold_out(arrays["train"], 1, f"{called}['train']", generator), arrays["test"]]
+        return parts, f"{sizes(parts)}, valid held out of train at random ({seed})"
+    if set(arrays) != set(PARTS):
+        raise ValueError(
+            f"Expected {called} to hold one array, or train, valid and test, or train and test; got "
+            f"{', '.join(map(str, arrays)) or 'no arrays'}. Rename them or leave some out."
+        )
+    parts = [arrays[part] for part in PARTS]
+    return parts, f"{sizes(parts)}, split as given"
 
 
-def _from_arrays(source: Any, name: str, called: str, generator: torch.Generator, missing: bool) -> tuple[Splits, str]:
-    """Split one array, or take the splits of a mapping; `called` is what messages call the source."""
-    parts, protocol = split_arrays(source, called, generator, missing)
-    event = tuple(parts[0].shape[1:])
-    image: Any = {2: (1, *event), 3: event}.get(len(event))
-    train, valid, test = (x.reshape(len(x), -1) for x in parts)
-    values = f"values as given{share_missing((train, valid, test))}"
-    return Splits(train, valid, test, name=name, protocol=protocol, image_shape=image), values
+def _hold_out(x: Tensor, tenths: int, called: str, generator: torch.Generator) -> list[Tensor]:
+    """Split x at random into a rest and `tenths` tenths, each of at least one datum."""
+    if len(x) <= tenths:
+        raise ValueError(f"Expected at least {tenths + 1} data in {called} to split; got {len(x)}. Add data.")
+    tenth = max(1, len(x) // 10)
+    order = torch.randperm(len(x), generator=generator)
+    return list(x[order].split([len(x) - tenths * tenth] + [tenth] * tenths))
 
 
-def _from_table(
-    frame: pd.DataFrame, name: str, schema: Mapping[str, Entry], generator: torch.Generator, missing: bool
-) -> tuple[Splits, str]:
-    """Encode a table and split its rows; the likelihood of its columns starts at the training rows."""
-    from pyro_vae.data.tables import encode_table
+def sizes(parts: Sequence[Tensor]) -> str:
+    """Write how many data each part has: "50,000 / 10,000 / 10,000"."""
+    return " / ".join(f"{len(x):,}" for x in parts)
 
-    table, x = encode_table(frame, schema)
-    splits, values = _from_arrays(x, name, name, generator, missing)
-    table.start_at(splits.train)
-    return replace(splits, table=table), values.replace("values as given", "a table of mixed columns")
+
+def share_missing(parts: Sequence[Tensor]) -> str:
+    """Write which share of all entries is missing: ", 3.0% of entries missing", or nothing where none is."""
+    missing, total = (sum(map(count, parts)) for count in (lambda x: int(x.isnan().sum()), Tensor.numel))
+    return f", {missing / total:.1%} of entries missing" if missing else ""

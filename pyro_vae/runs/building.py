@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data.splits import Splits, load_data
+from pyro_vae.data.load import load_data
+from pyro_vae.data.splits import Splits
 from pyro_vae.inference import Evidence
 from pyro_vae.models import likelihoods
 from pyro_vae.runs import reading

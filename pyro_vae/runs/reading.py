@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data.arrays import PARTS, share_missing
 from pyro_vae.data.binarisation import are_bytes
-from pyro_vae.data.splits import Splits
+from pyro_vae.data.splits import PARTS, Splits, share_missing
 from pyro_vae.data.tables import has_different_kinds, record_schema
 from pyro_vae.inference import Evidence
 from pyro_vae.models.likelihoods import Mixed

@@ -11,7 +11,7 @@ import torch
 from helpers import QUICK
 
 from pyro_vae.cli.train import main
-from pyro_vae.data.splits import load_data
+from pyro_vae.data.load import load_data
 from pyro_vae.runs.building import load_splits
 from pyro_vae.runs.run import Run
 

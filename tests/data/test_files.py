@@ -7,8 +7,9 @@ import torch
 from helpers import DATA_ROOT, needs_data, numbered, parts, refuses
 
 from pyro_vae.data import files as datafiles
-from pyro_vae.data import splits as data
-from pyro_vae.data.splits import PARTS, load_data
+from pyro_vae.data import load as data
+from pyro_vae.data.load import load_data
+from pyro_vae.data.splits import PARTS
 
 pytestmark = pytest.mark.usefixtures("cache")
 

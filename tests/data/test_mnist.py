@@ -6,7 +6,8 @@ import torch
 from helpers import DATA_ROOT, needs_data, parts, refuses
 
 from pyro_vae.data import mnist as _amat
-from pyro_vae.data.splits import PARTS, load_data
+from pyro_vae.data.load import load_data
+from pyro_vae.data.splits import PARTS
 
 pytestmark = pytest.mark.usefixtures("cache")
 

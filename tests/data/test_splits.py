@@ -6,7 +6,8 @@ import pytest
 import torch
 from helpers import numbered, parts, refuses
 
-from pyro_vae.data.splits import PARTS, load_data
+from pyro_vae.data.load import load_data
+from pyro_vae.data.splits import PARTS
 
 
 def sorted_rows(x):
