@@ -13,10 +13,10 @@ from torch.distributions import Distribution
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.distributions import as_part, as_pyro
 from pyro_vae.core.modules import Network, build_network, expose_parameters
-from pyro_vae.models.base import UnconditionalModel, check_latent, check_prior
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.networks import mlp
 from pyro_vae.models.priors import Prior, StandardNormal
+from pyro_vae.models.vae import UnconditionalModel, check_latent, check_prior
 
 
 class HierarchicalVAE(UnconditionalModel):

@@ -7,12 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.annealing.path import Advance, Annealed, Path, Tuning, schedule, start_of
+from pyro_vae.inference.annealing.path import Advance, Annealed, CompiledTarget, Path, Tuning, schedule, start_of, tune
 from pyro_vae.inference.annealing.path import Annealing as Annealing
-from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.annealing.unconstrained import Args, plan_for
 from pyro_vae.inference.programs.call import Program
-from pyro_vae.inference.scoring.annealed_target import CompiledTarget
 
 
 @torch.no_grad()

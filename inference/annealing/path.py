@@ -1,4 +1,4 @@
-"""The path from where chains start to the posterior, and chains that are weighed while they follow it."""
+"""The path from where chains start to the posterior, how far chains move on it, and their weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,11 +16,10 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.hmc import Point, Target, transition
 from pyro_vae.inference.annealing.unconstrained import Args, Unconstrained
-from pyro_vae.inference.compile.recorded import recorded
+from pyro_vae.inference.compile.compile import layout
+from pyro_vae.inference.compile.record import CannotCompileError, recorded
+from pyro_vae.inference.compile.state import compile_programs
 from pyro_vae.inference.programs.call import Program
-
-if TYPE_CHECKING:
-    from pyro_vae.inference.scoring.annealed_target import CompiledTarget
 
 STEEPNESS = 4.0
 JITTER = 0.2
@@ -214,3 +213,104 @@ def _gradient(term: Tensor, u: Tensor) -> Tensor:
 
 def _stack(values: list[Tensor], instead: Tensor) -> Tensor:
     return torch.stack(values or [instead])
+
+
+TARGET_ACCEPTANCE = 0.65
+"""Optimal for HMC in many dimensions (Beskos et al., 2013, Optimal tuning of the hybrid Monte Carlo algorithm)."""
+ADAPTATION_RATE = 0.3
+MAX_STAGES = 100
+TRANSITIONS = 3
+WARM_UP = 20
+SMOOTHING = 20
+"""Degrees of freedom of the running variance, against those of one transition's chains."""
+
+
+@torch.no_grad()
+def tune(
+    model: Program, guide: Program | None, args: Args, *, settings: Annealing | None = None, plan: int | None = None
+) -> Tuning:
+    """Find step sizes and scales in a pilot run along the path, with chains of its own.
+
+    It has half as many temperatures as the run to come, 100 at most, and three transitions at each of them. After
+    each transition the log step size of a datum moves by 0.3 (a - 0.65), a the mean acceptance of its chains, and
+    the variance s_d^2 of a dimension towards that between the chains of a datum, pooled over data.
+
+    Args:
+        model: as in ``anneal``.
+        guide: as in ``anneal``.
+        args: as in ``anneal``.
+        settings: as in ``anneal``.
+        plan: as in ``anneal``.
+    """
+    settings = settings or Annealing()
+    path = Path(model, guide, args, settings.num_pilot, settings, plan)
+    betas = schedule(min((settings.num_temperatures + 1) // 2 + 1, MAX_STAGES + 1))[1:-1]
+    betas = betas if settings.num_temperatures > 1 else ()
+    state = _Adaptation(path)
+    stages = [state.stay(beta, TRANSITIONS if i else WARM_UP) for i, beta in enumerate(betas)]
+    step_sizes, scales = zip(*stages, strict=True) if stages else ((state.step_size,), (state.scale,))
+    return Tuning(betas, torch.stack(step_sizes), torch.stack(scales))
+
+
+class _Adaptation:
+    """Chains of the pilot run, with the step sizes and the scale that follow them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.point = Point.at(path.space.start, path.target)
+        self.variance = self._variance()
+        self.log_step = self.variance.new_full(path.space.start.shape[1:2], -0.25 * math.log(path.space.dim))
+        count, num_data, _ = path.space.start.shape
+        freedom = num_data * (count - 1)
+        self.weight = freedom / (freedom + SMOOTHING)
+
+    @property
+    def step_size(self) -> Tensor:
+        return self.log_step.exp()
+
+    @property
+    def scale(self) -> Tensor:
+        return self.variance.sqrt()
+
+    def stay(self, beta: float, num_transitions: int) -> tuple[Tensor, Tensor]:
+        """Move at one temperature, adapting; return the step sizes (B,) and the scale (D,) that came out."""
+        for _ in range(num_transitions):
+            self.point, acceptance = self.path.move(self.point, beta, self.step_size, self.scale)
+            self.log_step = self.log_step + ADAPTATION_RATE * (acceptance.mean(0) - TARGET_ACCEPTANCE)
+            self.variance = self.variance.lerp(self._variance(), self.weight)
+        return self.step_size, self.scale
+
+    def _variance(self) -> Tensor:
+        """Return the variance of u between the chains of a datum, pooled over data, (D,), bounded away from 0."""
+        return self.point.position.var(0).mean(0).clamp(min=1e-12)
+
+
+class CompiledTarget:
+    """Log densities of a path and their gradients as one compiled graph, of which the data are inputs.
+
+    Args:
+        path: a path with the programs, the number of chains, and the shape of the data.
+        other: other data of this shape, on which the graph is compared with the programs.
+
+    Raises:
+        CannotCompileError: where the programs have to run as they are.
+    """
+
+    def __init__(self, path: Path, other: Args) -> None:
+        space = path.space
+        if space.one_by_one:
+            raise CannotCompileError("the particles run one by one")
+        example = (space.start.contiguous(), *space.args)
+        self._layout = layout(example)
+        others = (0.5 * example[0] + 0.25, *other)
+        self._graph = compile_programs(space.model, space.guide, path.evaluate, example, others)
+
+    def at(self, start: Tensor, args: Args) -> Target | None:
+        """Return the target for these chains and data, None where they have another shape."""
+        if layout((start.contiguous(), *args)) != self._layout:
+            return None
+
+        def target(u: Tensor) -> tuple[Tensor, Tensor]:
+            return cast("tuple[Tensor, Tensor]", self._graph(u.contiguous(), *args))
+
+        return target

@@ -11,8 +11,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.inference.annealing.hmc import Point
-from pyro_vae.inference.annealing.path import Annealing, Path, schedule
-from pyro_vae.inference.annealing.tuning import tune
+from pyro_vae.inference.annealing.path import Annealing, Path, schedule, tune
 from pyro_vae.inference.annealing.unconstrained import Args, plan_for
 from pyro_vae.inference.programs.call import Data, Program, check_data, fork_rng, place, training_mode
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pyro.util
 import torch
@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.nn.functional import one_hot
 from torch.overrides import TorchFunctionMode
 
-from pyro_vae.inference.compile.selections import choose_in_place
+from pyro_vae.inference.compile.graph import aten
 from pyro_vae.inference.programs.call import fork_rng, unvalidated
 
 Function = Callable[..., tuple[Tensor | None, ...]]
@@ -183,3 +183,95 @@ def _replaced(owner: Any, **values: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(owner, name, value)
+
+
+def choose_in_place(graph: GraphModule) -> bool:
+    """Make of ``y[mask] = x[mask]``, as in Pyro's splines, and of its gradient a choice entry by entry.
+
+    What is selected has a shape that depends on values; where it goes back to the places that it came from, nothing
+    else depends on it but how many zeros the gradient by y has there.
+
+    Returns:
+        False where other values of that shape are put in such places.
+    """
+    masks: set[Node] = set()
+    for node in graph.graph.find_nodes(op="call_function", target=aten.index.Tensor):
+        x, mask = node.args[0], _mask_of(node)
+        puts = [user for user in node.users if user.target is not aten.new_zeros.default]  # that asks for the dtype
+        if mask is None or not all(_mask_of(put) is mask and put.args[2] is node for put in puts):
+            continue
+        with graph.graph.inserting_before(node):
+            kept = graph.graph.call_function(aten.clone.default, (x,))
+            kept.meta = dict(x.meta)
+        for put in puts:
+            _choose(graph, put, mask, kept)
+        node.replace_all_uses_with(kept)
+        graph.graph.erase_node(node)
+        masks.add(mask)
+    for node in list(graph.graph.nodes):
+        if node.op == "call_function" and _mask_of(node) in masks and node.args[2].meta["val"].ndim == 1:
+            if node.args[2].target is not aten.zeros.default:
+                return False
+            _choose(graph, node, _mask_of(node), 0.0)
+    return True
+
+
+def _mask_of(node: Node) -> Node:
+    """Return the mask by which a node takes or puts single entries, None where it does something else."""
+    if node.target not in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
+        return None
+    y, (mask, *rest) = node.args[:2]
+    if rest or mask is None or "val" not in mask.meta or "val" not in y.meta:
+        return None
+    if mask.meta["val"].dtype is not torch.bool or mask.meta["val"].shape != y.meta["val"].shape:
+        return None
+    while mask.target is aten.detach.default:
+        mask = mask.args[0]
+    return mask
+
+
+def _choose(graph: GraphModule, put: Node, mask: Node, kept: Node) -> None:
+    y, added = put.args[0], len(put.args) > 3 and put.args[3]
+    with graph.graph.inserting_before(put):
+        value = graph.graph.call_function(aten.add.Tensor, (y, kept)) if added else kept
+        where = aten.where.ScalarSelf if isinstance(value, float) else aten.where.self
+        chosen = graph.graph.call_function(where, (mask, value, y))
+        if put.target is aten.index_put_.default:
+            chosen = graph.graph.call_function(aten.copy_.default, (y, chosen))
+        chosen.meta = dict(put.meta)
+    put.replace_all_uses_with(chosen)
+    graph.graph.erase_node(put)
+
+
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+WORTHWHILE = 300
+"""Calls that pay for recording: a Pyro program costs about 1 ms a call, its recording about 100 ms."""
+
+
+def recorded(function: Callable[[Tensor], Tensors], example: Tensor, num_calls: int) -> Callable[[Tensor], Tensors]:
+    """Return a function of the same values without Pyro's and autograd's overhead, for inputs like the example.
+
+    The function runs once at the example, gradients that it takes included, while every tensor operation is noted
+    down. It is returned as it is where it is called too few times to pay, cannot be recorded, as control flow that
+    depends on the input cannot, or where its record has other values at another point.
+
+    Args:
+        function: takes one tensor and returns several.
+        example: an input.
+        num_calls: how many calls are to come.
+    """
+    if num_calls < WORTHWHILE:
+        return function
+    other = 0.5 * example + 0.25
+    try:
+        graph = record(function, example)
+        same = all(torch.equal(*pair) for pair in zip(_finite(graph(other)), _finite(function(other)), strict=True))
+    except (
+        Exception
+    ):  # whatever a program that needs its values raises; run as it is, it says what is wrong if anything
+        return function
+    return torch.no_grad()(graph) if same else function
+
+
+def _finite(values: tuple[Tensor, ...]) -> list[Tensor]:
+    return [value.nan_to_num(nan=0.123) for value in values]

@@ -1,7 +1,8 @@
-"""Which latent dimensions a guide uses: the number of active units."""
+"""Which latent dimensions a guide uses: active units, KL by dimension, posterior collapse."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent
 
 from pyro_vae.inference.programs.call import Data, Program, as_args, check_data
+from pyro_vae.inference.programs.kl import in_one_order, kl_by_dimension
 from pyro_vae.inference.programs.loop import (
     batches,
     check_two,
@@ -140,3 +142,138 @@ def _mean(site: Site, value: Tensor, terms: WeightTerms) -> Tensor:
     except (NotImplementedError, AttributeError):  # a flow
         mean = value
     return with_particles(mean, value.ndim).expand_as(value)[..., None]
+
+
+COLLAPSED = 0.01
+"""Nats below which a latent dimension counts as unused.
+
+By Pinsker's inequality q(z_j | x) and p(z_j) then differ by at most sqrt(0.01 / 2) = 0.07 in total variation.
+"""
+
+
+@dataclass(frozen=True)
+class LatentKL:
+    """E_x[KL(q(z_j | x) || p(z_j))] of each latent dimension, in nats per datum.
+
+    Attributes:
+        kl: the mean over data, shape (G,).
+        std_error: its standard error over data and Monte Carlo, shape (G,).
+        mc_error: the Monte Carlo part alone, shape (G,); 0 where the KL has a closed form.
+        labels: the G groups: "z[0]", ... for a site whose guide and prior factorise over dimensions, "z" for a
+            site that is one group, "z1, z2" for sites that are one together.
+        whole: labels of the groups that could not be taken dimension by dimension.
+    """
+
+    kl: Tensor
+    std_error: Tensor
+    mc_error: Tensor
+    labels: tuple[str, ...]
+    whole: tuple[str, ...]
+
+    @property
+    def total(self) -> float:
+        """The rate E_x[KL(q(z|x) || p(z))], the sum over groups."""
+        return self.kl.sum().item()
+
+    @property
+    def collapsed(self) -> tuple[str, ...]:
+        """Labels of the groups whose KL is below 0.01 nats with two standard errors to spare.
+
+        Since a KL is never negative, less than a share c of the data then have more than 0.01 / c nats there.
+        """
+        below = (self.kl + 2 * self.std_error < COLLAPSED).tolist()
+        return tuple(label for label, small in zip(self.labels, below, strict=True) if small)
+
+    @property
+    def warning(self) -> str:
+        """What to know about posterior collapse, "" if there is none."""
+        if not self.collapsed:
+            return ""
+        return (
+            f"Posterior collapse: q(z|x) is the prior in {len(self.collapsed)} of {len(self.labels)} latent "
+            f"dimensions ({listed(list(self.collapsed))})."
+        )
+
+    def __str__(self) -> str:
+        """Return the result in one line."""
+        named = f" ({listed(list(self.collapsed))})" if self.collapsed else ""
+        whole = f"; not by dimension: {listed(list(self.whole))}" if self.whole else ""
+        return f"KL = {self.total:.2f} nats, {len(self.collapsed)} of {len(self.labels)} collapsed{named}{whole}"
+
+
+def kl_per_dimension(
+    model: Program,
+    guide: Program,
+    x: Data,
+    *,
+    num_particles: int = 16,
+    chunk_size: int = 10_000,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> LatentKL:
+    """Return the KL term of each latent dimension.
+
+        KL_j = E_x[KL(q(z_j | x) || p(z_j))] = E_x E_q[log q(z_j | x) - log p(z_j)]
+
+    In closed form where torch has one for the marginals, else the mean over particles. A site whose guide or prior
+    does not factorise over dimensions, or is masked, has one KL for all of them; so have all sites together where
+    the guide has auxiliary sites, as Pyro's AutoGuides. Where a site depends on earlier ones, its KL is the mean
+    over draws of those.
+
+    Args:
+        model: Pyro program for p(x, z) with an outermost data plate.
+        guide: Pyro program for q(z | x).
+        x: data, shape (N, *event), or a tuple of tensors.
+        num_particles: K >= 2.
+        chunk_size: largest number of (particle, datum) pairs in memory at once.
+        seed: seed of the draws; the global generator is left as it was.
+        device: "auto" (a GPU where there is one), or a torch device.
+        progress: show a progress bar, where there is a terminal to show it.
+
+    Raises:
+        ValueError: for K < 2, programs without latents, or programs that ``log_weights`` refuses.
+
+    Source: Kingma and Welling (2014), appendix B, for normal guides and priors.
+    """
+    check_data(model, x)
+    check_two(num_particles, "num_particles")
+    parts: list[tuple[Tensor, Tensor]] = []
+    labels: dict[str, bool] = {}
+    with evaluating(model, guide, x, seed, device) as args:
+        plan = plan_for(model, guide, args)
+        for batch in batches(args, num_particles, chunk_size, "KL", progress):
+            chunks = [kl_groups(t) for t in particle_terms(model, guide, batch, num_particles, chunk_size, plan)]
+            labels = chunks[0][1]
+            parts.append(mean_and_variance(torch.cat([values for values, _ in chunks])))
+    mean, variance = (torch.cat(both) for both in zip(*parts, strict=True))
+    mc_error = variance.sum(0).div(num_particles).sqrt() / len(mean)
+    whole = tuple(label for label, is_whole in labels.items() if is_whole)
+    return LatentKL(mean.mean(0), standard_error(mean), mc_error, tuple(labels), whole)
+
+
+def mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance over particles of values (K, ...), in double precision on the CPU."""
+    values = values.double().cpu()
+    return values.mean(0), values.var(0) if len(values) > 1 else torch.full_like(values[0], math.nan)
+
+
+def kl_groups(terms: WeightTerms) -> tuple[Tensor, dict[str, bool]]:
+    """Return log q - log p of each group, or its closed mean, shape (K, B, G), and {label: whether a whole site}."""
+    values = latent_values(terms)
+    if set(terms.guide) != set(terms.prior):
+        total = terms.log_q - torch.stack(list(terms.prior.values())).sum(0)
+        return total[..., None], {", ".join(terms.prior): True}
+    parts: list[Tensor] = []
+    labels: dict[str, bool] = {}
+    for name, value in values.items():
+        site, prior = terms.guide_sites[name], terms.model_sites[name]
+        try:
+            kl = kl_by_dimension(site, prior, closed=in_one_order(terms))
+        except ValueError:  # guide or prior does not factorise, or is masked
+            parts.append((terms.guide[name] - terms.prior[name])[..., None])
+            labels[name] = True
+        else:
+            parts.append(kl.expand(value.shape).reshape(*value.shape[:2], -1))
+            labels |= dict.fromkeys(unit_labels(name, value.shape[2:]), False)
+    return torch.cat(parts, -1), labels

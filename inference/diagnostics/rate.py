@@ -1,17 +1,31 @@
-"""Rate and distortion: what the code of each datum costs, and what is lost."""
+"""Rate and distortion of each datum's code, and the rate split in two: ELBO surgery."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.diagnostics.kl import kl_groups, mean_and_variance
+from pyro_vae.inference.diagnostics.latent import kl_groups, mean_and_variance
+from pyro_vae.inference.objectives.base import refuse_auxiliary
 from pyro_vae.inference.programs.call import Data, Program, check_data
-from pyro_vae.inference.programs.loop import batches, evaluating, particle_terms, plan_for, standard_error
-from pyro_vae.inference.programs.weights import WeightTerms
+from pyro_vae.inference.programs.loop import (
+    Args,
+    batches,
+    check_two,
+    counts,
+    evaluating,
+    guide_at,
+    latent_values,
+    particle_terms,
+    plan_for,
+    standard_error,
+)
+from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
 
 
 @dataclass(frozen=True)
@@ -95,3 +109,127 @@ def _both(terms: WeightTerms) -> Tensor:
     """Return rate and distortion of each particle and datum, shape (K, B, 2)."""
     distortion = -torch.stack(list(terms.likelihood.values())).sum(0)
     return torch.stack([kl_groups(terms)[0].sum(-1), distortion], -1)
+
+
+@dataclass(frozen=True)
+class ELBOSurgery:
+    """The mean KL over N data and its two parts, in nats per datum: kl = mutual_information + marginal_kl.
+
+    Attributes:
+        mutual_information: I(n; z) between a datum's index and its code, at most log N.
+        marginal_kl: KL(q(z) || p(z)) of the aggregated posterior q(z) = (1/N) sum_n q(z|x_n).
+        mutual_information_error: Monte Carlo standard error.
+        marginal_kl_error: likewise.
+        num_data: N.
+    """
+
+    mutual_information: float
+    marginal_kl: float
+    mutual_information_error: float
+    marginal_kl_error: float
+    num_data: int
+
+    @property
+    def kl(self) -> float:
+        """(1/N) sum_n KL(q(z|x_n) || p(z))."""
+        return self.mutual_information + self.marginal_kl
+
+    @property
+    def bound(self) -> float:
+        """Log N, which the mutual information cannot exceed; where it comes near, N is too small to tell more."""
+        return math.log(self.num_data)
+
+    def __str__(self) -> str:
+        """Return the result in one line."""
+        return (
+            f"KL {self.kl:.2f} = mutual information {self.mutual_information:.2f} +- "
+            f"{self.mutual_information_error:.2f} (at most log N = {self.bound:.2f}) + marginal KL "
+            f"{self.marginal_kl:.2f} +- {self.marginal_kl_error:.2f} nats"
+        )
+
+
+def elbo_surgery(
+    model: Program,
+    guide: Program,
+    x: Data,
+    *,
+    num_particles: int = 2,
+    chunk_size: int = 10_000,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> ELBOSurgery:
+    """Split the mean KL term into index-code mutual information and the KL of the aggregated posterior.
+
+        (1/N) sum_n KL(q(z|x_n) || p(z)) = I(n; z) + KL(q(z) || p(z)),   q(z) = (1/N) sum_n q(z|x_n)
+        I(n; z) = (1/N) sum_n E_q[log q(z|x_n) - log q(z)] <= log N
+
+    q(z) is that of these N data, with all of them as components of the mixture, so that neither part is biased; K
+    draws of each datum are scored under all N, which costs K N^2 densities of the guide. The standard errors are
+    those of the draws, stratified by datum: the data are taken as given. Another set of data, or another N, has
+    another decomposition; near log N the mutual information says more about N than about the guide.
+
+    Args:
+        model: Pyro program for p(x, z) with an outermost data plate.
+        guide: Pyro program for q(z | x), which can score a z that it did not draw.
+        x: data, shape (N, *event), or a tuple of tensors.
+        num_particles: K >= 2.
+        chunk_size: largest number of (particle, datum) or (draw, component) pairs in memory at once.
+        seed: seed of the draws; the global generator is left as it was.
+        device: "auto" (a GPU where there is one), or a torch device.
+        progress: show a progress bar, where there is a terminal to show it.
+
+    Raises:
+        ValueError: for K < 2, a guide with auxiliary sites or without an inverse, or programs that ``log_weights``
+            refuses.
+
+    Source: Hoffman and Johnson (2016), ELBO Surgery: yet another way to carve up the variational evidence lower bound.
+    """
+    check_data(model, x)
+    check_two(num_particles, "num_particles")
+    parts = []
+    with evaluating(model, guide, x, seed, device) as args:
+        plan = plan_for(model, guide, args)
+        for batch in batches(args, num_particles, chunk_size, "surgery", progress):
+            terms = list(particle_terms(model, guide, batch, num_particles, chunk_size, plan))
+            parts.append(torch.cat([_carve(guide, args, t, chunk_size, plan) for t in terms]))
+    mean, variance = mean_and_variance(torch.cat(parts, 1))
+    information, marginal = mean.mean(0).tolist()
+    errors = ((variance.sum(0) / num_particles).sqrt() / len(mean)).tolist()
+    return ELBOSurgery(information, marginal, errors[0], errors[1], len(mean))
+
+
+def _carve(guide: Program, args: Args, terms: WeightTerms, chunk_size: int, plan: int) -> Tensor:
+    """Return log q(z|x_n) - log q(z) and log q(z) - log p(z) of each particle and datum, shape (K, B, 2)."""
+    refuse_auxiliary(terms)
+    draws = {name: value.flatten(0, 1)[:, None] for name, value in latent_values(terms).items()}  # (K B, 1, ...)
+    log_prior = sum(terms.prior.values())
+    aggregated = _log_aggregated(guide, args, draws, chunk_size, plan).reshape(terms.log_q.shape)
+    return torch.stack([terms.log_q - aggregated, aggregated - log_prior], -1)
+
+
+def _log_aggregated(guide: Program, args: Args, draws: dict[str, Tensor], chunk_size: int, plan: int) -> Tensor:
+    """Return log (1/N) sum_m q(z | x_m) at draws of shape (M, 1, ...), shape (M,)."""
+    num_data, num_draws = len(args[0]), len(next(iter(draws.values())))
+    at_once = max(1, min(num_draws, math.isqrt(chunk_size))) if plan else 1
+    size = max(1, min(num_data, chunk_size // at_once))
+    totals = []
+    for chosen in torch.arange(num_draws).split(counts(num_draws, at_once)):
+        some = {name: value[chosen.to(value.device)] for name, value in draws.items()}
+        batches_of_data = zip(*(arg.split(size) for arg in args), strict=True)
+        totals.append(torch.cat([_log_q(guide, batch, some, plan) for batch in batches_of_data], 1).logsumexp(1))
+    return torch.cat(totals) - math.log(num_data)
+
+
+def _log_q(guide: Program, batch: Args, draws: dict[str, Tensor], plan: int) -> Tensor:
+    """Return log q(z | x) of every draw, shape (M, 1, ...), under every datum of a batch, shape (M, B)."""
+    num_draws, num_data = len(next(iter(draws.values()))), len(batch[0])
+    latents = {name: value.expand(num_draws, num_data, *value.shape[2:]) for name, value in draws.items()}
+    if num_draws == 1:
+        latents = {name: value[0] for name, value in latents.items()}
+
+    def tracer(_: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
+        trace = guide_at(guide, args, latents)
+        return trace, trace  # the guide in the model's place, whose decoder is not wanted
+
+    return weight_terms(guide, guide, batch, num_draws, plan=plan, tracer=tracer).log_q

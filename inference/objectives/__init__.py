@@ -7,11 +7,11 @@ from pyro_vae.inference.objectives.aggregate import BetaTCVAE as BetaTCVAE
 from pyro_vae.inference.objectives.aggregate import InfoVAE as InfoVAE
 from pyro_vae.inference.objectives.base import Objective as Objective
 from pyro_vae.inference.objectives.bounds import CIWAE as CIWAE
+from pyro_vae.inference.objectives.bounds import CUBO as CUBO
 from pyro_vae.inference.objectives.bounds import IWAE as IWAE
 from pyro_vae.inference.objectives.bounds import MIWAE as MIWAE
 from pyro_vae.inference.objectives.bounds import Renyi as Renyi
 from pyro_vae.inference.objectives.elbo import ELBO as ELBO
-from pyro_vae.inference.objectives.free_bits import FreeBits as FreeBits
+from pyro_vae.inference.objectives.elbo import FreeBits as FreeBits
 from pyro_vae.inference.objectives.thermodynamic import TVO as TVO
-from pyro_vae.inference.objectives.upper import CUBO as CUBO
 from pyro_vae.inference.objectives.wake_sleep import RWS as RWS

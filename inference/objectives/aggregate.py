@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.objectives.penalised import PenalisedELBO, refuse_auxiliary
+from pyro_vae.inference.objectives.base import PenalisedELBO, refuse_auxiliary
 from pyro_vae.inference.programs.call import Program
 from pyro_vae.inference.programs.kl import marginals
 from pyro_vae.inference.programs.structure import Site

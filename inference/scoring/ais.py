@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pyro_vae.inference.annealing.chains import anneal
-from pyro_vae.inference.annealing.path import Annealing, Path
-from pyro_vae.inference.annealing.tuning import tune
+from pyro_vae.inference.annealing.path import Annealing, CompiledTarget, Path, tune
 from pyro_vae.inference.annealing.unconstrained import plan_for
 from pyro_vae.inference.programs.call import Program
 from pyro_vae.inference.programs.proposals import check_proposal
-from pyro_vae.inference.scoring.annealed_target import CompiledTarget
 from pyro_vae.inference.scoring.base import Args, Method, Pair, Weights
 
 

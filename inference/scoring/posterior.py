@@ -1,7 +1,8 @@
-"""Draws from the posterior p(z|x) of each datum, by resampling weighted draws of the guide; as ArviZ's data too."""
+"""Draws from the posterior p(z|x) of each datum by resampling weighted draws of the guide, and what is missing of x."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,48 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Program, check_data, fork_rng, place, training_mode
 from pyro_vae.inference.programs.structure import PARTICLES, sample_sites
 from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
 from pyro_vae.inference.programs.weights import weight_terms
+
+
+class Resampler:
+    """R draws of each datum's posterior, kept while chunks of K weighted particles pass.
+
+    After a chunk each draw is replaced by one of the chunk's with probability sum of its weights / sum of all so far,
+    so that in the end every draw is particle k with probability w_k / sum w. Memory: R latents a datum, never K.
+
+    Args:
+        num_draws: R.
+        num_data: B.
+
+    Source: Rubin (1988), Using the SIR Algorithm to Simulate Posterior Distributions; streamed as weighted reservoir
+    sampling, Chao (1982).
+    """
+
+    def __init__(self, num_draws: int, num_data: int) -> None:
+        self.num_draws = num_draws
+        self.log_sum = torch.full((num_data,), -math.inf, dtype=torch.float64)
+        self.latents: dict[str, Tensor] = {}
+        """{site: draws, shape (R, B, ...)}."""
+
+    def add(self, log_w: Tensor, values: dict[str, Tensor]) -> None:
+        """Take in a chunk: log weights, shape (k, B), and {site: value, shape (k, B, ...)}."""
+        log_w = log_w.double()
+        possible = log_w.amax(0) > -math.inf
+        chunk = log_w.logsumexp(0)
+        self.log_sum = torch.logaddexp(self.log_sum.to(chunk.device), chunk)
+        share = torch.where(possible, (chunk - self.log_sum).exp(), 0)
+        weights = torch.where(possible, log_w.softmax(0), 1.0).T
+        chosen = torch.multinomial(weights, self.num_draws, replacement=True).T  # (R, B)
+        kept = torch.rand(chosen.shape, dtype=share.dtype, device=share.device) >= share
+        for name, value in values.items():
+            tail = [1] * (value.ndim - 2)
+            fresh = value.take_along_dim(chosen.reshape(*chosen.shape, *tail), 0)
+            before = self.latents.get(name, fresh)
+            self.latents[name] = torch.where(kept.reshape(*kept.shape, *tail), before, fresh)
+
 
 MAX_PAIRS = 10_000
 """Largest number of (particle, datum) pairs in memory at once, beside the draws that are kept."""
@@ -167,3 +206,58 @@ def _observed(model: Program, args: tuple[Tensor, ...], latents: dict[str, Tenso
     program = poutine.condition(poutine.uncondition(model), data=latents)
     sites = sample_sites(poutine.trace(program).get_trace(*args))
     return {name: site["value"] for name, site in sites.items() if site["infer"].get("was_observed")}
+
+
+@torch.no_grad()
+def impute(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    num_draws: int = 100,
+    *,
+    num_particles: int = 1000,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> Tensor:
+    """Draw the missing entries of x from p(x_mis | x_obs), several times: multiple imputation.
+
+        z_k ~ q(z | x_obs),   resampled with weights w_k = p(x_obs, z_k) / q(z_k | x_obs),   x_mis ~ p(x_mis | z)
+
+    As K grows the draws follow the model's conditional, whatever the guide. Their spread is that of prediction
+    for one entry; means over draws are point imputations. The model must leave NaN out of its likelihood and
+    accept it in a ``check_data`` of its own, as ``VAE(..., missing=True)`` does, entries missing at random.
+
+    The log score of held-out entries needs no draws: log p(x_mis | x_obs) = log p(x_mis, x_obs) - log p(x_obs), the
+    difference of two ``evidence`` calls.
+
+    Args:
+        model: Pyro program for p(x, z) with one observed site, and an outermost data plate.
+        guide: Pyro program for q(z | x).
+        x: data, shape (N, *event), NaN where missing.
+        num_draws: draws S.
+        num_particles: K.
+        seed: seed of the draws; the global generator is left as it was.
+        device: "auto" (a GPU where there is one), or a torch device.
+        progress: show a progress bar, where there is a terminal to show it.
+
+    Returns:
+        completed data, shape (S, N, *event); observed entries are as they were in each draw.
+
+    Raises:
+        ValueError: if the model has several observed sites, or another shape of data than x.
+
+    Source: Mattei and Frellsen (2019), MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets,
+    section 3.
+    """
+    check_positive_int(num_draws, "num_draws")
+    check_data(model, x, guide=guide)
+    args, device = place(model, guide, (x,), device)
+    with training_mode(model, guide, False), fork_rng(device, seed):
+        drawn = posterior_draws(model, guide, args, num_draws, num_particles, progress=progress).predictive
+    if len(drawn) != 1:
+        raise ValueError(f"Expected a model with one observed site to impute; it has {list(drawn)}.")
+    (draws,) = drawn.values()
+    if draws[0].numel() != x.numel():
+        raise ValueError(f"Expected a model that observes x, {tuple(x.shape)}; its site has {tuple(draws[0].shape)}.")
+    return torch.where(args[0].isnan(), draws.reshape(num_draws, *x.shape), args[0]).to(x.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.models.likelihoods.categorical import Levels
+from pyro_vae.models.likelihoods.discrete import Levels
 from pyro_vae.models.likelihoods.supports import ByColumn
 
 

@@ -9,8 +9,7 @@ from torch.distributions import constraints
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.modules import Shape
 from pyro_vae.models.distributions import discretized_logistic as _discretized_logistic
-from pyro_vae.models.likelihoods.base import Likelihood
-from pyro_vae.models.likelihoods.parameters import PositiveParameter, PositiveValue
+from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue
 
 _HINT = "Data are level numbers, 0 to 255 for 8-bit images: (255 * x).round() where they were divided by 255."
 

@@ -13,9 +13,8 @@ from pyro_vae.core.checks import check_support
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.models.distributions.columns import Columns
 from pyro_vae.models.likelihoods.base import Likelihood
-from pyro_vae.models.likelihoods.schema import Schema, describe_column, start_at, table_of
+from pyro_vae.models.likelihoods.schema import Column, Schema, Table, describe_column, start_at, table_of
 from pyro_vae.models.likelihoods.supports import ByColumn, ColumnSupport, entrywise
-from pyro_vae.models.likelihoods.tables import Column, Table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,13 +3,13 @@
 Every network takes any number of leading dimensions, such as (K, B), treats each datum alone, and draws nothing.
 """
 
-from pyro_vae.models.networks.base import Factory as Factory
-from pyro_vae.models.networks.base import NetworkFactory as NetworkFactory
-from pyro_vae.models.networks.conv import conv as conv
-from pyro_vae.models.networks.conv import deconv as deconv
-from pyro_vae.models.networks.convolutions import ConvDecoder as ConvDecoder
-from pyro_vae.models.networks.convolutions import ConvEncoder as ConvEncoder
-from pyro_vae.models.networks.perceptrons import MLP as MLP
-from pyro_vae.models.networks.perceptrons import GatedMLP as GatedMLP
-from pyro_vae.models.networks.perceptrons import gated_mlp as gated_mlp
-from pyro_vae.models.networks.perceptrons import mlp as mlp
+from pyro_vae.models.networks.convolution import ConvDecoder as ConvDecoder
+from pyro_vae.models.networks.convolution import ConvEncoder as ConvEncoder
+from pyro_vae.models.networks.convolution import conv as conv
+from pyro_vae.models.networks.convolution import deconv as deconv
+from pyro_vae.models.networks.perceptron import MLP as MLP
+from pyro_vae.models.networks.perceptron import Factory as Factory
+from pyro_vae.models.networks.perceptron import GatedMLP as GatedMLP
+from pyro_vae.models.networks.perceptron import NetworkFactory as NetworkFactory
+from pyro_vae.models.networks.perceptron import gated_mlp as gated_mlp
+from pyro_vae.models.networks.perceptron import mlp as mlp

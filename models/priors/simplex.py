@@ -11,8 +11,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_several
 from pyro_vae.core.simplex import AdditiveLogistic
-from pyro_vae.models.priors._settings import keep, log_of
-from pyro_vae.models.priors.base import Prior
+from pyro_vae.models.priors.base import Prior, keep, log_of
 
 
 class Dirichlet(Prior):

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.distributions import as_pyro
-from pyro_vae.models.priors._settings import keep
-from pyro_vae.models.priors.base import Prior
+from pyro_vae.models.priors.base import Prior, keep
 
 JITTER = 0.01
 """Noise on the first pseudo-inputs, in standard deviations of the data: two alike would stay alike."""

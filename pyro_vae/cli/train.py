@@ -27,7 +27,7 @@ from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.training.checkpoints import read_checkpoint
 from pyro_vae.inference.training.fit import check_settings
 from pyro_vae.models import start_at_data
-from pyro_vae.report import views
+from pyro_vae.report import pictures as views
 from pyro_vae.runs import building, reading
 from pyro_vae.runs import run as runs
 from pyro_vae.runs.building import Config

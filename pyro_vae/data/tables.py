@@ -12,8 +12,7 @@ from torch import Tensor
 from pyro_vae.core.checks import did_you_mean
 from pyro_vae.data.files import BadTable, first_line, is_header, one_line
 from pyro_vae.models.likelihoods import Categorical, Mixed
-from pyro_vae.models.likelihoods.schema import Wanted, by_values, levels_of
-from pyro_vae.models.likelihoods.tables import Column
+from pyro_vae.models.likelihoods.schema import Column, Wanted, by_values, levels_of
 from pyro_vae.runs.registry import build_part, class_path, find_part, known_parts
 
 if TYPE_CHECKING:

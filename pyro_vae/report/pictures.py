@@ -1,4 +1,4 @@
-"""Figures of data, draws and latent space: pictures where the data are pictures, heat maps where they are not."""
+"""Pictures of data, draws and latent space, and the draws behind them from the sites of any program."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
+from pyro_vae.inference.programs.call import as_args
+from pyro_vae.inference.programs.structure import Site, sample_sites
 from pyro_vae.report.figures import BLUE, GREY, WIDTH, num_bins, single_axes
 
 MAX_CLASSES = 20
@@ -179,3 +183,49 @@ def _coloured_scatter(axes: Axes, plane: np.ndarray, labels: np.ndarray | None) 
     for index, name in enumerate(classes):
         scatter(*plane[labels == name].T, color=palette(index), label=f"{name:g}")
     axes.legend(title="label", loc="upper left", bbox_to_anchor=(1, 1), frameon=False, markerscale=2)
+
+
+def predictive(model: nn.Module, num_data: int, y: Tensor | None = None) -> Distribution:
+    """Return p(x|z), batch shape (N,), at latents drawn from the model.
+
+    Args:
+        model: p(x, z), called as ``model(num_data=N)`` or, given y, as ``model(None, y)``.
+        num_data: number of draws N, where no y is given.
+        y: what x is conditioned on, shape (N,) or (N, E).
+    """
+    return _drawn(model, num_data, y)["x"]["fn"]
+
+
+def reconstruction(model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None = None) -> Distribution:
+    """Return p(x|z), batch shape (N,), at one z from q(z|x) for each datum.
+
+    Args:
+        model: p(x, z), called as in ``predictive``.
+        guide: q(z|x), called as ``guide(x)`` or ``guide(x, y)``.
+        x: data, shape (N, *event).
+        y: what x is conditioned on.
+    """
+    trace = poutine.trace(guide).get_trace(*_args(x, y))
+    return _drawn(poutine.replay(model, trace), len(x), y)["x"]["fn"]
+
+
+def codes(guide: nn.Module, x: Tensor, y: Tensor | None = None) -> Distribution:
+    """Return q(z|x), batch shape (N,): of a hierarchy the layer nearest to the data, z_1, given one draw of the others.
+
+    Args:
+        guide: q(z|x), called as in ``reconstruction``.
+        x: data, shape (N, *event).
+        y: what x is conditioned on.
+    """
+    sites = sample_sites(poutine.trace(guide).get_trace(*_args(x, y)))
+    return sites["z" if "z" in sites else "z_1"]["fn"]
+
+
+def _args(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
+    return as_args(x if y is None else (x, y))
+
+
+def _drawn(model: nn.Module, num_data: int, y: Tensor | None) -> dict[str, Site]:
+    arguments = {"num_data": num_data} if y is None else {"x": None, "y": y}
+    with torch.no_grad():
+        return sample_sites(poutine.trace(model).get_trace(**arguments))

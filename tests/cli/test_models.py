@@ -17,8 +17,9 @@ from pyro_vae.cli.train import main
 from pyro_vae.data.labels import given, take_column
 from pyro_vae.inference import Evidence, evidence, guides
 from pyro_vae.models import VAE, HierarchicalVAE, likelihoods, mlp, priors
-from pyro_vae.models.networks.convolutions import ConvDecoder, ConvEncoder, Residual
-from pyro_vae.report import diagnosis, views
+from pyro_vae.models.networks.convolution import ConvDecoder, ConvEncoder, Residual
+from pyro_vae.report import diagnosis
+from pyro_vae.report import pictures as views
 from pyro_vae.runs import building
 from pyro_vae.runs import run as runs
 from pyro_vae.runs.kinds import ConditionalVAE, SemiSupervisedVAE

@@ -7,7 +7,7 @@ import torch
 from scipy import special, stats
 
 from pyro_vae.models import likelihoods
-from pyro_vae.models.likelihoods.parameters import PositiveParameter
+from pyro_vae.models.likelihoods.base import PositiveParameter
 
 LIKELIHOODS = {
     "Bernoulli": lambda: likelihoods.Bernoulli((2, 2)),

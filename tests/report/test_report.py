@@ -11,8 +11,7 @@ import torch
 
 from pyro_vae.inference import AmortizedGuide, evidence, fit, guides
 from pyro_vae.models import VAE, likelihoods, mlp, priors
-from pyro_vae.report.report import write_report
-from pyro_vae.report.verdict import doubts
+from pyro_vae.report.report import doubts, write_report
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import torch
 from helpers import made_up
 
-from pyro_vae.report.verdict import doubts, evidence_section
+from pyro_vae.report.report import doubts, evidence_section
 
 
 def test_no_doubts_about_sound_weights():

@@ -13,8 +13,7 @@ from truth import GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import evidence
 from pyro_vae.inference.annealing.chains import Annealing, anneal, anneal_back
-from pyro_vae.inference.annealing.path import Path, schedule
-from pyro_vae.inference.annealing.tuning import tune
+from pyro_vae.inference.annealing.path import Path, schedule, tune
 from pyro_vae.inference.programs.simulate import simulate
 
 F64 = torch.float64

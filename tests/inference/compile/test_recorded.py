@@ -9,7 +9,7 @@ from truth import GammaPoisson
 
 from pyro_vae.inference.annealing.chains import Annealing, anneal
 from pyro_vae.inference.annealing.path import Path
-from pyro_vae.inference.compile.recorded import WORTHWHILE, recorded
+from pyro_vae.inference.compile.record import WORTHWHILE, recorded
 
 LONG = Annealing(WORTHWHILE, 1)
 

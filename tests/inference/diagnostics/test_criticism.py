@@ -10,9 +10,10 @@ from scipy import stats
 from setups import make_pair, plain_guide, plain_model
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
-from pyro_vae.inference.diagnostics import PredictiveCheck, outliers, pit, predictive_check
+from pyro_vae.inference.diagnostics import PredictiveCheck, outliers, predictive_check
+from pyro_vae.inference.diagnostics import criticism as pit
 from pyro_vae.inference.programs.simulate import simulate
-from pyro_vae.inference.scoring.resampling import Resampler
+from pyro_vae.inference.scoring.posterior import Resampler
 
 quiet = {"progress": False, "device": "cpu"}
 MOMENTS = {"mean": torch.mean, "sd": torch.std}

@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.inference.diagnostics import active_units, elbo_surgery, kl_per_dimension, rate_distortion
-from pyro_vae.inference.diagnostics.surgery import _log_aggregated
+from pyro_vae.inference.diagnostics.rate import _log_aggregated
 
 ALL = {"active": active_units, "kl": kl_per_dimension, "rate": rate_distortion, "surgery": elbo_surgery}
 quiet = {"progress": False, "device": "cpu"}

@@ -8,7 +8,7 @@ import torch
 
 from pyro_vae.core.simplex import AdditiveLogistic
 from pyro_vae.inference import guides
-from pyro_vae.inference.guides.mixture import NormalMixture
+from pyro_vae.inference.guides.continuous import NormalMixture
 
 DIM = 3
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_vae.inference.diagnostics import pareto_khat
-from pyro_vae.inference.scoring.pareto import tail_length
+from pyro_vae.inference.scoring.tail import tail_length
 
 
 def _pareto(shape: float, size: tuple[int, ...]) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from families import DISCRETE, FAMILIES, pair
 from likelihood_table import LIKELIHOODS
 from setups import make_pair
-from test_compilation import _guide_for
+from test_compile import _guide_for
 from test_hierarchical import _deep_pair
 from test_priors import PRIORS
 from test_svi_and_fit import OBJECTIVES, STOCK

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from pyro_vae.inference.training.update import Update, foreign, fuse
+from pyro_vae.inference.training.compiled import Update, foreign, fuse
 
 
 def test_gradients_that_are_shared_or_laid_out_otherwise_are_found():

@@ -1,0 +1,198 @@
+"""Likelihoods of real numbers, of positive ones, and of shares between 0 and 1."""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.core.modules import Shape
+from pyro_vae.models.distributions import continuous_bernoulli as _continuous_bernoulli
+from pyro_vae.models.distributions.special import log_gamma_ratio
+from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue
+from pyro_vae.models.likelihoods.supports import open_unit_interval
+
+
+class Normal(Likelihood):
+    """Independent normal entries, p(x|z) = prod_i N(x_i; mu_i(z), sigma_i^2).
+
+    Args:
+        event_shape: shape of one datum.
+        scale: the standard deviation sigma: a number fixes it; "shared" learns one, "dimension" one for
+            each entry of x, and "datum" lets the decoder give one for each entry and each z.
+
+    Raises:
+        ValueError: if ``scale`` is no positive number and none of the three names.
+    """
+
+    support = constraints.real
+
+    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared") -> None:
+        super().__init__(event_shape)
+        self.scale = PositiveParameter(scale, self.event_shape, "scale")
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z) for h = mu, or h = (mu, log sigma), of shape (..., num_features)."""
+        loc, scale = self._split(h)
+        return self._independent(dist.Normal(loc, scale))
+
+
+class Laplace(Likelihood):
+    """Independent Laplace entries, p(x|z) = prod_i exp(-|x_i - mu_i(z)| / b_i) / (2 b_i).
+
+    Args:
+        event_shape: shape of one datum.
+        scale: b, the mean absolute deviation; the standard deviation is sqrt(2) b. As in ``Normal``.
+
+    Raises:
+        ValueError: if ``scale`` is no positive number and none of the three names.
+    """
+
+    support = constraints.real
+
+    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared") -> None:
+        super().__init__(event_shape)
+        self.scale = PositiveParameter(scale, self.event_shape, "scale")
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z) for h = mu, or h = (mu, log b), of shape (..., num_features)."""
+        loc, scale = self._split(h)
+        return self._independent(dist.Laplace(loc, scale))
+
+
+class StudentT(Likelihood):
+    """Independent Student-t entries, p(x|z) = prod_i t_nu((x_i - mu_i(z)) / sigma_i) / sigma_i.
+
+    Args:
+        event_shape: shape of one datum.
+        scale: sigma, which the standard deviation exceeds by sqrt(nu / (nu - 2)). As in ``Normal``.
+        df: degrees of freedom nu: a number, or learnt from 5 on as ``scale`` is, nu = 5 exp(h) by datum. The mean
+            is NaN where nu <= 1.
+
+    Raises:
+        ValueError: if ``scale`` or ``df`` is no positive number and none of the three names.
+    """
+
+    support = constraints.real
+
+    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared", df: PositiveValue = "shared") -> None:
+        super().__init__(event_shape)
+        self.scale = PositiveParameter(scale, self.event_shape, "scale")
+        self.df = PositiveParameter(df, self.event_shape, "df", initial=5.0)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z) for h = mu, with log sigma and log(nu / 5) where the decoder gives them."""
+        loc, scale, df = self._split(h)
+        return self._independent(_StudentT(df, loc, scale))
+
+
+class _StudentT(dist.StudentT):
+    """Student-t whose constant keeps its accuracy as df grows."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        y = (value - self.loc) / self.scale
+        constant = log_gamma_ratio(self.df / 2, 0.5) - (self.df * math.pi).log() / 2 - self.scale.log()
+        return constant - (self.df + 1) / 2 * (y**2 / self.df).log1p()
+
+
+_HINT = "Zeros have no density here: remove them, add a small constant to all data, or choose another likelihood."
+
+
+class Gamma(Likelihood):
+    """Independent gamma entries, p(x|z) = prod_i Gamma(x_i; alpha_i, alpha_i / m_i), log m = h.
+
+    Args:
+        event_shape: shape of one datum.
+        concentration: alpha, with which the standard deviation is m / sqrt(alpha): a number fixes it; "shared"
+            learns one, "dimension" one for each entry of x, and "datum" lets the decoder give log alpha.
+
+    Raises:
+        ValueError: if ``concentration`` is no positive number and none of the three names.
+    """
+
+    support = constraints.positive
+    hint = _HINT
+
+    def __init__(self, event_shape: Shape, concentration: PositiveValue = "shared") -> None:
+        super().__init__(event_shape)
+        self.concentration = PositiveParameter(concentration, self.event_shape, "concentration")
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z) for h = log m, or h = (log m, log alpha), of shape (..., num_features)."""
+        log_mean, concentration = self._split(h)
+        return self._independent(dist.Gamma(concentration, concentration * (-log_mean).exp()))
+
+
+class LogNormal(Likelihood):
+    """Independent log-normal entries, p(x|z) = prod_i N(log x_i; mu_i(z), sigma_i^2) / x_i.
+
+    Args:
+        event_shape: shape of one datum.
+        scale: sigma, the standard deviation of log x. As in ``Normal``.
+
+    Raises:
+        ValueError: if ``scale`` is no positive number and none of the three names.
+    """
+
+    support = constraints.positive
+    hint = _HINT
+
+    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared") -> None:
+        super().__init__(event_shape)
+        self.scale = PositiveParameter(scale, self.event_shape, "scale")
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z) for h = mu, or h = (mu, log sigma), of shape (..., num_features)."""
+        loc, scale = self._split(h)
+        return self._independent(dist.LogNormal(loc, scale))
+
+
+class ContinuousBernoulli(Likelihood):
+    """Independent continuous Bernoulli entries, p(x|z) = prod_i exp(eta_i x_i) eta_i / (exp(eta_i) - 1), eta = h.
+
+    Args:
+        event_shape: shape of one datum.
+
+    Source: Loaiza-Ganem and Cunningham (2019), whose lambda has logit eta.
+    """
+
+    support = constraints.unit_interval
+    hint = "Bring the data into [0, 1], for 8-bit grey levels by dividing by 255."
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z) for natural parameters h of shape (..., num_features)."""
+        return self._independent(_continuous_bernoulli.ContinuousBernoulli(logits=self._to_event(h)))
+
+
+class Beta(Likelihood):
+    """Independent beta entries, p(x|z) = prod_i Beta(x_i; kappa_i m_i, kappa_i (1 - m_i)), logit m = h.
+
+    Args:
+        event_shape: shape of one datum.
+        concentration: kappa, with which the variance is m (1 - m) / (kappa + 1): a number fixes it; "shared" learns
+            one from 5 on, "dimension" one for each entry of x, and "datum" lets the decoder give kappa = 5 exp(h).
+
+    Raises:
+        ValueError: if ``concentration`` is no positive number and none of the three names.
+
+    Source: Ferrari and Cribari-Neto (2004), section 2, where kappa is phi.
+    """
+
+    support = open_unit_interval
+    hint = (
+        "The density is 0 or infinite at 0 and 1: move such entries inside, (x * (n - 1) + 0.5) / n, or choose "
+        "ContinuousBernoulli."
+    )
+
+    def __init__(self, event_shape: Shape, concentration: PositiveValue = "shared") -> None:
+        super().__init__(event_shape)
+        self.concentration = PositiveParameter(concentration, self.event_shape, "concentration", initial=5.0)
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z) for h = logit m, or h = (logit m, log(kappa / 5)), of shape (..., num_features)."""
+        logit, concentration = self._split(h)
+        return self._independent(dist.Beta(concentration * logit.sigmoid(), concentration * (-logit).sigmoid()))
