@@ -1,6 +1,6 @@
 """Data: names, files, tables and arrays to ``Splits``, each with the protocol that belongs to its results.
 
-``load`` has ``load_data``, ``splits`` what it returns; ``files`` and ``mnist`` read; ``binarisation`` makes grey levels binary.
+``load`` has ``load_data``, ``splits`` what it returns; ``files`` and ``mnist`` read.
 ``tables`` encodes columns of different kinds; ``labels`` are what conditional models are given.
 """
 
