@@ -1,63 +1,63 @@
-"""The commands that judge trained runs: evaluate, compare, report."""
+"""The command evaluate: log p(x) of a trained run again, by another method or with another K, split or seed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
 
-from jsonargparse import Namespace
-from torch import nn
+from jsonargparse import ArgumentParser, Namespace
 
+from pyro_vae.cli.parser import Choices, Classes, add_data_root, add_device, add_part, make_parser
 from pyro_vae.core.checks import check_positive_int, check_seed
-from pyro_vae.core.files import atomic_path
-from pyro_vae.data.splits import PARTS, Splits
-from pyro_vae.inference import Evidence, compare, evidence
-from pyro_vae.runs import building, reading
-from pyro_vae.runs.building import Config
-from pyro_vae.runs.kinds import Pair
-from pyro_vae.runs.registry import build_part
-from pyro_vae.runs.run import Run, write_text
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import pandas as pd
+from pyro_vae.core.registry import Spec
+from pyro_vae.data.splits import PARTS
+from pyro_vae.inference.scoring.estimates import Evidence
+from pyro_vae.inference.scoring.evidence import evidence
+from pyro_vae.runs.building import facts
+from pyro_vae.runs.loading import bits_per_dimension
+from pyro_vae.runs.registry import METHODS
+from pyro_vae.runs.run import Run, Trained
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a run directory holds once it is loaded."""
-
-    config: Config
-    splits: Splits
-    model: nn.Module
-    guide: nn.Module
-    history: list[dict[str, float]]
-
-    @property
-    def pair(self) -> Pair:
-        """What model and guide are, and what they are called with."""
-        return building.pair_of(self.config)
-
-    def in_words(self, evidence: Evidence) -> str:
-        """Return the result in one line."""
-        return f"{evidence}".replace("log p(x)", self.pair.quantity)
+def defaults(classes: Classes) -> dict[str, Spec | None]:
+    """Return the method where none is named."""
+    return {"method": Spec("IW")}
 
 
-def evaluate_run(options: Namespace) -> None:
+def make(choices: Choices) -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = make_parser(
+        "Estimate log p(x) of a trained run again, by another method or with another K, split or seed. Results go "
+        "to a folder of their own in the run directory; one that was interrupted goes on where it stopped.",
+    )
+    parser.add_argument("run", type=str, help="run directory")
+    add_part(parser, "method", choices)
+    parser.add_argument(
+        "--num-particles",
+        type=int | None,
+        default=None,
+        help="importance samples per datum K: 5000 if absent, 16 chains for AIS",
+    )
+    parser.add_argument("--split", type=str, default="test", help="which data to score: test, valid or train")
+    parser.add_argument("--chunk-size", type=int, default=10_000, help="(datum, particle) pairs in memory at once")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    add_device(parser, "the weights")
+    add_data_root(parser)
+    return parser
+
+
+def run(options: Namespace) -> None:
     """Estimate log p(x) of a trained run anew, in a folder of its own."""
-    run = Run(options.run)
-    trained = Trained(*run.load(options.data_root))
+    directory = Run(options.run)
+    trained = directory.load(options.data_root)
     if options.split not in PARTS:
         raise ValueError(f"Expected --split to be one of {', '.join(PARTS)}; got {options.split!r}.")
-    spec = options.method.as_dict()
-    method = build_part("method", spec)
+    spec = Spec.of(options.method.as_dict())
+    method = METHODS.build(spec)
     num_particles = method.default_particles if options.num_particles is None else options.num_particles
     check_positive_int(num_particles, "num_particles")
     check_positive_int(options.chunk_size, "chunk_size")
     check_seed(options.seed)
-    folder = run.evaluation(options.split, spec, num_particles, options.seed)
+    folder = directory.evaluation(options.split, spec, num_particles, options.seed)
     settings = {name: options[name] for name in ("split", "chunk_size", "seed", "device", "compile", "precision")}
     try:
         score(folder, trained, num_particles, method=method, **settings)
@@ -66,109 +66,59 @@ def evaluate_run(options: Namespace) -> None:
 
 
 def score(
-    run: Run, trained: Trained, num_particles: int, split: str = "test", device: str = "auto", **settings: Any
+    directory: Run, trained: Trained, num_particles: int, split: str = "test", device: str = "auto", **settings: object
 ) -> None:
-    """Estimate log p(x), write result and report, and print the line that says it."""
-    x = trained.pair.data(trained.splits, split)
-    ev = evidence(trained.model, trained.guide, x, num_particles, device=device, checkpoint=run.path, **settings)
-    where = str(next(trained.model.parameters()).device)
-    facts = building.facts(trained.config, trained.splits, ev, split, where)
-    bits = reading.bits_per_dimension(trained.config, trained.splits, ev)
-    facts |= {"bits per dimension": bits} if bits else {}
-    run.write_result(ev, facts)
-    _write_report(run, trained, ev, facts, split)
-    remarks = trained.pair.remarks(trained.guide, trained.splits, split)
+    """Estimate log p(x), write result and report, and print the line that says it.
+
+    Args:
+        directory: where they go.
+        trained: the run.
+        num_particles: K.
+        split: the part of the data that is scored.
+        device: "auto", or a torch device.
+        settings: further ones of ``evidence``.
+    """
+    kind, splits = trained.kind, trained.splits
+    how: dict[str, object] = {"device": device, "checkpoint": directory.path, **settings}
+    ev = evidence(trained.model, trained.guide, kind.data(splits, split), num_particles, **how)  # type: ignore[arg-type]
+    cited = facts(trained.config, splits, ev, split, str(next(trained.model.parameters()).device))
+    bits = bits_per_dimension(trained.config.parts.likelihood, splits, ev)
+    cited |= {"bits per dimension": bits} if bits else {}
+    directory.write_result(ev, cited)
+    write_page(directory, trained, ev, cited, split)
+    remarks = kind.remarks(trained.guide, splits, split)
     remarks += [f"bits per dimension: {bits}"] if bits else []
-    print("\n".join([f"report: {run.report}", *remarks, f"{split} {trained.in_words(ev)}"]))
+    print("\n".join([f"report: {directory.report}", *remarks, f"{split} {trained.in_words(ev)}"]))
 
 
-def report_run(options: Namespace) -> None:
-    """Run all diagnostics of a trained run, print what they find, and write its report anew with them."""
-    from pyro_vae.report.diagnosis import diagnose
-
-    run = Run(options.run)
-    trained = Trained(*run.load(options.data_root))
-    ev = Evidence.load(run.evidence)
-    findings = diagnose(
-        trained.model,
-        trained.guide,
-        trained.pair.data(trained.splits, "test"),
-        options.seed,
-        device=options.device,
-    )
-    _write_report(run, trained, ev, run.facts(), "test", [finding.as_section() for finding in findings])
-    for finding in findings:
-        print(f"{finding.title}: {finding.line}")
-    print(f"report: {run.report}\ntest {trained.in_words(ev)}")
-
-
-def _write_report(
-    run: Run,
-    trained: Trained,
-    evidence: Evidence,
-    facts: Mapping[str, str],
-    split: str,
-    further: Sequence[str] = (),
+def write_page(
+    directory: Run, trained: Trained, ev: Evidence, cited: Mapping[str, str], split: str, further: Sequence[str] = ()
 ) -> None:
+    """Write the report of a result.
+
+    Args:
+        directory: where it goes.
+        trained: the run.
+        ev: the result.
+        cited: the facts to cite it by.
+        split: the part of the data that was scored.
+        further: sections to put at its end.
+    """
     from pyro_vae.report.report import write_report
 
     splits = trained.splits
     write_report(
-        run.report,
-        title=f"{splits.name}: {split} {trained.pair.quantity}",
-        facts=facts,
+        directory.report,
+        title=f"{splits.name}: {split} {trained.kind.quantity}",
+        facts=cited,
         history=trained.history,
-        evidence=evidence,
+        evidence=ev,
         model=trained.model.cpu(),
         guide=trained.guide.cpu(),
         x=getattr(splits, split),
-        y=trained.pair.y(splits, split),
+        y=trained.kind.y(splits, split),
         labels=splits.labels[split] if splits.labels else None,
         image_shape=splits.image_shape,
         split=split,
         further=further,
     )
-
-
-def compare_runs(paths: list[str], out: str | None = None) -> None:
-    """Print the comparison of runs or evaluation folders, and write it where asked.
-
-    Args:
-        paths: run directories, or evaluation folders inside them.
-        out: stem of the files OUT.csv and OUT.png; nothing is written if absent.
-
-    Raises:
-        ValueError: for a path given twice, one without an evaluation, or results that cannot be compared.
-    """
-    if len({Path(path).resolve() for path in paths}) < len(paths):
-        raise ValueError("Expected different runs to compare; got one of them twice.")
-    table = compare({path: Evidence.load(Run(path).evidence) for path in paths})
-    if out is not None:
-        from pyro_vae.report.figures import comparison_plot
-
-        csv, picture = (Path(out).with_suffix(suffix) for suffix in (".csv", ".png"))
-        write_text(csv, table.to_csv())
-        with atomic_path(picture) as temporary:
-            comparison_plot(table).savefig(temporary, format="png", dpi=150)
-        print(f"{csv}\n{picture}")
-    print(f"{table.attrs['protocol']}\n{table.round(3).to_string()}")
-    for note in _notes(paths, table):
-        print(note)
-
-
-def _notes(paths: list[str], table: pd.DataFrame) -> list[str]:
-    """Say what the columns are, and what makes the comparison doubtful."""
-    notes = ["diff: log p(x) of the best minus this one, datum by datum; diff_stderr: its standard error over data."]
-    parts = {Run(path).facts().get("likelihood", "unknown") for path in paths}
-    if len(parts) > 1:
-        notes.append(
-            f"The likelihoods differ ({', '.join(sorted(parts))}): a difference means something only between densities "
-            "of the same x by the same measure."
-        )
-    most = int(table["num_unreliable"].max())
-    if most:
-        notes.append(
-            f"k-hat is above 0.7 at up to {most} data: log_px is most likely too low there, and neither bias nor "
-            "diff_mc_stderr can be trusted. See pyro-vae evaluate --method."
-        )
-    return notes

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
+from pyro_vae.cli.parser import Choices, add_data_root, make_parser
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.core.files import atomic_path
-from pyro_vae.data.files import first_line, is_header, read_arrays
+from pyro_vae.data.files import read_arrays, read_header
 from pyro_vae.data.splits import to_tensor
 from pyro_vae.data.tables import read_table
-from pyro_vae.inference import impute
+from pyro_vae.inference.scoring.posterior import impute
 from pyro_vae.models.likelihoods import Mixed
-from pyro_vae.runs import building
+from pyro_vae.runs.loading import data_path
 from pyro_vae.runs.run import Run
 
 if TYPE_CHECKING:
@@ -26,7 +27,24 @@ DRAW = "draw"
 """Name of the column that numbers the draws."""
 
 
-def impute_run(options: Namespace) -> None:
+def make(choices: Choices) -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = make_parser(
+        "Draw what is missing of a data file from p(x_mis | x_obs) of a trained run, several times. Tables are written "
+        "one below the other, with the number of the draw in their first column."
+    )
+    parser.add_argument("run", type=str, help="run directory, of a run with missing entries")
+    parser.add_argument("--data", type=str | None, default=None, help=".csv or .npy file; the run's own if absent")
+    parser.add_argument("--out", type=str | None, default=None, help="file to write; RUN/imputed.csv or .npy if absent")
+    parser.add_argument("--num-draws", type=int, default=5, help="draws of each missing entry M")
+    parser.add_argument("--num-particles", type=int, default=1000, help="importance samples per datum K")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+    add_data_root(parser)
+    return parser
+
+
+def run(options: Namespace) -> None:
     """Draw the missing entries of a file from p(x_mis | x_obs) of a run, and write the completed data.
 
     Raises:
@@ -35,23 +53,23 @@ def impute_run(options: Namespace) -> None:
     check_positive_int(options.num_draws, "num_draws")
     check_positive_int(options.num_particles, "num_particles")
     check_seed(options.seed)
-    run = Run(options.run)
-    config, splits, loaded, guide, _ = run.load(options.data_root)
-    model: Any = loaded
+    directory = Run(options.run)
+    trained = directory.load(options.data_root)
+    config, splits, model = trained.config, trained.splits, cast("Any", trained.model)
     if not model.missing:
-        raise ValueError(f"{run.path} was trained without missing entries. Train with --missing true to impute.")
-    if building.pair_of(config).y(splits, "train") is not None:
-        raise ValueError(f"Expected a run of a model of x alone to impute; {run.path} is one of x given a label.")
-    source = Path(options.data).expanduser() if options.data else building.data_path(config, options.data_root)
-    out = _out_path(options.out, run.path, source)
-    contents = _read(source, splits.table, config.get("schema"))
+        raise ValueError(f"{directory.path} was trained without missing entries. Train with --missing true to impute.")
+    if trained.kind.y(splits, "train") is not None:
+        raise ValueError(f"Expected a run of a model of x alone to impute; {directory.path} is one of x given a label.")
+    source = Path(options.data).expanduser() if options.data else data_path(config.data, options.data_root)
+    out = _out_path(options.out, directory.path, source)
+    contents = _read(source, splits.table, config.data.schema)
     x = _encode(contents, splits.table, source)
     model.check_data(x, name=str(source))
     num_missing = int(x.isnan().sum())
     if not num_missing:
         raise ValueError(f"Expected missing entries in {source} to impute; there are none.")
     settings = {name: options[name] for name in ("num_draws", "num_particles", "seed", "device")}
-    drawn = impute(model, guide, x, **settings)
+    drawn = impute(model, trained.guide, x, **settings)
     _write(out, contents, x.isnan(), drawn, splits.table)
     print(f"{out}: {options.num_draws} draws of {num_missing:,} missing entries of {len(x):,} data")
 
@@ -80,8 +98,7 @@ def _read(source: Path, table: Mixed | None, schema: Any) -> pd.DataFrame | np.n
     array = read_arrays(source)
     if source.suffix.lower() != ".csv":
         return array
-    names = first_line(source)
-    return pd.DataFrame(array, columns=names if is_header(source, names) else None)
+    return pd.DataFrame(array, columns=read_header(source))
 
 
 def _encode(contents: Any, table: Mixed | None, source: Path) -> Tensor:

@@ -1,177 +1,235 @@
-"""The commands of the command line with their options, and the parts that a command line names."""
+"""The command line, read: names of parts become classes, settings become options, mistakes are said in its words."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from pyro_vae import __version__
-from pyro_vae.cli.help import hide_part_help
-from pyro_vae.cli.training_options import add_device, add_part, make_parser, train_parser
-from pyro_vae.runs.registry import ROOMS, class_path, find_part
+from pyro_vae.cli.errors import check_options, in_words
+from pyro_vae.cli.help import ShortHelp, hide_part_help
+from pyro_vae.core.registry import Spec
+from pyro_vae.runs.config import SETTINGS, Config, TrainingConfig, read_settings
+from pyro_vae.runs.kinds import REGISTRIES
 from pyro_vae.runs.run import Run
 
+Classes = dict[str, type]
+"""The class of each kind of part that a command line, or the config that it names, asks for."""
 
-def resolve_parts(argv: list[str]) -> tuple[list[str], dict[str, type]]:
-    """Replace names of parts by class paths, and --resume DIR by that run's config; also return the classes.
 
-    Raises:
-        ValueError: for a part that there is not, naming the nearest, or a directory without a run.
+@dataclass(frozen=True)
+class Command:
+    """A command: its parser, what it does, and its parts.
+
+    Attributes:
+        make: returns its parser, with options for the arguments of the parts that it runs with.
+        run: carries it out.
+        defaults: returns the part of each kind where none is named, given the classes of those that are.
     """
-    argv = [piece for token in argv for piece in (token.split("=", 1) if token.startswith("--") else [token])]
-    classes: dict[str, type] = {}
-    for option, value in pairwise(argv):
-        if option == "--config":
-            classes |= _parts_of_config(Path(value))
-        elif option == "--resume":
-            classes |= _parts_of_config(Run(value).config_file)
-    for i, (option, value) in list(enumerate(pairwise(argv))):
-        kind = option.removeprefix("--")
-        if kind in ROOMS and not value.startswith("-"):
-            classes[kind] = find_part(kind, value)
-            argv[i + 1] = class_path(classes[kind])
-    if "--resume" in argv[:-1]:
-        run = Run(argv[argv.index("--resume") + 1])
-        run.config()
-        argv[1:1] = ["--config", str(run.config_file)]
-    return _without_replaced_parts(argv), classes
+
+    make: Callable[[Choices], ArgumentParser]
+    run: Callable[[Namespace], None]
+    defaults: Callable[[Classes], Mapping[str, Spec | None]] = lambda classes: {}
 
 
-def _without_replaced_parts(argv: list[str]) -> list[str]:
-    """Take a part that the command line names anew out of the config, lest its old arguments be merged into it."""
-    if "--config" not in argv[:-1]:
-        return argv
-    place = argv.index("--config") + 1
-    config = yaml.safe_load(Path(argv[place]).read_text())
-    kept = {name: value for name, value in config.items() if f"--{name}" not in argv or name not in ROOMS}
-    return [*argv[:place], yaml.safe_dump(kept), *argv[place + 1 :]]
+class Choices:
+    """The part of each kind that a command runs with: named on its line or in its config, or its default.
+
+    Args:
+        classes: those that are named.
+        defaults: what the command takes where none is named, None where there is none.
+    """
+
+    def __init__(self, classes: Classes, defaults: Mapping[str, Spec | None]) -> None:
+        self.classes, self.defaults = classes, defaults
+
+    def part(self, kind: str) -> type | None:
+        """Return the class of a kind of part, None where none is named and there is no default."""
+        default = self.defaults.get(kind)
+        return self.classes.get(kind) or (default and REGISTRIES[kind].find(default.class_path))
+
+    def start(self, kind: str) -> dict[str, Any] | None:
+        """Return what the parser starts from: the arguments of a default are its own, but for a learning rate."""
+        part, default = self.part(kind), self.defaults.get(kind)
+        if part is None:
+            return None
+        given = dict(default.init_args) if default else {}
+        if default is None or REGISTRIES[kind].find(default.class_path) is not part:
+            given = {name: value for name, value in given.items() if name == "lr"}
+        return {"class_path": import_path(part), "init_args": given}
 
 
-def _parts_of_config(path: Path) -> dict[str, type]:
-    """Return the classes of the parts in a config file, so that those of the user's own are known."""
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"Cannot read the config {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is no config of pyro-vae.")
-    parts = {kind: config[kind] for kind in ROOMS if config.get(kind)}
-    names = {kind: part["class_path"] if isinstance(part, dict) else part for kind, part in parts.items()}
-    return {kind: find_part(kind, name) for kind, name in names.items()}
+def make_parser(description: str, **settings: Any) -> ArgumentParser:
+    """Return a parser that raises what is wrong, takes no abbreviations and helps in few words."""
+    return ArgumentParser(
+        description=description, exit_on_error=False, allow_abbrev=False, formatter_class=ShortHelp, **settings
+    )
 
 
-def build_parsers(classes: dict[str, type]) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    """Return the parser of the whole command line, and those of its commands by name."""
+def build_parsers(
+    commands: Mapping[str, Command], classes: Classes
+) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    """Return the parser of the whole command line, and those of its commands by name.
+
+    Args:
+        commands: by name.
+        classes: the parts that are named, whose arguments are options.
+    """
     parser = make_parser(
         "Variational autoencoders as Pyro programs: train one, estimate log p(x) with its uncertainty.",
         prog="pyro-vae",
         version=__version__,
     )
-    commands = {
-        "train": train_parser(classes),
-        "evaluate": _evaluate_parser(classes),
-        "compare": _compare_parser(),
-        "report": _report_parser(),
-        "sample": _sample_parser(),
-        "impute": _impute_parser(),
-        "parts": _parts_parser(),
-    }
+    made = {name: command.make(Choices(classes, command.defaults(classes))) for name, command in commands.items()}
     subcommands = parser.add_subcommands(title="commands", description="pyro-vae COMMAND --help says more.")
-    for name, command in commands.items():
-        subcommands.add_subcommand(name, command, help=(command.description or "").split(".")[0])
-    return parser, commands
+    for name, of_command in made.items():
+        hide_part_help(of_command)
+        subcommands.add_subcommand(name, of_command, help=(of_command.description or "").split(".")[0])
+    return parser, made
 
 
-def _evaluate_parser(classes: dict[str, type]) -> ArgumentParser:
-    parser = make_parser(
-        "Estimate log p(x) of a trained run again, by another method or with another K, split or seed. Results go "
-        "to a folder of their own in the run directory; one that was interrupted goes on where it stopped.",
+def parse(commands: Mapping[str, Command], argv: list[str]) -> tuple[str, Namespace]:
+    """Return the command that a command line names, and its options.
+
+    Args:
+        commands: as in ``build_parsers``.
+        argv: the command line after the program's name.
+
+    Raises:
+        ValueError: for an option, a value or a part that there is not.
+    """
+    argv, classes = resolve_parts(argv)
+    parser, made = build_parsers(commands, classes)
+    if argv and argv[0] in made:
+        choices = Choices(classes, commands[argv[0]].defaults(classes))
+        check_options(argv[1:], made[argv[0]], choices.part)
+    try:
+        options = parser.parse_args(argv)
+    except ArgumentError as error:
+        raise ValueError(in_words(str(error))) from error
+    return options.subcommand, options[options.subcommand]
+
+
+def resolve_parts(argv: list[str]) -> tuple[list[str], Classes]:
+    """Replace names of parts by class paths, and files of settings by the settings; also return the classes.
+
+    ``--resume DIR`` brings the config of that run. A part that the command line names takes the place of the config's
+    with all its arguments.
+
+    Raises:
+        ValueError: for a part that there is not, naming the nearest, or a file or directory without a config.
+    """
+    argv = [piece for token in argv for piece in (token.split("=", 1) if token.startswith("--") else [token])]
+    classes = _name_classes(argv)
+    settings = _settings_of(argv)
+    if settings is not None:
+        kept = {name: value for name, value in settings.items() if name not in classes}
+        for kind in [name for name in kept if name in REGISTRIES and kept[name] is not None]:
+            spec = Spec.of(kept[kind])
+            classes[kind] = REGISTRIES[kind].find(spec.class_path)
+            kept[kind] = {"class_path": import_path(classes[kind]), "init_args": dict(spec.init_args)}
+        argv[1:1] = ["--config", yaml.safe_dump(kept)]
+    return argv, classes
+
+
+def _name_classes(argv: list[str]) -> Classes:
+    """Return the classes that options name, and put their paths in the place of their names."""
+    classes: Classes = {}
+    for i, (option, value) in list(enumerate(pairwise(argv))):
+        kind = option.removeprefix("--").removesuffix(".help") if option.startswith("--") else ""
+        if kind in REGISTRIES and not value.startswith("-"):
+            classes[kind] = REGISTRIES[kind].find(value)
+            argv[i + 1] = import_path(classes[kind])
+    return classes
+
+
+def _settings_of(argv: list[str]) -> dict[str, Any] | None:
+    """Take --config FILE out of a command line; return its settings, or those of --resume DIR, None without either."""
+    settings = None
+    if "--resume" in argv[:-1]:
+        settings = Run(argv[argv.index("--resume") + 1]).config().as_dict()
+    while "--config" in argv[:-1]:
+        place = argv.index("--config")
+        settings = Config.from_dict(read_settings(Path(argv[place + 1]))).as_dict()
+        del argv[place : place + 2]
+    return settings
+
+
+def import_path(part: type) -> str:
+    """Return the dotted name by which a class is imported."""
+    return f"{part.__module__}.{part.__qualname__}"
+
+
+def add_settings(group: Any, settings: type, choices: Choices) -> None:
+    """Add an option for each field of a class of settings; a part brings options for its arguments.
+
+    Args:
+        group: of a parser.
+        settings: a dataclass of ``runs.config``.
+        choices: the parts.
+    """
+    for setting in fields(settings):
+        if "part" in setting.metadata:
+            add_part(group, setting.name, choices)
+        else:
+            add_setting(group, settings, setting.name)
+
+
+def add_setting(group: Any, settings: type, name: str, **how: Any) -> None:
+    """Add the option of one field.
+
+    Args:
+        group: of a parser.
+        settings: the dataclass.
+        name: the field.
+        how: what is to be otherwise than the field says, such as its help.
+    """
+    setting = next(f for f in fields(settings) if f.name == name)
+    type_ = int if "nargs" in setting.metadata else get_type_hints(settings)[name]
+    option = f"--{name.replace('_', '-')}"
+    group.add_argument(option, **{"type": type_, "default": setting.default, **setting.metadata, **how})
+
+
+def add_part(group: Any, kind: str, choices: Choices) -> None:
+    """Add the option --KIND, which names a part, and one for each argument of the class that is named."""
+    registry, default, part = REGISTRIES[kind], choices.defaults.get(kind), choices.part(kind)
+    shown = "what the values of the data call for" if kind == "likelihood" else default and default.name
+    group.add_subclass_arguments(
+        part or registry.base,
+        kind,
+        as_group=False,
+        default=choices.start(kind),
+        required=False,
+        instantiate=False,
+        skip=set(registry.skipped(part or registry.base)),
+        metavar="CLASS" if kind in ("optimizer", "scheduler") else "PART",
+        help=f"{registry.what} (default: {shown})" if shown else registry.what,
     )
-    parser.add_argument("run", type=str, help="run directory")
-    add_part(parser, "method", classes)
-    parser.add_argument(
-        "--num-particles",
-        type=int | None,
-        default=None,
-        help="importance samples per datum K: 5000 if absent, 16 chains for AIS",
-    )
-    parser.add_argument("--split", type=str, default="test", help="which data to score: test, valid or train")
-    parser.add_argument("--chunk-size", type=int, default=10_000, help="(datum, particle) pairs in memory at once")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    add_device(parser, "the weights")
+
+
+def add_device(group: Any, what: str) -> None:
+    """Add the options that say where and how ``what`` is computed."""
+    for name in ("device", "compile", "precision"):
+        setting = next(f for f in fields(TrainingConfig) if f.name == name)
+        add_setting(group, TrainingConfig, name, help=setting.metadata["help"].replace("training", what))
+
+
+def add_data_root(parser: ArgumentParser) -> None:
+    """Add the option that says where a run's data have moved."""
     parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
-    hide_part_help(parser)
-    return parser
 
 
-def _compare_parser() -> ArgumentParser:
-    parser = make_parser("Rank trained runs by log p(x) of the same data, with paired differences and their errors.")
-    parser.add_argument("runs", type=str, nargs="+", help="run directories, or evaluation folders inside them")
-    parser.add_argument("--out", type=str | None, default=None, help="write OUT.csv and the picture OUT.png too")
-    return parser
-
-
-def _report_parser() -> ArgumentParser:
-    parser = make_parser(
-        "Judge guide and model of a trained run by all diagnostics, and write its report anew with them. log p(x) is "
-        "taken as it was estimated.",
-    )
-    parser.add_argument("run", type=str, help="run directory")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
-    return parser
-
-
-def _sample_parser() -> ArgumentParser:
-    parser = make_parser("Draw from p(x) of a trained run, as numbers and picture.")
-    parser.add_argument("run", type=str, help="run directory")
-    parser.add_argument(
-        "--label",
-        type=float,
-        nargs="*",
-        default=None,
-        help="draw from p(x|y) at these labels, in turn; levels of a column by their numbers, from 0 in the order that "
-        "training printed (default: those of training data drawn at random)",
-    )
-    parser.add_argument("--num-samples", type=int, default=64, help="number of draws")
-    parser.add_argument("--mean", action="store_true", help="the mean of p(x|z) for each z, instead of a draw of x")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        help="files OUT.npy, of a table OUT.csv, and OUT.png; RUN/samples if absent",
-    )
-    parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
-    return parser
-
-
-def _impute_parser() -> ArgumentParser:
-    parser = make_parser(
-        "Draw what is missing of a data file from p(x_mis | x_obs) of a trained run, several times. Tables are written "
-        "one below the other, with the number of the draw in their first column."
-    )
-    parser.add_argument("run", type=str, help="run directory, of a run with missing entries")
-    parser.add_argument("--data", type=str | None, default=None, help=".csv or .npy file; the run's own if absent")
-    parser.add_argument("--out", type=str | None, default=None, help="file to write; RUN/imputed.csv or .npy if absent")
-    parser.add_argument("--num-draws", type=int, default=5, help="draws of each missing entry M")
-    parser.add_argument("--num-particles", type=int, default=1000, help="importance samples per datum K")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--data-root", type=str | None, default=None, help="folder of data sets, if it has moved")
-    return parser
-
-
-def _parts_parser() -> ArgumentParser:
-    parser = make_parser("List what can be plugged in, or show one part's formula and arguments.")
-    parser.add_argument(
-        "name",
-        type=str,
-        nargs="?",
-        help="a part, such as IWAE; a class of yours as package.module.Class, or its module",
-    )
-    return parser
+def config_of(options: Namespace) -> Config:
+    """Return the config that the options of ``train`` stand for, its parts by plain name where they are ours."""
+    values = {name: value for name, value in options.as_dict().items() if name in SETTINGS}
+    for kind in values.keys() & REGISTRIES.keys():
+        if values[kind] is not None:
+            registry, spec = REGISTRIES[kind], Spec.of(values[kind])
+            values[kind] = {**spec.as_dict(), "class_path": registry.name_of(registry.find(spec.class_path))}
+    return Config.from_dict(values)

@@ -1,139 +1,153 @@
-"""The command ``pyro-vae``: train, evaluate, compare, report, sample, impute, parts."""
+"""The command train: from a config to a trained run, its log p(x) and its report."""
 
 from __future__ import annotations
 
-import os
-import sys
-from argparse import ArgumentError
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
-from pyro_vae.cli.errors import explain
-from pyro_vae.cli.evaluate import Trained, compare_runs, evaluate_run, report_run, score
-from pyro_vae.cli.impute import impute_run
-from pyro_vae.cli.parser import build_parsers, resolve_parts
+from pyro_vae.cli.evaluate import score
+from pyro_vae.cli.parser import Choices, Classes, add_setting, add_settings, config_of, make_parser
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.core.files import atomic_path
 from pyro_vae.data.splits import Splits
 from pyro_vae.data.tables import read_schema
-from pyro_vae.inference import fit
 from pyro_vae.inference.programs.call import as_args, check_data, place_programs, short_errors
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.training.checkpoints import read_checkpoint
-from pyro_vae.inference.training.fit import check_settings
-from pyro_vae.models import start_at_data
-from pyro_vae.report import pictures as views
-from pyro_vae.runs import building, reading
-from pyro_vae.runs import run as runs
-from pyro_vae.runs.building import Config
-from pyro_vae.runs.kinds import Pair
-from pyro_vae.runs.registry import build_part, describe_part, list_parts
-from pyro_vae.runs.run import Run
+from pyro_vae.inference.training.fit import FitResult, check_settings, fit
+from pyro_vae.models.initialization import start_at_data
+from pyro_vae.runs.building import build, completed, load_splits
+from pyro_vae.runs.config import PARTS, Config, DataConfig, NetworksConfig, PartsConfig, TrainingConfig
+from pyro_vae.runs.kinds import KINDS, REGISTRIES, Kind, kind_of
+from pyro_vae.runs.loading import notes
+from pyro_vae.runs.registry import OBJECTIVES, OPTIMIZERS, SCHEDULERS
+from pyro_vae.runs.run import Run, Trained, next_path
 
 START_DATA = 5000
 """Training data that the decoder's first bias is taken from, at most."""
 START_VALUES = 10**8
 """Features of the likelihood that this takes for all of them together, at most, if that leaves 100 data."""
+PARTS_HELP = (
+    "PART is a name that `pyro-vae parts` lists, or a class of yours as package.module.Class. Its arguments are "
+    "options too: --prior Mixture --prior.num_components 10. `pyro-vae parts PART` shows what it is and takes."
+)
+KEPT_PARTS = ("model", "prior", "likelihood", "guide", "encoder", "decoder", "objective")
+KEPT = (*KEPT_PARTS, "latent_dim", "hidden", "activation", "batch_size", "precision")
+"""Settings that a run is resumed with as it was trained with them."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status.
-
-    Users' mistakes end in one line on standard error and status 2, an interruption in status 130.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    sys.path.insert(0, str(Path.cwd()))  # parts of the user's own are found in the working directory
-    try:
-        argv, classes = resolve_parts(argv or ["--help"])
-        parser, commands = build_parsers(classes)
-        config = _parse(parser, commands, argv, classes)
-        _COMMANDS[config.subcommand](commands[config.subcommand], config[config.subcommand])
-    except (ValueError, FloatingPointError, ArgumentError) as error:
-        print(f"pyro-vae: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interruption:
-        print(f"\n{interruption or 'Interrupted.'}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    finally:
-        sys.path.pop(0)
-    return 0
+def defaults(classes: Classes) -> dict[str, Any]:
+    """Return the part of each kind where none is named; the kind of model has its own objective."""
+    kind: Any = classes.get("model") or KINDS.find(Config().parts.model.class_path)
+    return {name: Config()[name] for name in PARTS} | {"objective": kind.objective}
 
 
-def _parse(
-    parser: ArgumentParser, commands: dict[str, ArgumentParser], argv: list[str], classes: dict[str, type]
-) -> Namespace:
-    try:
-        return parser.parse_args(argv)
-    except ArgumentError as error:
-        raise ValueError(explain(str(error), commands.get(argv[0], parser), classes)) from error
+def make(choices: Choices) -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = make_parser(
+        "Train on a data set, estimate log p(x) of its test split, and write a run directory.",
+        usage="pyro-vae train [--data DATA] [--prior PART] [--likelihood PART] [--guide PART] [options]",
+    )
+    parser.add_argument("--config", action="config", help="a config.yaml, such as one from a run directory")
+    add_settings(parser.add_argument_group("data"), DataConfig, choices)
+    add_settings(parser.add_argument_group("model and guide", PARTS_HELP), PartsConfig, choices)
+    networks = parser.add_argument_group("networks", "A class of yours is called with in_shape and out_features.")
+    add_settings(networks, NetworksConfig, choices)
+    add_settings(parser.add_argument_group("training"), TrainingConfig, choices)
+    run = parser.add_argument_group("evaluation and run directory")
+    add_setting(run, Config, "num_particles")
+    run.add_argument("--out", type=str | None, default=None, help="run directory; runs/DATA-NNN if absent")
+    run.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
+    run.add_argument("--resume", type=str | None, default=None, help="go on with the run in this directory")
+    return parser
 
 
-def _train(parser: ArgumentParser, options: Namespace) -> None:
-    config = _as_config(options)
-    splits = building.load_splits(config)
-    config["likelihood"] = config["likelihood"] or building.choose_likelihood(splits)
-    config |= reading.as_read(config, splits)
-    pair = building.pair_of(config)
-    model, guide = building.build(config, splits)
-    objective = build_part("objective", config["objective"])
-    functions = parser.instantiate(options)
-    train = _check_before_writing(functions, model, guide, splits, pair)
-    if options.start_at_data and not options.resume:
+def run(options: Namespace) -> None:
+    """Train, estimate log p(x) of the test split, and write the run directory."""
+    asked = _with_data_found(config_of(options))
+    splits = load_splits(asked)
+    config = completed(asked, splits)
+    kind, (model, guide) = kind_of(config), build(config, splits)
+    train = _check_before_writing(config, kind, model, guide, splits)
+    if config.networks.start_at_data and not options.resume:
         _start_at_data(model, train)
-
-    run = Run(options.resume or options.out or runs.next_path(config["data"]))
-    if options.resume:
-        run.check_fingerprint(splits)
-        _check_same_settings(run, config)
-        _check_epochs(run, options.epochs)
-        run.write_config(config)
-    else:
-        run.create(config, options.overwrite)
-        run.write_fingerprint(splits)
-    print("\n".join([splits.protocol, *reading.notes(config, splits), f"run directory: {run.path}"]))
-    try:
-        result = fit(
-            model,
-            guide,
-            pair.training_data(splits),
-            objective=objective,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            valid=pair.data(splits, "valid"),
-            optimizer=functions.optimizer,
-            scheduler=functions.scheduler,
-            kl_warmup=options.kl_warmup,
-            clip_norm=options.clip_norm,
-            patience=options.patience,
-            transform=splits.transform,
-            seed=options.seed,
-            device=options.device,
-            compile=options.compile,
-            precision=options.precision,
-            checkpoint=run.checkpoint,
-            resume=bool(options.resume),
-        )
-    except KeyboardInterrupt as interruption:
-        raise KeyboardInterrupt(f"{interruption}\nGo on with: pyro-vae train --resume {run.path}") from None
-    run.write_metrics(result.history)
+    directory = _directory(options, config, splits)
+    print("\n".join([splits.protocol, *notes(config.data, splits), f"run directory: {directory.path}"]))
+    result = _fit(directory, config, kind, model, guide, splits, resume=bool(options.resume))
+    directory.write_metrics(result.history)
     if result.execution != "eager":
         print(f"training {result.execution}")
+    _score(directory, Trained(config, splits, model, guide, result.history))
+
+
+def _with_data_found(config: Config) -> Config:
+    """Return the config with a schema that was a file read, and paths that do not depend on the working directory."""
+    settings: dict[str, Any] = {"schema": read_schema(config.data.schema)}
+    for name in ("data", "data_root"):
+        if config[name] and Path(config[name]).exists():
+            settings[name] = str(Path(config[name]).resolve())
+    return config.with_settings(**settings)
+
+
+def _directory(options: Namespace, config: Config, splits: Splits) -> Run:
+    """Return the run directory with its config and fingerprint: a new one, or the one to go on with."""
+    directory = Run(options.resume or options.out or next_path(config.data.data))
+    if not options.resume:
+        directory.create(config, options.overwrite)
+        directory.write_fingerprint(splits)
+        return directory
+    directory.check_fingerprint(splits)
+    _check_same_settings(directory, config)
+    _check_epochs(directory, config.training.epochs)
+    directory.write_config(config)
+    return directory
+
+
+def _fit(
+    directory: Run, config: Config, kind: Kind, model: nn.Module, guide: nn.Module, splits: Splits, resume: bool
+) -> FitResult:
+    training = config.training
+    assert training.objective is not None  # the config is completed
     try:
-        trained = Trained(config, splits, model, guide, result.history)
-        how = {name: options[name] for name in ("device", "compile", "precision")}
-        score(run, trained, options.num_particles, **how)
+        return fit(
+            model,
+            guide,
+            kind.training_data(splits),
+            objective=OBJECTIVES.build(training.objective),
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            valid=kind.data(splits, "valid"),
+            optimizer=OPTIMIZERS.partial(training.optimizer),
+            scheduler=training.scheduler and SCHEDULERS.partial(training.scheduler),
+            kl_warmup=training.kl_warmup,
+            clip_norm=training.clip_norm,
+            patience=training.patience,
+            transform=splits.transform,
+            seed=training.seed,
+            device=training.device,
+            compile=training.compile,
+            precision=training.precision,
+            checkpoint=directory.checkpoint,
+            resume=resume,
+        )
+    except KeyboardInterrupt as interruption:
+        _go_on(directory, f"{interruption}\n")
+
+
+def _score(directory: Run, trained: Trained) -> None:
+    training = trained.config.training
+    how = {"device": training.device, "compile": training.compile, "precision": training.precision}
+    try:
+        score(directory, trained, trained.config.num_particles, **how)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"Interrupted; the model is kept. Go on with: pyro-vae train --resume {run.path}"
-        ) from None
+        _go_on(directory, "Interrupted; the model is kept. ")
+
+
+def _go_on(directory: Run, what: str) -> NoReturn:
+    raise KeyboardInterrupt(f"{what}Go on with: pyro-vae train --resume {directory.path}") from None
 
 
 def _start_at_data(model: Any, train: tuple[Tensor, ...]) -> None:
@@ -142,106 +156,49 @@ def _start_at_data(model: Any, train: tuple[Tensor, ...]) -> None:
     start_at_data(model, tuple(arg[: min(START_DATA, most)] for arg in train))
 
 
-def _check_same_settings(run: Run, config: Config) -> None:
+def _check_same_settings(directory: Run, config: Config) -> None:
     """Refuse to resume with other programs or another way to train them, naming the option that asks for it."""
-    before = run.config()
-    parts = ("model", "prior", "likelihood", "guide", "latent_dim", "encoder", "decoder", "hidden", "activation")
-    for name in (*parts, "objective", "batch_size", "precision"):
-        if name in before and before[name] != config[name]:
+    before = directory.config()
+    for name in KEPT:
+        shown, other = (_shown(name, settings[name]) for settings in (before, config))
+        if shown != other:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(
-                f"Expected {option} as {run.path} was trained with, {before[name]}; got {config[name]}. Resume without "
+                f"Expected {option} as {directory.path} was trained with, {shown}; got {other}. Resume without "
                 f"{option}, or train anew."
             )
 
 
-def _check_epochs(run: Run, epochs: int) -> None:
+def _shown(name: str, value: Any) -> Any:
+    """Return a setting as a message shows it: a part by its name and what is not at its default."""
+    return REGISTRIES[name].describe(value) if name in KEPT_PARTS and value is not None else value
+
+
+def _check_epochs(directory: Run, epochs: int) -> None:
     """Refuse to resume towards fewer epochs than there are, which would make the config untrue."""
-    done = read_checkpoint(run.checkpoint)["epoch"]
+    done = read_checkpoint(directory.checkpoint)["epoch"]
     if epochs < done:
-        raise ValueError(f"{run.path} holds {done} epochs already. Give --epochs {done} or more, or train anew.")
+        raise ValueError(f"{directory.path} holds {done} epochs already. Give --epochs {done} or more, or train anew.")
 
 
 def _check_before_writing(
-    options: Namespace, model: nn.Module, guide: nn.Module, splits: Splits, pair: Pair
+    config: Config, kind: Kind, model: nn.Module, guide: nn.Module, splits: Splits
 ) -> tuple[Tensor, ...]:
     """Refuse settings and data that cannot work while there is still nothing to clean up; return the training data."""
-    check_positive_int(options.num_particles, "num_particles")
+    training = config.training
+    check_positive_int(config.num_particles, "num_particles")
     names = ("epochs", "batch_size", "patience", "kl_warmup", "clip_norm")
-    check_settings(splits.train, valid=splits.valid, **{name: options[name] for name in names})
-    x, *others = as_args(pair.training_data(splits))
-    device = place_programs(model, guide, (x, *others), options.device)
-    optimizer = options.optimizer([torch.zeros(1, requires_grad=True)])
-    if options.scheduler is not None:
-        options.scheduler(optimizer)
+    check_settings(splits.train, valid=splits.valid, **{name: config[name] for name in names})
+    x, *others = as_args(kind.training_data(splits))
+    device = place_programs(model, guide, (x, *others), training.device)
+    optimizer = OPTIMIZERS.partial(training.optimizer)([torch.zeros(1, requires_grad=True)])
+    if training.scheduler is not None:
+        SCHEDULERS.partial(training.scheduler)(optimizer)
     with torch.random.fork_rng(devices=[]):
         train = (x if splits.transform is None else splits.transform(x), *others)
-    scored = ((name, pair.data(splits, name)) for name in ("valid", "test"))
+    scored = ((name, kind.data(splits, name)) for name in ("valid", "test"))
     for name, data in (("train", train), *scored):
         check_data(model, data, f"{splits.name} {name}")
     with short_errors():
-        check_proposal(model, guide, tuple(arg[: options.batch_size].to(device) for arg in train))
+        check_proposal(model, guide, tuple(arg[: training.batch_size].to(device) for arg in train))
     return train
-
-
-def _sample(parser: ArgumentParser, options: Namespace) -> None:
-    from pyro_vae.report.pictures import image_grid
-
-    run = Run(options.run)
-    config, splits, model, _, _ = run.load(options.data_root)
-    check_positive_int(options.num_samples, "num_samples")
-    x = draw(model, building.pair_of(config), splits, options)
-    stem = Path(options.out) if options.out else run.path / "samples"
-    array, picture = stem.with_suffix(".csv" if splits.table else ".npy"), stem.with_suffix(".png")
-    with atomic_path(array) as temporary, open(temporary, "wb") as file:
-        if splits.table:
-            splits.table.decode(x).to_csv(file, index=False)
-        else:
-            np.save(file, x.numpy())
-    with atomic_path(picture) as temporary:
-        image_grid(x, splits.image_shape).savefig(temporary, format="png", dpi=150, bbox_inches="tight")
-    print(f"{array}: {tuple(x.shape)}\n{picture}")
-
-
-@torch.no_grad()
-def draw(model: nn.Module, pair: Pair, splits: Splits, options: Namespace) -> Tensor:
-    """Draw x ~ p(x), or the means of p(x|z) at z ~ p(z), shape (num_samples, *event).
-
-    A model of x given y takes the labels in turn or, where none are given, those of training data drawn at random.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        y = pair.y(splits, "train")
-        if y is not None and not options.label:
-            y = y[torch.randint(len(y), (options.num_samples,))]
-        if options.label:
-            y = pair.encode_labels(splits, options.label)[torch.arange(options.num_samples) % len(options.label)]
-        p_x = views.predictive(model if y is None else pair.given_label(model), options.num_samples, y)
-        return p_x.mean if options.mean else p_x.sample()
-
-
-def _parts(parser: ArgumentParser, options: Namespace) -> None:
-    print(describe_part(options.name) if options.name else list_parts())
-
-
-def _as_config(options: Namespace) -> Config:
-    """Return what the run directory records: all settings but those of the directory itself."""
-    config = options.as_dict()
-    for name in ("config", "out", "overwrite", "resume"):
-        config.pop(name, None)
-    config["schema"] = read_schema(config["schema"])
-    for name in ("data", "data_root"):
-        if config[name] and Path(config[name]).exists():
-            config[name] = str(Path(config[name]).resolve())
-    return config
-
-
-_COMMANDS = {
-    "train": _train,
-    "evaluate": lambda parser, options: evaluate_run(options),
-    "compare": lambda parser, options: compare_runs(options.runs, options.out),
-    "report": lambda parser, options: report_run(options),
-    "sample": _sample,
-    "impute": lambda parser, options: impute_run(options),
-    "parts": _parts,
-}

@@ -38,3 +38,9 @@ def make_folder(path: Path) -> Path:
     if not os.access(path, os.W_OK):
         raise ValueError(f"Cannot write to {path}: permission denied. Choose a writable folder.")
     return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)

@@ -63,10 +63,9 @@ class BadTable(ValueError):
 def _read_csv(path: Path) -> np.ndarray:
     import pandas as pd
 
-    first = first_line(path)
-    header = is_header(path, first)
-    frame = pd.read_csv(path, header=None, skiprows=int(header), low_memory=False)
-    names = first if header else range(len(first))
+    header = read_header(path)
+    frame = pd.read_csv(path, header=None, skiprows=int(header is not None), low_memory=False)
+    names = range(frame.shape[1]) if header is None else header
     if len(names) != frame.shape[1]:
         raise ValueError(f"a header of {len(names)} names over {frame.shape[1]} columns")
     for name, dtype in zip(names, frame.dtypes, strict=True):
@@ -78,30 +77,39 @@ def _read_csv(path: Path) -> np.ndarray:
     return np.asarray(frame.to_numpy())
 
 
-def first_line(path: Path) -> list[str]:
-    """Return the fields of a .csv file's first line, "" where one is empty."""
-    import pandas as pd
+def read_header(path: Path) -> list[str] | None:
+    """Return the names in the first line of a .csv file, None where that line holds data.
 
-    first = pd.read_csv(path, header=None, nrows=1, dtype=str, skipinitialspace=True)
-    return list(first.iloc[0].fillna("").str.strip())
+    It holds data if every field that is not empty is a number, as Python reads it: ``1e-3,2e5`` are data, and
+    ``price,2020`` are names.
 
-
-def is_header(path: Path, fields: list[str]) -> bool:
-    """Say whether the first line holds names; refuse the row numbers and column numbers that pandas writes."""
-    names = [field for field in fields if field]
-    if len(names) > 1 and names == [str(i) for i in range(len(names))]:
+    Raises:
+        ValueError: for the row numbers and column numbers that pandas writes, which are either, or a column without a
+            name.
+    """
+    fields = _first_line(path)
+    given = [field for field in fields if field]
+    if len(given) > 1 and given == [str(i) for i in range(len(given))]:
         raise BadTable(
             f"Expected names or data in the first line of {path}; got 0, 1, ..., which is either. "
             "Write the file with names, or with pandas' header=False, index=False."
         )
-    if all(map(_is_number, names)):
-        return False
+    if all(map(_is_number, given)):
+        return None
     if "" in fields:
         raise BadTable(
             f"Expected a name for each column of {path}; got a column without one, probably row numbers. "
             "Write the file with index=False, or name the column."
         )
-    return True
+    return fields
+
+
+def _first_line(path: Path) -> list[str]:
+    """Return the fields of a .csv file's first line, "" where one is empty."""
+    import pandas as pd
+
+    first = pd.read_csv(path, header=None, nrows=1, dtype=str, skipinitialspace=True)
+    return list(first.iloc[0].fillna("").str.strip())
 
 
 def _is_number(word: str) -> bool:

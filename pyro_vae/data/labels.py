@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,13 +78,12 @@ def given(splits: Splits) -> Given:
     return Given({part: torch.searchsorted(values, splits.labels[part]) for part in PARTS}, values)
 
 
-def take_column(splits: Splits, column: str, source: str) -> Splits:
+def take_column(splits: Splits, column: str) -> Splits:
     """Return a table without one of its columns, which becomes the labels.
 
     Args:
         splits: a table.
-        column: its name in the first line of a .csv file, or its position from 0; levels count by their numbers.
-        source: the file that the table was read from.
+        column: its name, or its position from 0; levels count by their numbers.
 
     Raises:
         ValueError: for data that are no table of at least two columns, or a column that it does not have.
@@ -95,8 +93,7 @@ def take_column(splits: Splits, column: str, source: str) -> Splits:
             f"Expected a table of at least two columns for --model.label; {splits.name} is none. "
             "Leave it out to take the data set's own classes."
         )
-    names = _names(source) if splits.table is None else [str(name) for name in splits.table.table.names]
-    index = _position(splits, column, names)
+    index = _position(splits, column)
     parts = {part: getattr(splits, part) for part in PARTS}
     labels = {part: x[:, index] for part, x in parts.items()}
     if any(y.isnan().any() for y in labels.values()):
@@ -104,8 +101,11 @@ def take_column(splits: Splits, column: str, source: str) -> Splits:
     if is_class(torch.cat(list(labels.values()))):
         labels = {part: y.long() for part, y in labels.items()}
     rest: dict[str, Any] = {part: torch.cat([x[:, :index], x[:, index + 1 :]], 1) for part, x in parts.items()}
-    table = splits.table and splits.table.without(splits.table.table.names[index])
-    return replace(splits, **rest, table=table, labels=labels, protocol=f"{splits.protocol}, given column {column}")
+    if splits.columns is not None:
+        rest["columns"] = splits.columns[:index] + splits.columns[index + 1 :]
+    if splits.table is not None:
+        rest["table"] = splits.table.without(splits.table.table.names[index])
+    return replace(splits, **rest, labels=labels, protocol=f"{splits.protocol}, given column {column}")
 
 
 def is_class(y: Tensor) -> bool:
@@ -113,8 +113,8 @@ def is_class(y: Tensor) -> bool:
     return bool((y == y.round()).all()) and len(y.unique()) <= MAX_CLASSES
 
 
-def _position(splits: Splits, column: str, names: list[str]) -> int:
-    width = splits.train.shape[1]
+def _position(splits: Splits, column: str) -> int:
+    width, names = splits.train.shape[1], splits.columns or ()
     if column in names:
         return names.index(column)
     if column.isdecimal() and int(column) < width:
@@ -123,12 +123,3 @@ def _position(splits: Splits, column: str, names: list[str]) -> int:
     raise ValueError(
         f"Expected a column of {splits.name}; got {column!r}.{did_you_mean(column, names)} It has {known}."
     )
-
-
-def _names(source: str) -> list[str]:
-    """Return the names in the first line of a .csv file, or none."""
-    if not source.endswith(".csv"):
-        return []
-    with open(source, newline="") as file:
-        first = next(csv.reader(file))
-    return [] if any(field.replace(".", "").isdecimal() for field in first) else first

@@ -15,14 +15,14 @@ from torch import Tensor
 from pyro_vae.core.checks import did_you_mean
 from pyro_vae.data.binarisation import BINARISATIONS as BINARISATIONS
 from pyro_vae.data.binarisation import Binarisation, binarized, check_values, numbered
-from pyro_vae.data.files import cache_dir, read_arrays, read_idx
+from pyro_vae.data.files import cache_dir, read_arrays, read_header, read_idx
 from pyro_vae.data.mnist import read_binarized_mnist
 from pyro_vae.data.splits import PARTS, Splits, share_missing, sizes, split_arrays
+from pyro_vae.data.tables import Entry, encode_table, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pyro_vae.data.tables import Entry
 
 _IDX_KINDS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _IDX_VALID = 10_000
@@ -99,8 +99,6 @@ def _read(
     if schema is not None:
         if path is None or path.suffix.lower() != ".csv":
             raise ValueError(f"Expected a .csv file or a DataFrame for a schema; got {source!s:.80}.")
-        from pyro_vae.data.tables import read_table
-
         return _from_table(read_table(path, schema), path.name, schema, generator, missing)
     if path is None:
         return _from_arrays(source, "array", "source", generator, missing)
@@ -118,7 +116,9 @@ def _read(
             f"Expected a data set ({', '.join(NAMES)}) or a .npy, .npz or .csv file; got {str(source)!r}, "
             f"which is neither. Check the spelling and the folder.{did_you_mean(str(source), NAMES)}"
         )
-    return _from_arrays(read_arrays(path), path.name, str(path), generator, missing)
+    splits, values = _from_arrays(read_arrays(path), path.name, str(path), generator, missing)
+    names = read_header(path) if path.suffix.lower() == ".csv" else None
+    return replace(splits, columns=names and tuple(names)), values
 
 
 def _digits(generator: torch.Generator) -> Splits:
@@ -172,9 +172,8 @@ def _from_table(
     frame: pd.DataFrame, name: str, schema: Mapping[str, Entry], generator: torch.Generator, missing: bool
 ) -> tuple[Splits, str]:
     """Encode a table and split its rows; the likelihood of its columns starts at the training rows."""
-    from pyro_vae.data.tables import encode_table
-
     table, x = encode_table(frame, schema)
     splits, values = _from_arrays(x, name, name, generator, missing)
     table.start_at(splits.train)
-    return replace(splits, table=table), values.replace("values as given", "a table of mixed columns")
+    columns = tuple(map(str, table.table.names))
+    return replace(splits, columns=columns, table=table), values.replace("values as given", "a table of mixed columns")

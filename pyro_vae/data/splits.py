@@ -32,6 +32,7 @@ class Splits:
         image_shape: (C, H, W) where the flat events are pictures.
         max_count: a Binomial's total, where the data are counts up to a known one.
         transform: apply it to each training minibatch, on its device; it draws from torch's global generator.
+        columns: names of the columns of a table, where it has them.
         table: for a table of columns of different kinds their likelihood, which encodes and decodes such tables, as
             it starts at train; ``VAE(prior, splits.table, ...)`` trains it in place.
     """
@@ -45,6 +46,7 @@ class Splits:
     image_shape: tuple[int, int, int] | None = None
     max_count: int | None = None
     transform: Callable[[Tensor], Tensor] | None = None
+    columns: tuple[str, ...] | None = None
     table: Mixed | None = None
 
     @property

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.core.checks import did_you_mean
-from pyro_vae.data.files import BadTable, first_line, is_header, one_line
-from pyro_vae.models.likelihoods import Categorical, Mixed
+from pyro_vae.core.registry import Registry, Spec
+from pyro_vae.data.files import BadTable, one_line, read_header
+from pyro_vae.models import likelihoods
+from pyro_vae.models.likelihoods import Categorical, Likelihood, Mixed
 from pyro_vae.models.likelihoods.schema import Column, Wanted, by_values, levels_of
-from pyro_vae.runs.registry import build_part, class_path, find_part, known_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 Entry = Wanted | str | Mapping[str, Any] | None
 """What a schema says of a column: a likelihood, its class or name; or {"likelihood": name, "levels": [...]} with
 either of the two, and other keys for arguments of the likelihood; or None to leave the column out."""
+LIKELIHOODS = Registry(
+    "likelihood",
+    Likelihood,
+    likelihoods,
+    "likelihood p(x|z)",
+    accepts=(nn.Module,),
+    filled_in=frozenset({"dim", "event_shape", "data", "guide"}),
+    filled_in_ours=frozenset({"columns"}),
+)
+"""Likelihoods by name, in a schema and in a config."""
 FEW_LEVELS = 20
 """Levels that nobody takes for an identifier."""
 
@@ -52,9 +63,9 @@ def read_table(path: Path, schema: Mapping[str, Entry] | None = None) -> pd.Data
 
     text = [name for name, entry in (schema or {}).items() if any(isinstance(v, str) for v in _levels(entry) or ())]
     try:
-        names = first_line(path)
-        if not is_header(path, names):
-            raise BadTable(f"Expected names of the columns in the first line of {path}; got {', '.join(names[:3])}.")
+        names = read_header(path)
+        if names is None:
+            raise BadTable(f"Expected names of the columns in the first line of {path}; got numbers.")
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise BadTable(f"Expected columns of different names in {path}; got {twice!r} twice.")
@@ -112,9 +123,7 @@ def record_schema(mixed: Mixed, schema: Mapping[str, Entry]) -> dict[str, Any]:
 
 
 def _record_column(column: Column, part: Any, asked: Mapping[str, Any]) -> str | dict[str, Any]:
-    name = type(part).__name__
-    known = known_parts("likelihood").get(name) is type(part)
-    record = {"likelihood": name if known else class_path(type(part)), **_arguments(asked)}
+    record = {"likelihood": LIKELIHOODS.name_of(type(part)), **_arguments(asked)}
     if column.levels is not None:
         record["levels"] = [level.item() if hasattr(level, "item") else level for level in column.levels]
     elif isinstance(part, Categorical):
@@ -125,7 +134,7 @@ def _record_column(column: Column, part: Any, asked: Mapping[str, Any]) -> str |
 def has_different_kinds(path: Path) -> bool:
     """Say whether a .csv file has a header and columns that call for different likelihoods, constant ones aside."""
     try:
-        if not is_header(path, first_line(path)):
+        if read_header(path) is None:
             return False
         frame = read_table(path)
     except (OSError, ValueError):  # for whoever reads the file to say
@@ -147,17 +156,16 @@ def _check_names(frame: pd.DataFrame, schema: Mapping[str, Entry]) -> None:
 def _likelihood(name: str, entry: Entry) -> Wanted | None:
     """Return the likelihood that an entry means, an object where it has arguments."""
     if isinstance(entry, str):
-        return find_part("likelihood", entry)
+        return LIKELIHOODS.find(entry)
     if not isinstance(entry, Mapping):
         if entry is None or isinstance(entry, type) or hasattr(entry, "num_features"):
             return entry
         raise ValueError(f"Expected a likelihood for column {name!r}; got {entry!r}.")
     arguments = _arguments(entry)
     if not arguments:
-        return find_part("likelihood", entry["likelihood"])
-    spec = {"class_path": entry["likelihood"], "init_args": {"event_shape": [1]} | arguments}
+        return LIKELIHOODS.find(entry["likelihood"])
     try:
-        return build_part("likelihood", spec)
+        return LIKELIHOODS.build(Spec(entry["likelihood"], {"event_shape": [1]} | arguments))
     except ValueError as error:
         raise ValueError(f"Column {name!r} of the schema: {error}") from error
 

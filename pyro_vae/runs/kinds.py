@@ -1,10 +1,10 @@
-"""Models by name, each with the guide that fits it, the data its programs are called with, and what is estimated."""
+"""The kinds of model: each with the guide that fits it, the data that both are called with, and what is estimated."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,34 +13,35 @@ from pyro_vae import models
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.conditioning import UNKNOWN
 from pyro_vae.core.modules import Network
+from pyro_vae.core.registry import Registry, Spec
 from pyro_vae.data.labels import Given, given, take_column
 from pyro_vae.data.splits import Splits
 from pyro_vae.inference import guides
 from pyro_vae.inference.programs.call import Data
-from pyro_vae.models import mlp
-
-if TYPE_CHECKING:
-    from pyro_vae.runs.materials import Materials
+from pyro_vae.models.networks import mlp
+from pyro_vae.runs.config import Config
+from pyro_vae.runs.parts import Parts
+from pyro_vae.runs.registry import GUIDES, PARTS, PRIORS
 
 Programs = tuple[nn.Module, nn.Module]
 
 
-class Pair(ABC):
-    """Base class of the models that a run can train, each with its guide."""
+class Kind(ABC):
+    """Base class of the kinds of model that a run can train, each with its guide."""
 
     quantity = "log p(x)"
     """What the evidence estimates."""
-    objective: ClassVar[tuple[str, dict[str, Any]]] = ("Trace_ELBO", {})
-    """The objective that it is trained with where none is named, and its arguments."""
+    objective: ClassVar[Spec] = Spec("Trace_ELBO")
+    """The objective that it is trained with where none is named."""
     further_networks: ClassVar[tuple[str, ...]] = ()
     """Which of --hidden and --activation networks other than encoder and decoder take."""
 
     @abstractmethod
-    def build(self, materials: Materials) -> Programs:
+    def build(self, parts: Parts) -> Programs:
         """Return model and guide, made of the parts that the config names."""
 
-    def prepare(self, splits: Splits, source: str) -> Splits:
-        """Return the data, read from ``source``, as the model takes them."""
+    def prepare(self, splits: Splits) -> Splits:
+        """Return the data as the model takes them."""
         return splits
 
     def y(self, splits: Splits, part: str) -> Tensor | None:
@@ -73,21 +74,20 @@ class Pair(ABC):
         raise ValueError(f"Expected no --label for {type(self).__name__}, whose x depends on no label.")
 
 
-class VAE(Pair):
+class VAE(Kind):
     """One layer of latents, z ~ p(z), x ~ p(x|z), and the guide q(z|x)."""
 
-    def build(self, materials: Materials) -> Programs:
+    def build(self, parts: Parts) -> Programs:
         """Return a ``models.VAE`` and a ``guides.AmortizedGuide``."""
-        m = materials
-        guide = self._guide(m) if m.takes("prior", "guide") else None
-        model = models.VAE(m.prior(guide=guide), m.likelihood(), m.decoder(), missing=m.missing)
-        return model, self._guide(m) if guide is None else guide
+        guide = self._guide(parts) if parts.prior_takes_guide() else None
+        model = models.VAE(parts.prior(guide=guide), parts.likelihood(), parts.decoder(), missing=parts.missing)
+        return model, self._guide(parts) if guide is None else guide
 
-    def _guide(self, m: Materials) -> nn.Module:
-        return guides.AmortizedGuide(m.event_shape, m.family(), m.encoder(), **m.seen)
+    def _guide(self, parts: Parts) -> nn.Module:
+        return guides.AmortizedGuide(parts.event_shape, parts.family(), parts.encoder(), **parts.seen)
 
 
-class HierarchicalVAE(Pair):
+class HierarchicalVAE(Kind):
     """Layers of latents, z_L ~ p(z_L), z_l ~ N(mu(z_l+1), diag sigma(z_l+1)^2), x ~ p(x|z_1).
 
     ``--encoder`` and ``--decoder`` stand between x and z_1. The defaults, with the default networks of two layers
@@ -119,31 +119,32 @@ class HierarchicalVAE(Pair):
             raise ValueError(f"Expected guide to be bottom_up or ladder; got {guide!r}.")
         self.latent_dims, self.hidden, self.guide = list(latent_dims), list(hidden), guide
 
-    def build(self, materials: Materials) -> Programs:
+    def build(self, parts: Parts) -> Programs:
         """Return a ``models.HierarchicalVAE`` and a ``guides.HierarchicalGuide`` or ``LadderGuide``."""
-        m = materials
-        m.refuse_latent_dim("its layers are --model.latent_dims")
-        upper = [mlp(self.hidden, m.activation()) for _ in self.latent_dims[1:]]
-        prior = m.prior(dim=self.latent_dims[-1])
-        networks: list[Network] = [m.decoder(), *upper]
-        model = models.HierarchicalVAE(self.latent_dims, m.likelihood(), networks, prior=prior, missing=m.missing)
-        encoders: list[Network] = [m.encoder(), *upper]
+        parts.refuse_latent_dim("its layers are --model.latent_dims")
+        upper = [mlp(self.hidden, parts.activation()) for _ in self.latent_dims[1:]]
+        prior = parts.prior(dim=self.latent_dims[-1])
+        networks: list[Network] = [parts.decoder(), *upper]
+        model = models.HierarchicalVAE(
+            self.latent_dims, parts.likelihood(), networks, prior=prior, missing=parts.missing
+        )
+        encoders: list[Network] = [parts.encoder(), *upper]
         if self.guide == "bottom_up":
-            families = [m.family(dim=dim) for dim in self.latent_dims]
-            return model, guides.HierarchicalGuide(m.event_shape, families, encoders, **m.seen)
-        m.refuse_other("guide", "DiagonalNormal", "the layers of a ladder are normal")
+            families = [parts.family(dim=dim) for dim in self.latent_dims]
+            return model, guides.HierarchicalGuide(parts.event_shape, families, encoders, **parts.seen)
+        parts.refuse_other(GUIDES, "DiagonalNormal", "the layers of a ladder are normal")
         widths = [2 * dim for dim in self.latent_dims]
-        return model, guides.LadderGuide(m.event_shape, model, encoders, widths=widths, **m.seen)
+        return model, guides.LadderGuide(parts.event_shape, model, encoders, widths=widths, **parts.seen)
 
 
-class _Labelled(Pair):
+class _Labelled(Kind):
     """A model that knows labels y, the data set's own classes or a column of a table."""
 
     label: str | None
 
-    def prepare(self, splits: Splits, source: str) -> Splits:
+    def prepare(self, splits: Splits) -> Splits:
         """Return the data with the column y taken out of x."""
-        return splits if self.label is None else take_column(splits, self.label, source)
+        return splits if self.label is None else take_column(splits, self.label)
 
     def encode_labels(self, splits: Splits, labels: Sequence[float]) -> Tensor:
         """Return labels as the model takes them."""
@@ -174,15 +175,15 @@ class ConditionalVAE(_Labelled):
         """Return y of one part."""
         return given(splits).y[part]
 
-    def build(self, materials: Materials) -> Programs:
+    def build(self, parts: Parts) -> Programs:
         """Return a ``models.ConditionalVAE`` and a ``guides.ConditionalGuide``."""
-        m, kind = materials, given(materials.splits).kind
+        kind = given(parts.splits).kind
         if self.prior_given_label:
-            m.refuse_other("prior", "StandardNormal", "p(z|y) is given by --model.prior_given_label")
-        prior = guides.DiagonalNormal(m.latent_dim) if self.prior_given_label else m.prior()
-        model = models.ConditionalVAE(prior, m.likelihood(), m.decoder(), missing=m.missing, **kind)
-        encoder = m.encoder(num_beside=sum(kind.values()))
-        guide = guides.ConditionalGuide(m.event_shape, m.family(), encoder, **m.seen, **kind)
+            parts.refuse_other(PRIORS, "StandardNormal", "p(z|y) is given by --model.prior_given_label")
+        prior = guides.DiagonalNormal(parts.latent_dim) if self.prior_given_label else parts.prior()
+        model = models.ConditionalVAE(prior, parts.likelihood(), parts.decoder(), missing=parts.missing, **kind)
+        encoder = parts.encoder(num_beside=sum(kind.values()))
+        guide = guides.ConditionalGuide(parts.event_shape, parts.family(), encoder, **parts.seen, **kind)
         return model, guide
 
 
@@ -203,7 +204,7 @@ class SemiSupervisedVAE(_Labelled):
     Source: Kingma et al. (2014), Semi-supervised Learning with Deep Generative Models, section 3.
     """
 
-    objective = ("ELBO", {"gradient": "enumerate"})
+    objective = Spec("ELBO", {"gradient": "enumerate"})
     further_networks = ("hidden", "activation")
 
     def __init__(
@@ -239,11 +240,30 @@ class SemiSupervisedVAE(_Labelled):
         """Return the conditional model inside."""
         return model.conditional
 
-    def build(self, materials: Materials) -> Programs:
+    def build(self, parts: Parts) -> Programs:
         """Return a ``models.SemiSupervisedVAE`` and a ``guides.SemiSupervisedGuide``."""
-        m, kind = materials, self._classes(materials.splits).kind
-        model = models.SemiSupervisedVAE(m.prior(), m.likelihood(), m.decoder(), missing=m.missing, **kind)
-        alpha = 0.1 * len(m.splits.train) / self.num_labels if self.alpha is None else self.alpha
-        encoder = m.encoder(num_beside=kind["num_classes"])
-        settings: dict[str, Any] = {"alpha": alpha, **m.seen, **kind}
-        return model, guides.SemiSupervisedGuide(m.event_shape, m.family(), encoder, m.hidden_layers(), **settings)
+        kind = self._classes(parts.splits).kind
+        model = models.SemiSupervisedVAE(
+            parts.prior(), parts.likelihood(), parts.decoder(), missing=parts.missing, **kind
+        )
+        alpha = 0.1 * len(parts.splits.train) / self.num_labels if self.alpha is None else self.alpha
+        encoder = parts.encoder(num_beside=kind["num_classes"])
+        settings: dict[str, Any] = {"alpha": alpha, **parts.seen, **kind}
+        return model, guides.SemiSupervisedGuide(
+            parts.event_shape, parts.family(), encoder, parts.hidden_layers(), **settings
+        )
+
+
+KINDS = Registry(
+    "model",
+    Kind,
+    {kind.__name__: kind for kind in (VAE, HierarchicalVAE, ConditionalVAE, SemiSupervisedVAE)},
+    "kind of model: VAE, HierarchicalVAE, ConditionalVAE or SemiSupervisedVAE",
+)
+REGISTRIES = {"model": KINDS, **PARTS}
+"""Everything that a config names, by the setting that names it."""
+
+
+def kind_of(config: Config) -> Kind:
+    """Return the kind of model and guide that a config names."""
+    return KINDS.build(config.parts.model)

@@ -5,17 +5,47 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
-import yaml
 from torch import nn
 
-from pyro_vae.core.files import atomic_path, make_folder
+from pyro_vae.core.files import make_folder, write_text
+from pyro_vae.core.registry import Spec
 from pyro_vae.data.splits import Splits
-from pyro_vae.inference import Evidence
+from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.inference.training.checkpoints import load_checkpoint
-from pyro_vae.runs.building import Config, build, load_splits
-from pyro_vae.runs.registry import changed_arguments
+from pyro_vae.runs.building import build, load_splits
+from pyro_vae.runs.config import Config, read_settings
+from pyro_vae.runs.kinds import Kind, kind_of
+from pyro_vae.runs.registry import METHODS
+
+
+class Trained(NamedTuple):
+    """What a run directory holds once it is loaded.
+
+    Attributes:
+        config: the settings.
+        splits: the data.
+        model: p(x, z), as it was trained.
+        guide: q(z|x), likewise.
+        history: one row an epoch.
+    """
+
+    config: Config
+    splits: Splits
+    model: nn.Module
+    guide: nn.Module
+    history: list[dict[str, float]]
+
+    @property
+    def kind(self) -> Kind:
+        """What model and guide are, and what they are called with."""
+        return kind_of(self.config)
+
+    def in_words(self, evidence: Evidence) -> str:
+        """Return the result in one line."""
+        return f"{evidence}".replace("log p(x)", self.kind.quantity)
 
 
 class Run:
@@ -55,34 +85,30 @@ class Run:
 
     def write_config(self, config: Config) -> None:
         """Write the settings, in the form that ``pyro-vae train --config`` takes."""
-        write_text(self.config_file, yaml.safe_dump(config, sort_keys=False))
+        config.write(self.config_file)
 
     def config(self) -> Config:
-        """Read the config.
+        """Read the config, of this version or an earlier one.
 
         Raises:
-            ValueError: if the directory holds no run.
+            ValueError: if the directory holds no run, or its config has a setting that there is not.
         """
-        try:
-            config = yaml.safe_load(self.config_file.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"{self.path} holds no run: cannot read {self.config_file}.") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"{self.config_file} is no config of pyro-vae.")
-        return config
+        if not self.config_file.is_file():
+            raise ValueError(f"{self.path} holds no run: cannot read {self.config_file}.")
+        return Config.from_dict(read_settings(self.config_file))
 
-    def load(self, data_root: str | None = None) -> tuple[Config, Splits, nn.Module, nn.Module, list[dict[str, float]]]:
+    def load(self, data_root: str | None = None) -> Trained:
         """Load what was trained: config, data, model, guide and history.
 
         Raises:
             ValueError: if the run, its data or its checkpoint cannot be read.
         """
         config = self.config()
-        splits = load_splits(config | ({"data_root": data_root} if data_root else {}))
+        splits = load_splits(config.with_settings(data_root=data_root) if data_root else config)
         self.check_fingerprint(splits)
         model, guide = build(config, splits)
         state = load_checkpoint(self.checkpoint, model, guide)
-        return config, splits, model, guide, state["history"]
+        return Trained(config, splits, model, guide, state["history"])
 
     def write_fingerprint(self, splits: Splits) -> None:
         """Write down which data the run is of, so that a later evaluation is of the same."""
@@ -100,10 +126,10 @@ class Run:
                 "back, or train anew."
             )
 
-    def evaluation(self, split: str, method: Config, num_particles: int, seed: int) -> Run:
+    def evaluation(self, split: str, method: Spec, num_particles: int, seed: int) -> Run:
         """Return the folder of a later evaluation, beside the run's own result and never over it."""
-        settings = "".join(f"-{name}{value}" for name, value in changed_arguments(method).items())
-        name = method["class_path"].rpartition(".")[2].lower() + settings
+        settings = "".join(f"-{name}{value}" for name, value in METHODS.changed(method).items())
+        name = method.name.lower() + settings
         prefix = split if name == "iw" else f"{split}-{name}"
         return Run(make_folder(self.path / f"{prefix}-K{num_particles}-seed{seed}"))
 
@@ -162,9 +188,3 @@ def next_path(data: str, root: Path = Path("runs")) -> Path:
     """Return the first free runs/DATA-NNN."""
     stem = Path(data).stem
     return next(path for i in range(1, 10**6) if not (path := root / f"{stem}-{i:03d}").exists())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text)

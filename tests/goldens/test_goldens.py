@@ -12,7 +12,7 @@ import shutil
 import cases
 import pytest
 
-from pyro_vae.runs.registry import find_part
+from pyro_vae.runs.kinds import REGISTRIES
 
 NUMBERS = json.loads((cases.FOLDER / "numbers.json").read_text())
 RUNS = json.loads((cases.FOLDER / "runs.json").read_text())
@@ -69,4 +69,5 @@ PATHS = [(kind, name, path) for kind, parts in CLASS_PATHS.items() for name, pat
 
 @pytest.mark.parametrize(("kind", "name", "path"), PATHS)
 def test_an_old_class_path_is_read(kind, name, path):
-    assert find_part(kind, path) is find_part(kind, name)
+    registry = REGISTRIES[kind]
+    assert registry.find(path) is registry.known()[name]

@@ -1,4 +1,4 @@
-"""The parts that a config names, made to the measure of the data, for a pair to build model and guide of."""
+"""The parts that a config names, made to the measure of the data, for a kind of model to put together."""
 
 from __future__ import annotations
 
@@ -12,85 +12,74 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.core.conditioning import join
+from pyro_vae.core.registry import Registry, Spec
 from pyro_vae.data.splits import Splits
 from pyro_vae.models.networks import Factory, NetworkFactory, mlp
-from pyro_vae.runs.kinds import Pair
-from pyro_vae.runs.reading import filled
-from pyro_vae.runs.registry import (
-    build_part,
-    changed_arguments,
-    class_path,
-    describe_spec,
-    find_part,
-    known_parts,
-    takes,
-)
+from pyro_vae.runs.config import ACTIVATIONS, LATENT_DIM, Config
+from pyro_vae.runs.loading import filled
+from pyro_vae.runs.registry import DECODERS, ENCODERS, GUIDES, LIKELIHOODS, PRIORS
 
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "softplus": nn.Softplus, "silu": nn.SiLU, "gelu": nn.GELU}
-NETWORKS = ("encoder", "decoder")
+NETWORKS = {"encoder": ENCODERS, "decoder": DECODERS}
 ImageShape = tuple[int, int, int]
-LATENT_DIM = 10
-"""Latent dimension where the config has none."""
 
 
-class Materials:
-    """What a config and the data determine.
+class Parts:
+    """What a config and the data determine, each part built when it is asked for.
 
     Args:
-        config: as ``pyro-vae train`` writes it down.
+        config: the settings.
         splits: the data.
-        loc: what the encoder subtracts from x.
-        scale: what it divides x - loc by.
+
+    Attributes:
+        latent_dim: dimension of z where it has one layer.
+        shared: settings of both networks, {"hidden": ..., "activation": ...}.
+        seen: what every guide is told of the data that its encoder sees.
 
     Raises:
-        ValueError: for hidden widths or an activation that no network takes.
+        ValueError: for an activation that there is not.
     """
 
-    def __init__(self, config: dict[str, Any], splits: Splits, loc: Tensor, scale: Tensor) -> None:
-        self.config, self.splits, self.loc, self.scale = config, splits, loc, scale
+    def __init__(self, config: Config, splits: Splits) -> None:
+        self.config, self.splits = config, splits
         self.event_shape = splits.event_shape
-        self.missing = bool(config.get("missing"))
-        self.train = filled(splits.train)
-        dim = config["latent_dim"]
-        self.latent_dim = LATENT_DIM if dim is None else dim
+        self.missing = bool(config.data.missing)
+        self.latent_dim = LATENT_DIM if config.parts.latent_dim is None else config.parts.latent_dim
+        loc, scale = standardization(splits)
+        self.seen: dict[str, Any] = {"loc": loc, "scale": scale, "missing": self.missing}
         self.shared = {name: value for name, value in self._shared().items() if value is not None}
-        _check_used(self.shared, config)
+        self._train = filled(splits.train)
 
     def _shared(self) -> dict[str, Any]:
-        """Return what the options for both networks say."""
-        hidden, activation = self.config["hidden"], self.config["activation"]
+        hidden, activation = self.config.networks.hidden, self.config.networks.activation
         if activation is not None and activation not in ACTIVATIONS:
             raise ValueError(f"Expected activation to be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
-        return {"hidden": None if hidden is None else tuple(hidden), "activation": ACTIVATIONS.get(activation)}
-
-    @property
-    def seen(self) -> dict[str, Any]:
-        """What every guide is told of the data that its encoder sees."""
-        return {"loc": self.loc, "scale": self.scale, "missing": self.missing}
-
-    def takes(self, kind: str, argument: str) -> bool:
-        """Say whether a part takes an argument of this name."""
-        return takes(kind, self.config[kind], argument)
+        return {
+            "hidden": None if hidden is None else tuple(hidden),
+            "activation": None if activation is None else ACTIVATIONS[activation],
+        }
 
     def prior(self, *, dim: int | None = None, guide: nn.Module | None = None) -> Any:
         """Build the prior, of the latent dimension if no other is given."""
-        return build_part("prior", self.config["prior"], dim=self._dim(dim), data=self.train, guide=guide)
+        dim = self.latent_dim if dim is None else dim
+        return PRIORS.build(self.config.parts.prior, dim=dim, data=self._train, guide=guide)
+
+    def prior_takes_guide(self) -> bool:
+        """Say whether the prior is made of the guide, as a VampPrior is."""
+        return PRIORS.takes(self.config.parts.prior, "guide")
 
     def family(self, *, dim: int | None = None) -> Any:
         """Build the guide's family, of the latent dimension if no other is given."""
-        return build_part("guide", self.config["guide"], dim=self._dim(dim), data=self.train)
+        dim = self.latent_dim if dim is None else dim
+        return GUIDES.build(self.config.parts.guide, dim=dim, data=self._train)
 
     def likelihood(self) -> Any:
         """Build the likelihood of the data."""
         if self.splits.table is not None:
             return copy.deepcopy(self.splits.table)
-        return build_part(
-            "likelihood",
-            self.config["likelihood"],
-            event_shape=self.event_shape,
-            total_count=self.splits.max_count,
-            data=self.train,
-        )
+        spec = self.config.parts.likelihood
+        assert spec is not None  # chosen by the data where none is named
+        known = {"event_shape": self.event_shape, "total_count": self.splits.max_count, "data": self._train}
+        return LIKELIHOODS.build(spec, **known)
 
     def encoder(self, *, num_beside: int = 0) -> Factory:
         """Return the factory of the encoder.
@@ -124,33 +113,42 @@ class Materials:
     def _describe_network(self, kind: str) -> str:
         factory = self._network(kind, self.splits.image_shape)[0]
         if not isinstance(factory, NetworkFactory):
-            return describe_spec(network_spec(self.config, kind))
+            return NETWORKS[kind].describe(self.config[kind])
         settings = {k: v for k, v in vars(factory).items() if k not in ("image_shape", "activation")}
         named = [f"{k}={list(v) if isinstance(v, Sequence) else v}" for k, v in settings.items()]
         activation = [vars(factory)["activation"].__name__.lower()] if "activation" in vars(factory) else []
         return f"{type(factory).__name__}({', '.join([*named, *activation])})"
 
+    def check_shared_used(self, further: Sequence[str]) -> None:
+        """Refuse a setting of both networks that neither takes.
+
+        Args:
+            further: settings that further networks of the model take.
+
+        Raises:
+            ValueError: naming the setting and the networks.
+        """
+        for name in self.shared:
+            if name not in further and not any(r.takes(self.config[kind], name) for kind, r in NETWORKS.items()):
+                names = " nor ".join(dict.fromkeys(self.config[kind].name for kind in NETWORKS))
+                raise ValueError(f"Expected a network that --{name} has an effect on; neither {names} takes it.")
+
     def refuse_latent_dim(self, why: str) -> None:
         """Refuse a latent dimension that would have no effect, with a ``ValueError``."""
-        if self.config["latent_dim"] is not None:
-            raise ValueError(f"Expected no --latent-dim for {self._model()}: {why}.")
+        if self.config.parts.latent_dim is not None:
+            raise ValueError(f"Expected no --latent-dim for {self.config.parts.model.name}: {why}.")
 
-    def refuse_other(self, kind: str, only: str, why: str) -> None:
+    def refuse_other(self, registry: Registry, only: str, why: str) -> None:
         """Refuse any part but one, where another would have no effect, with a ``ValueError``."""
-        if find_part(kind, self.config[kind]["class_path"]) is not known_parts(kind)[only]:
-            got = self.config[kind]["class_path"].rpartition(".")[2]
-            raise ValueError(f"Expected --{kind} {only} for {self._model()}, since {why}; got {got}.")
-
-    def _model(self) -> str:
-        return self.config["model"]["class_path"].rpartition(".")[2]
-
-    def _dim(self, dim: int | None) -> int:
-        return self.latent_dim if dim is None else dim
+        spec: Spec = self.config[registry.kind]
+        if registry.find(spec.class_path) is not registry.find(only):
+            model = self.config.parts.model.name
+            raise ValueError(f"Expected --{registry.kind} {only} for {model}, since {why}; got {spec.name}.")
 
     def _network(self, kind: str, image_shape: ImageShape | None) -> tuple[Factory, bool]:
         """Return the factory of a network, and whether it is one of images."""
-        spec = network_spec(self.config, kind)
-        part = find_part(kind, spec["class_path"])
+        registry, spec = NETWORKS[kind], self.config[kind]
+        part = registry.find(spec.class_path)
         accepted = inspect.signature(part).parameters
         wants_image = "image_shape" in accepted
         if wants_image and image_shape is None:
@@ -160,27 +158,26 @@ class Materials:
             )
         if wants_image and kind == "encoder" and self.missing:
             raise ValueError(f"Expected no missing entries for --encoder {part.__name__}. Choose mlp or gated_mlp.")
+        given = registry.changed(spec)  # what is at its default gives way to the settings of both networks
         known = self.shared | {"image_shape": image_shape}
         if issubclass(part, NetworkFactory):
-            return build_part(kind, spec, **known), wants_image
-        filled = {name: value for name, value in known.items() if name in accepted and name != "activation"}
-        return functools.partial(_build_module, kind, part, filled | spec.get("init_args", {})), wants_image
+            return registry.build(Spec(spec.class_path, given), **known), wants_image
+        fitting = {name: value for name, value in known.items() if name in accepted and name != "activation"}
+        return functools.partial(_build_module, kind, part, fitting | given), wants_image
 
 
-def network_spec(config: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return a network as the config has it, without arguments at their defaults: those for both networks win."""
-    spec = config.get(kind) or {"class_path": class_path(mlp)}
-    return {"class_path": spec["class_path"], "init_args": changed_arguments(spec)}
+def standardization(splits: Splits) -> tuple[Tensor, Tensor]:
+    """Return what the encoder subtracts and divides by.
 
-
-def _check_used(shared: dict[str, Any], config: dict[str, Any]) -> None:
-    specs = [network_spec(config, kind) for kind in NETWORKS]
-    model: Any = find_part("model", config["model"]["class_path"]) if config.get("model") else Pair
-    used = model.further_networks
-    for name in shared:
-        if name not in used and not any(takes("encoder", spec, name) for spec in specs):
-            names = " nor ".join(dict.fromkeys(spec["class_path"].rpartition(".")[2] for spec in specs))
-            raise ValueError(f"Expected a network that --{name} has an effect on; neither {names} takes it.")
+    The mean of each entry over the training data, without what is missing; for pictures one standard deviation for
+    all entries, since a border pixel's own is close to 0, and for tables that of each column.
+    """
+    loc = splits.train.nanmean(0).nan_to_num(0.0)
+    squares, observed = (splits.train - loc).square(), ~splits.train.isnan()
+    if splits.image_shape:
+        squares, observed = squares.flatten(), observed.flatten()
+    scale = (squares.nansum(0) / (observed.sum(0) - 1).clamp(min=1)).sqrt()
+    return loc, torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def _build_module(kind: str, part: type, arguments: dict[str, Any], in_shape: torch.Size, width: int) -> nn.Module:

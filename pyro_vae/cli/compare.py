@@ -1,0 +1,66 @@
+"""The command compare: trained runs ranked by log p(x) of the same data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from pyro_vae.cli.parser import Choices, make_parser
+from pyro_vae.core.files import atomic_path, write_text
+from pyro_vae.inference.scoring.compare import compare
+from pyro_vae.inference.scoring.estimates import Evidence
+from pyro_vae.runs.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def make(choices: Choices) -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = make_parser("Rank trained runs by log p(x) of the same data, with paired differences and their errors.")
+    parser.add_argument("runs", type=str, nargs="+", help="run directories, or evaluation folders inside them")
+    parser.add_argument("--out", type=str | None, default=None, help="write OUT.csv and the picture OUT.png too")
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """Print the comparison of runs or evaluation folders, and write it where asked.
+
+    Raises:
+        ValueError: for a path given twice, one without an evaluation, or results that cannot be compared.
+    """
+    paths, out = options.runs, options.out
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise ValueError("Expected different runs to compare; got one of them twice.")
+    table = compare({path: Evidence.load(Run(path).evidence) for path in paths})
+    if out is not None:
+        from pyro_vae.report.figures import comparison_plot
+
+        csv, picture = (Path(out).with_suffix(suffix) for suffix in (".csv", ".png"))
+        write_text(csv, table.to_csv())
+        with atomic_path(picture) as temporary:
+            comparison_plot(table).savefig(temporary, format="png", dpi=150)
+        print(f"{csv}\n{picture}")
+    print(f"{table.attrs['protocol']}\n{table.round(3).to_string()}")
+    for note in _notes(paths, table):
+        print(note)
+
+
+def _notes(paths: list[str], table: pd.DataFrame) -> list[str]:
+    """Say what the columns are, and what makes the comparison doubtful."""
+    notes = ["diff: log p(x) of the best minus this one, datum by datum; diff_stderr: its standard error over data."]
+    parts = {Run(path).facts().get("likelihood", "unknown") for path in paths}
+    if len(parts) > 1:
+        notes.append(
+            f"The likelihoods differ ({', '.join(sorted(parts))}): a difference means something only between densities "
+            "of the same x by the same measure."
+        )
+    most = int(table["num_unreliable"].max())
+    if most:
+        notes.append(
+            f"k-hat is above 0.7 at up to {most} data: log_px is most likely too low there, and neither bias nor "
+            "diff_mc_stderr can be trusted. See pyro-vae evaluate --method."
+        )
+    return notes

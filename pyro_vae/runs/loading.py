@@ -1,0 +1,156 @@
+"""The data of a config: how they are read, which likelihood they call for, and what is recorded and said of that."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.core.registry import Spec
+from pyro_vae.data.binarisation import are_bytes
+from pyro_vae.data.load import load_data
+from pyro_vae.data.splits import PARTS, Splits, share_missing
+from pyro_vae.data.tables import LIKELIHOODS, has_different_kinds, record_schema
+from pyro_vae.inference.scoring.estimates import Evidence
+from pyro_vae.models.likelihoods import Mixed
+from pyro_vae.runs.config import DataConfig
+
+
+def data_path(config: DataConfig, root: str | None = None) -> Path:
+    """Return where a config's data file is: where it was, or in the folder of data sets if it has moved there."""
+    path = Path(config.data)
+    moved = Path(root or ".") / path.name
+    return moved if root and not path.exists() and moved.is_file() else path
+
+
+def read_splits(config: DataConfig, likelihood: Spec | None) -> Splits:
+    """Read the data set that a config names, as its likelihood takes it: as a table, or as numbers of levels.
+
+    Raises:
+        ValueError: for data that ``load_data`` refuses, or a likelihood that does not go with a schema or the file.
+    """
+    path = data_path(config, config.data_root)
+    source = str(path) if path.is_file() else config.data
+    settings: dict[str, Any] = {
+        "root": config.data_root,
+        "seed": config.data_seed,
+        "binarize": config.binarize,
+        "schema": _schema(config, likelihood, path),
+        "missing": _takes_missing(config, path),
+    }
+    splits = load_data(source, **settings)
+    levels = _levels_to_number(likelihood, splits)
+    return splits if levels is None else load_data(source, levels=levels, **settings)
+
+
+def _takes_missing(config: DataConfig, path: Path) -> bool:
+    """Say whether NaN is missing: as the config says, or in a .csv file that is not made binary."""
+    return _is_csv(path) and config.binarize is None if config.missing is None else config.missing
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _schema(config: DataConfig, likelihood: Spec | None, path: Path) -> Mapping[str, Any] | None:
+    """Return the schema that a table is read with, None for data that are read as numbers."""
+    mixed = likelihood is not None and LIKELIHOODS.find(likelihood.class_path) is Mixed
+    schema: Any = config.schema
+    if schema is not None and likelihood is not None and not mixed:
+        raise ValueError(f"Expected --likelihood Mixed, or none, with --schema; got {likelihood.class_path}.")
+    if mixed and not _is_csv(path):
+        raise ValueError(f"Expected a .csv table for --likelihood Mixed; got {path}.")
+    if schema is not None or mixed:
+        return schema or {}
+    chosen = likelihood is not None or config.binarize is not None
+    return {} if _is_csv(path) and not chosen and has_different_kinds(path) else None
+
+
+def _levels_to_number(likelihood: Spec | None, splits: Splits) -> int | None:
+    """Return the number of levels that the likelihood scores, where the data are grey levels of 8-bit images."""
+    levels = num_levels(likelihood)
+    if levels is None or splits.image_shape is None or splits.max_count is not None or splits.transform is not None:
+        return None
+    whole = bool((splits.train == splits.train.round()).all())
+    return levels if not whole and all(are_bytes(getattr(splits, part)) for part in PARTS) else None
+
+
+def num_levels(likelihood: Spec | None) -> int | None:
+    """Return the number of levels of a likelihood that has levels, such as DiscretizedLogistic."""
+    if likelihood is None:
+        return None
+    parameter = inspect.signature(LIKELIHOODS.find(likelihood.class_path)).parameters.get("num_classes")
+    return None if parameter is None else likelihood.init_args.get("num_classes", parameter.default)
+
+
+def choose_likelihood(splits: Splits) -> Spec:
+    """Return the likelihood that the data's values call for.
+
+    Raises:
+        ValueError: for grey levels and counts, where the choice is the user's.
+    """
+    if splits.table is not None:
+        return Spec("Mixed")
+    if splits.max_count is not None:
+        return Spec("Binomial", {"total_count": splits.max_count})
+    train = splits.train[~splits.train.isnan()]
+    if splits.transform is not None or ((train == 0) | (train == 1)).all():
+        return Spec("Bernoulli")
+    if (train >= 0).all() and (train == train.round()).all():
+        images = "DiscretizedLogistic for 8-bit images; " if splits.image_shape is not None else ""
+        raise ValueError(
+            f"{splits.name} holds counts. Choose their likelihood: --likelihood {images}NegativeBinomial or Poisson; "
+            "Binomial --likelihood.total_count N if each entry is out of a known N; or Normal to take them as real "
+            "numbers."
+        )
+    if splits.image_shape is not None:
+        raise ValueError(
+            f"{splits.name} has grey levels. Choose how to binarise them, --binarize dynamic (or static, threshold), "
+            "or a likelihood for continuous data, --likelihood Normal."
+        )
+    return Spec("Normal", {"scale": "dimension"})
+
+
+def as_read(config: DataConfig, splits: Splits) -> dict[str, Any]:
+    """Return the settings that record how the data were read, so that they are read alike again."""
+    has_missing = any(getattr(splits, part).isnan().any() for part in PARTS)
+    asked: Any = config.schema or {}
+    schema = None if splits.table is None else record_schema(splits.table, asked)
+    return {"schema": schema, "missing": bool(config.missing or has_missing)}
+
+
+def notes(config: DataConfig, splits: Splits) -> list[str]:
+    """Return what was chosen in reading the data, in lines to print."""
+    lines = [] if splits.table is None else [f"  {line}" for line in splits.table.describe().splitlines()]
+    if config.missing:
+        share = share_missing([getattr(splits, part) for part in PARTS]).removeprefix(", ") or "no entries missing"
+        lines.append(f"{share}: left out of the likelihood, log p(x) is that of the observed entries")
+    return lines
+
+
+def describe_likelihood(likelihood: Spec, splits: Splits) -> str:
+    """Return the likelihood as a result cites it, of a table with that of each column."""
+    if splits.table is None:
+        return LIKELIHOODS.describe(likelihood)
+    return f"Mixed({', '.join(' '.join(line.split()) for line in splits.table.describe().splitlines())})"
+
+
+def bits_per_dimension(likelihood: Spec | None, splits: Splits, evidence: Evidence) -> str | None:
+    """Return -log2 p(x) / D with its standard error where p(x) is the probability of level numbers, D entries each."""
+    if num_levels(likelihood) is None or splits.table is not None:
+        return None
+    bits = splits.event_shape.numel() * math.log(2)
+    return (
+        f"{-evidence.mean / bits:.4f} +- {evidence.stderr / bits:.4f} (log p(x) is the log probability mass of "
+        f"{splits.event_shape.numel()} level numbers)"
+    )
+
+
+def filled(x: Tensor) -> Tensor:
+    """Return data with the mean of its entry in the place of each missing one, for parts that start at data."""
+    return torch.where(x.isnan(), x.nanmean(0), x).nan_to_num(0.0) if x.isnan().any() else x
