@@ -36,8 +36,6 @@ from pyro_vae.models import VAE, ConditionalVAE, HierarchicalVAE, SemiSupervised
 FOLDER = Path(__file__).parent
 DIRECTORIES = FOLDER / "directories"
 """Run directories that version 0.1 wrote, one of each kind."""
-NEVER_RESUMED = ("parts",)
-"""Version 0.1 refused to resume a run with a flow, whose arguments are tuples: there is no number to compare with."""
 Numbers = list[float]
 BITS = (torch.rand(60, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
 CLASSES = torch.arange(60) % 3

@@ -38,9 +38,7 @@ def record_runs() -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             shutil.copytree(cases.DIRECTORIES / name, "run")
-            found[name] = {"scored again": cases.scored_again("run")}
-            if name not in cases.NEVER_RESUMED:
-                found[name]["resumed"] = cases.resumed("run")
+            found[name] = {"scored again": cases.scored_again("run"), "resumed": cases.resumed("run")}
     write("runs.json", found)
 
 

@@ -59,7 +59,7 @@ def test_an_old_run_is_scored_again(old_run, same):
     same(cases.scored_again("run"), RUNS[old_run]["scored again"])
 
 
-@pytest.mark.parametrize("old_run", [name for name in RUNS if "resumed" in RUNS[name]], indirect=True)
+@pytest.mark.parametrize("old_run", RUNS, indirect=True)
 def test_an_old_run_is_resumed(old_run, same):
     same(cases.resumed("run"), RUNS[old_run]["resumed"])
 
