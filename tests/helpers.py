@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.cli.train import main
+from pyro_vae.cli import main
 from pyro_vae.data.load import load_data
 from pyro_vae.data.splits import PARTS
 from pyro_vae.inference import Evidence

@@ -10,8 +10,7 @@ import pytest
 from helpers import train_bits
 from matplotlib.image import imread
 
-from pyro_vae.cli import evaluate as evaluating
-from pyro_vae.cli.train import main
+from pyro_vae.cli import evaluate, main
 from pyro_vae.inference import Evidence, methods
 
 
@@ -55,7 +54,7 @@ def test_an_interrupted_evaluation_goes_on(folder, capsys, monkeypatch):
         seen.append(checkpoint)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluating, "evidence", interrupted)
+    monkeypatch.setattr(evaluate, "evidence", interrupted)
     assert main(["evaluate", "run", "--num-particles", "9"]) == 130
     assert "goes on from what run/test-K9-seed0 holds" in capsys.readouterr().err
     assert str(seen[0]) == "run/test-K9-seed0"

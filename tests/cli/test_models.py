@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import numpy as np
@@ -12,16 +11,16 @@ import torch
 from helpers import QUICK, train_bits
 from torch import nn
 
-from pyro_vae.cli.parser import build_parsers, resolve_parts
-from pyro_vae.cli.train import main
+from pyro_vae.cli import main
+from pyro_vae.cli.commands import COMMANDS
+from pyro_vae.cli.parser import config_of, parse
 from pyro_vae.data.labels import given, take_column
 from pyro_vae.inference import Evidence, evidence, guides
 from pyro_vae.models import VAE, HierarchicalVAE, likelihoods, mlp, priors
 from pyro_vae.models.networks.convolution import ConvDecoder, ConvEncoder, Residual
 from pyro_vae.report import diagnosis
 from pyro_vae.report import pictures as views
-from pyro_vae.runs import building
-from pyro_vae.runs import run as runs
+from pyro_vae.runs import Run, building
 from pyro_vae.runs.kinds import ConditionalVAE, SemiSupervisedVAE
 
 NETWORK = """
@@ -55,18 +54,15 @@ def table(folder):
     return rows
 
 
-def config_of(*argv):
+def completed(*argv):
     """Return the config that a command line stands for, with its data."""
-    from pyro_vae.cli.train import _as_config
-
-    argv, classes = resolve_parts(["train", *argv])
-    config = _as_config(build_parsers(classes)[0].parse_args(argv).train)
+    config = config_of(parse(COMMANDS, ["train", *argv])[1])
     splits = building.load_splits(config)
-    return config | {"likelihood": config["likelihood"] or building.choose_likelihood(splits)}, splits
+    return building.completed(config, splits), splits
 
 
 def built(*argv):
-    return building.build(*config_of(*argv))
+    return building.build(*completed(*argv))
 
 
 def shapes(module):
@@ -87,14 +83,12 @@ def test_convolutions_are_built_as_asked_and_scored_again_alike(pictures):
         main(["train", *short, *pictures, *options, "--decoder", "deconv", "--decoder.channels", "[4]", "--out", "run"])
         == 0
     )
-    _, splits, model, guide, _ = runs.Run("run").load()
+    _, splits, model, guide, _ = Run("run").load()
     assert isinstance(guide.encoder, ConvEncoder)
     assert isinstance(model.decoder, ConvDecoder)
     assert [m.out_channels for m in guide.encoder.stages if isinstance(m, nn.Conv2d)] == [3, 4]
     assert sum(isinstance(m, Residual) for m in guide.encoder.modules()) == 4
-    assert (
-        "encoder conv(channels=[3, 4], kernel_size=3, residual_blocks=2, relu)" in runs.Run("run").facts()["networks"]
-    )
+    assert "encoder conv(channels=[3, 4], kernel_size=3, residual_blocks=2, relu)" in Run("run").facts()["networks"]
     trained = Evidence.load("run/evidence.npz")
     again = evidence(model, guide, splits.test, 30, seed=0, progress=False, device="cpu")
     assert torch.equal(again.log_px, trained.log_px)
@@ -119,11 +113,11 @@ def test_network_of_ones_own(folder):
     short = [option for option in QUICK if option not in ("--hidden", "8")]
     own = ["--encoder", "cli_test_networks.Narrow", "--encoder.width", "4", "--decoder", "cli_test_networks.Narrow"]
     assert main(["train", "--data", "bits.npy", *short, *own, "--out", "run"]) == 0
-    _, _, model, guide, _ = runs.Run("run").load()
+    _, _, model, guide, _ = Run("run").load()
     assert guide.encoder.layers[0].out_features == 4
     assert model.decoder.layers[0].out_features == 3
     assert main(["train", "--resume", "run", "--epochs", "3"]) == 0
-    assert runs.Run("run").facts()["networks"] == "encoder Narrow(width=4), decoder Narrow()"
+    assert Run("run").facts()["networks"] == "encoder Narrow(width=4), decoder Narrow()"
 
 
 def test_hierarchy_is_the_two_layer_network_of_burda_et_al(folder):
@@ -148,10 +142,10 @@ def test_hierarchy_is_trained_scored_drawn_from_and_reported(guide, folder, caps
     options = ["--model", "HierarchicalVAE", "--model.latent_dims", "[3, 2]", "--model.guide", guide]
     short = QUICK[: QUICK.index("--latent-dim")] + QUICK[QUICK.index("--latent-dim") + 2 :]
     assert main(["train", "--data", "bits.npy", *short, *options, "--model.hidden", "[4]", "--out", "run"]) == 0
-    _, splits, model, q, _ = runs.Run("run").load()
+    _, splits, model, q, _ = Run("run").load()
     again = evidence(model, q, splits.test, 30, seed=0, progress=False, device="cpu")
     torch.testing.assert_close(again.log_px, Evidence.load("run/evidence.npz").log_px)
-    assert runs.Run("run").facts()["latent dimension"] == "[3, 2]"
+    assert Run("run").facts()["latent dimension"] == "[3, 2]"
     assert main(["sample", "run", "--num-samples", "3"]) == 0
     assert np.load("run/samples.npy").shape == (3, 6)
     capsys.readouterr()
@@ -160,8 +154,8 @@ def test_hierarchy_is_trained_scored_drawn_from_and_reported(guide, folder, caps
 
 
 def test_column_is_taken_out_of_the_table_row_by_row(table):
-    _, whole = config_of("--data", "table.csv")
-    _, splits = config_of("--data", "table.csv", "--model", "ConditionalVAE", "--model.label", "kind")
+    _, whole = completed("--data", "table.csv")
+    _, splits = completed("--data", "table.csv", "--model", "ConditionalVAE", "--model.label", "kind")
     for part in ("train", "valid", "test"):
         rows = getattr(whole, part)
         assert torch.equal(getattr(splits, part), rows[:, [0, 2, 3]])
@@ -170,11 +164,11 @@ def test_column_is_taken_out_of_the_table_row_by_row(table):
     assert found.kind == {"num_classes": 3}
     assert torch.equal(found.values[found.y["train"]], splits.labels["train"])
     assert found.encode([4, 1]).tolist() == [2, 0]
-    assert torch.equal(take_column(whole, "1", "").train, splits.train)  # by position
+    assert torch.equal(take_column(whole, "1").train, splits.train)  # by position
 
 
 def test_covariate_is_standardised(table):
-    _, splits = config_of("--data", "table.csv", "--model", "ConditionalVAE", "--model.label", "age")
+    _, splits = completed("--data", "table.csv", "--model", "ConditionalVAE", "--model.label", "age")
     found, age = given(splits), splits.labels["train"]
     assert found.kind == {"num_covariates": 1}
     torch.testing.assert_close(found.y["train"], ((age - age.mean()) / age.std())[:, None])
@@ -185,7 +179,7 @@ def test_evidence_of_a_conditional_model_is_of_x_given_y(table, capsys, monkeypa
     label = ["--model", "ConditionalVAE", "--model.label", "kind"]
     assert train("--data", "table.csv", *label, "--out", "run") == 0
     assert re.fullmatch(r"test log p\(x\|y\) = .* nats .*", capsys.readouterr().out.splitlines()[-1])
-    _, splits, model, guide, _ = runs.Run("run").load()
+    _, splits, model, guide, _ = Run("run").load()
     y = torch.searchsorted(torch.tensor([1, 3, 4]), splits.labels["test"])
     direct = evidence(model, guide, (splits.test, y), 30, seed=0, progress=False, device="cpu")
     scored = Evidence.load("run/evidence.npz").log_px
@@ -198,7 +192,7 @@ def test_evidence_of_a_conditional_model_is_of_x_given_y(table, capsys, monkeypa
     assert main(["report", "run"]) == 0
     printed = capsys.readouterr().out
     assert "Not available" not in printed
-    assert "ELBO surgery" in (runs.Run("run").report).read_text()
+    assert "ELBO surgery" in (Run("run").report).read_text()
 
 
 def test_runs_are_compared_where_they_estimate_the_same(table, capsys):
@@ -212,7 +206,7 @@ def test_runs_are_compared_where_they_estimate_the_same(table, capsys):
 
 def test_labels_choose_what_is_drawn(table):
     assert train("--data", "table.csv", "--model", "ConditionalVAE", "--model.label", "kind", "--out", "run") == 0
-    _, _, model, _, _ = runs.Run("run").load()
+    _, _, model, _, _ = Run("run").load()
     assert main(["sample", "run", "--label", "4", "1", "--num-samples", "5", "--seed", "3", "--mean"]) == 0
     torch.manual_seed(3)
     z = model.prior().sample((5,))
@@ -231,7 +225,7 @@ def test_convolutions_see_a_label_as_channels(folder):
 
 
 def test_semi_supervised_training_knows_so_many_labels(folder):
-    _, splits = config_of()
+    _, splits = completed()
     x, kept = SemiSupervisedVAE(num_labels=30, label_seed=1).training_data(splits)
     known = kept >= 0
     assert x is splits.train
@@ -245,8 +239,8 @@ def test_semi_supervised_run_scores_data_without_labels(table, capsys):
     options = ["--model", "SemiSupervisedVAE", "--model.num_labels", "20", "--model.label", "kind"]
     assert train("--data", "table.csv", *options, "--out", "run") == 0
     out = capsys.readouterr().out
-    config, splits, model, guide, _ = runs.Run("run").load()
-    assert config["objective"]["init_args"]["gradient"] == "enumerate"
+    config, splits, model, guide, _ = Run("run").load()
+    assert config.training.objective.init_args["gradient"] == "enumerate"
     direct = evidence(model, guide, splits.test, 30, seed=0, progress=False, device="cpu")
     torch.testing.assert_close(direct.log_px, Evidence.load("run/evidence.npz").log_px)
     right = (torch.tensor([1, 3, 4])[guide.classify(splits.test)] == splits.labels["test"]).double().mean()
@@ -326,7 +320,7 @@ def test_what_does_not_go_together_is_refused(options, message, folder, capsys):
 
 
 def test_labels_that_there_are_not_are_refused():
-    _, splits = config_of()
+    _, splits = completed()
     with pytest.raises(ValueError, match=r"Expected a label among 0, 1, .*, 9; got 12\."):
         ConditionalVAE().encode_labels(splits, [3, 12])
 
@@ -334,9 +328,8 @@ def test_labels_that_there_are_not_are_refused():
 def test_prior_given_the_label(folder):
     model, _ = built("--model", "ConditionalVAE", "--model.prior_given_label", "true")
     assert model.latent(torch.tensor([0, 1])).batch_shape == (2,)
-    assert json.dumps(config_of("--model", "ConditionalVAE")[0]["model"]["init_args"]) == json.dumps(
-        {"label": None, "prior_given_label": False}
-    )
+    config, _ = completed("--model", "ConditionalVAE")
+    assert config.parts.model.init_args == {"label": None, "prior_given_label": False}
 
 
 def test_a_mixed_table_is_conditioned_on_one_of_its_columns(folder, capsys):
@@ -356,3 +349,12 @@ def test_a_mixed_table_is_conditioned_on_one_of_its_columns(folder, capsys):
     assert "Expected a run of a model of x alone to impute" in capsys.readouterr().err
     assert train(*settings, "--model.label", "dose", "--out", "other") == 2
     assert "Expected no missing entries in the label column 'dose'" in capsys.readouterr().err
+
+
+def test_a_network_that_is_named_starts_from_its_own_defaults_and_not_those_of_another(folder):
+    """Hidden widths of the default network, [200, 200], would otherwise count as asked for, and win over --hidden."""
+    model, guide = built("--data", "bits.npy", "--encoder", "gated_mlp", "--hidden", "8")
+    assert shapes(guide.encoder)[0] == (16, 6)
+    assert shapes(model.decoder)[0][0] == 8
+    _, guide = built("--data", "bits.npy", "--encoder", "gated_mlp")
+    assert shapes(guide.encoder)[0] == (600, 6)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from helpers import QUICK
 
-from pyro_vae.cli.train import main
+from pyro_vae.cli import main
 from pyro_vae.data.load import load_data
+from pyro_vae.runs import Run
 from pyro_vae.runs.building import load_splits
-from pyro_vae.runs.run import Run
+from pyro_vae.runs.config import Config
 
 
 def _frame(n=100, share=0.15):
@@ -225,8 +226,8 @@ def test_images_of_bytes_are_numbered_for_likelihoods_of_levels(folder, capsys):
     assert "level numbers 0 to 255 of 8-bit grey levels" in result["data"]
     assert float(result["bits per dimension"].split()[0]) == pytest.approx(-result["log_px"] / 9 / np.log(2), abs=1e-4)
     assert last[0][0].startswith("bits per dimension: ")
-    coarse = {"class_path": "pyro_vae.models.likelihoods.Categorical", "init_args": {"num_classes": 32}}
-    assert "level numbers 0 to 31" in load_splits({"data": "grey.npy", "data_seed": 0, "likelihood": coarse}).protocol
+    coarse = {"class_path": "Categorical", "init_args": {"num_classes": 32}}
+    assert "level numbers 0 to 31" in load_splits(Config.from_dict({"data": "grey.npy", "likelihood": coarse})).protocol
 
 
 def test_levels_in_python():

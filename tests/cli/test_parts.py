@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pyro_vae.cli import main
+from pyro_vae.cli.commands import COMMANDS
 from pyro_vae.cli.parser import build_parsers
-from pyro_vae.cli.train import main
 
 PARTS = '''
 import pyro.distributions as dist
@@ -135,7 +136,7 @@ def test_help_says_what_each_option_does_and_no_more(command, capsys):
     for noise in ("<class", "known subclasses", "Base class", "type:", ",null", "CLASS_PATH"):
         assert noise not in out
     assert len(out.splitlines()) < 110
-    for action in build_parsers({})[1][command]._actions:
+    for action in build_parsers(COMMANDS, {})[1][command]._actions:
         assert action.help
     assert out.startswith("usage: pyro-vae")
 
