@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS, Action
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -9,16 +10,19 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from pyro_vae import __version__
 from pyro_vae.cli.errors import check_options, in_words
-from pyro_vae.cli.help import ShortHelp, hide_part_help
 from pyro_vae.core.registry import Spec
 from pyro_vae.runs.config import SETTINGS, Config, TrainingConfig, read_settings
 from pyro_vae.runs.kinds import REGISTRIES
 from pyro_vae.runs.run import Run
 
+DIRECTORY = ("out", "overwrite", "resume")
+"""Settings of ``train`` that say where its run goes, and are no part of its config."""
+TORCH = ("optimizer", "scheduler")
+"""Kinds of part whose classes are torch's."""
 Classes = dict[str, type]
 """The class of each kind of part that a command line, or the config that it names, asks for."""
 
@@ -61,7 +65,7 @@ class Choices:
             return None
         given = dict(default.init_args) if default else {}
         if default is None or REGISTRIES[kind].find(default.class_path) is not part:
-            given = {name: value for name, value in given.items() if name == "lr"}
+            given = {name: value for name, value in given.items() if name == "lr" in REGISTRIES[kind].options(part)}
         return {"class_path": import_path(part), "init_args": given}
 
 
@@ -126,16 +130,26 @@ def resolve_parts(argv: list[str]) -> tuple[list[str], Classes]:
         ValueError: for a part that there is not, naming the nearest, or a file or directory without a config.
     """
     argv = [piece for token in argv for piece in (token.split("=", 1) if token.startswith("--") else [token])]
+    absent = _take_null(argv)
     classes = _name_classes(argv)
     settings = _settings_of(argv)
     if settings is not None:
-        kept = {name: value for name, value in settings.items() if name not in classes}
+        kept = {name: value for name, value in settings.items() if name not in {*classes, *absent}}
         for kind in [name for name in kept if name in REGISTRIES and kept[name] is not None]:
             spec = Spec.of(kept[kind])
             classes[kind] = REGISTRIES[kind].find(spec.class_path)
             kept[kind] = {"class_path": import_path(classes[kind]), "init_args": dict(spec.init_args)}
         argv[1:1] = ["--config", yaml.safe_dump(kept)]
     return argv, classes
+
+
+def _take_null(argv: list[str]) -> list[str]:
+    """Take ``--KIND null`` out of a command line; return those kinds, of which the config's part is not wanted."""
+    places = [i for i, (option, value) in enumerate(pairwise(argv)) if option[2:] in REGISTRIES and value == "null"]
+    absent = [argv[i][2:] for i in places]
+    for i in reversed(places):
+        del argv[i : i + 2]
+    return absent
 
 
 def _name_classes(argv: list[str]) -> Classes:
@@ -156,9 +170,16 @@ def _settings_of(argv: list[str]) -> dict[str, Any] | None:
         settings = Run(argv[argv.index("--resume") + 1]).config().as_dict()
     while "--config" in argv[:-1]:
         place = argv.index("--config")
-        settings = Config.from_dict(read_settings(Path(argv[place + 1]))).as_dict()
+        settings = _checked(read_settings(Path(argv[place + 1])))
         del argv[place : place + 2]
     return settings
+
+
+def _checked(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a file, refusing what is none; --print_config writes those of the directory too."""
+    of_config = {name: value for name, value in given.items() if name not in DIRECTORY}
+    every = Config.from_dict(of_config).as_dict()
+    return {name: every.get(name, value) for name, value in given.items()}
 
 
 def import_path(part: type) -> str:
@@ -208,7 +229,7 @@ def add_part(group: Any, kind: str, choices: Choices) -> None:
         required=False,
         instantiate=False,
         skip=set(registry.skipped(part or registry.base)),
-        metavar="CLASS" if kind in ("optimizer", "scheduler") else "PART",
+        metavar="CLASS" if kind in TORCH else "PART",
         help=f"{registry.what} (default: {shown})" if shown else registry.what,
     )
 
@@ -233,3 +254,38 @@ def config_of(options: Namespace) -> Config:
             registry, spec = REGISTRIES[kind], Spec.of(values[kind])
             values[kind] = {**spec.as_dict(), "class_path": registry.name_of(registry.find(spec.class_path))}
     return Config.from_dict(values)
+
+
+class ShortHelp(DefaultHelpFormatter):
+    """Shows what an option does and its default, where there is one."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text = action.help or ""
+        default = action.default
+        if (
+            not action.option_strings
+            or "(default:" in text
+            or default is None
+            or default is False
+            or default == SUPPRESS
+        ):
+            return text
+        return f"{text} (default: {_shown(default)})"
+
+    def _get_default_metavar_for_optional(self, action: Action) -> str:
+        return "CLASS" if action.dest in TORCH else super()._get_default_metavar_for_optional(action)
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, dict | Namespace):
+        return str(default["class_path"]).rpartition(".")[2]
+    return str(default).lower() if isinstance(default, bool) else f"{default}"
+
+
+def hide_part_help(parser: ArgumentParser) -> None:
+    """Leave the options --PART.help out of a parser's help, as a group says once how to ask; shorten --print_config."""
+    for action in parser._actions:
+        if action.option_strings and action.option_strings[0].endswith(".help"):
+            action.help = SUPPRESS
+        elif action.option_strings and action.option_strings[0] == "--print_config":
+            action.help = "print the settings as a config.yaml, and stop"
