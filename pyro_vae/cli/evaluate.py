@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from pyro_vae.report.page import Section
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -108,24 +110,27 @@ def _write_report(
     evidence: Evidence,
     facts: Mapping[str, str],
     split: str,
-    further: Sequence[str] = (),
+    further: Sequence[Section] = (),
 ) -> None:
-    from pyro_vae.report.report import write_report
+    from pyro_vae.report.report import Scored, write_report
 
     splits = trained.splits
-    write_report(
-        run.report,
-        title=f"{splits.name}: {split} {trained.pair.quantity}",
-        facts=facts,
-        history=trained.history,
-        evidence=evidence,
-        model=trained.model.cpu(),
-        guide=trained.guide.cpu(),
-        x=getattr(splits, split),
+    scored = Scored(
+        evidence,
+        getattr(splits, split),
         y=trained.pair.y(splits, split),
         labels=splits.labels[split] if splits.labels else None,
         image_shape=splits.image_shape,
         split=split,
+    )
+    write_report(
+        run.report,
+        scored,
+        trained.model.cpu(),
+        trained.guide.cpu(),
+        title=f"{splits.name}: {split} {trained.pair.quantity}",
+        facts=facts,
+        history=trained.history,
         further=further,
     )
 

@@ -27,7 +27,7 @@ from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.training.checkpoints import read_checkpoint
 from pyro_vae.inference.training.fit import check_settings
 from pyro_vae.models import start_at_data
-from pyro_vae.report import pictures as views
+from pyro_vae.report.pictures import prior_predictive
 from pyro_vae.runs import building, reading
 from pyro_vae.runs import run as runs
 from pyro_vae.runs.building import Config
@@ -216,7 +216,7 @@ def draw(model: nn.Module, pair: Pair, splits: Splits, options: Namespace) -> Te
             y = y[torch.randint(len(y), (options.num_samples,))]
         if options.label:
             y = pair.encode_labels(splits, options.label)[torch.arange(options.num_samples) % len(options.label)]
-        p_x = views.predictive(model if y is None else pair.given_label(model), options.num_samples, y)
+        p_x = prior_predictive(model if y is None else pair.given_label(model), options.num_samples, y)
         return p_x.mean if options.mean else p_x.sample()
 
 
