@@ -15,7 +15,7 @@ from pyro_vae.core.distributions import as_part, as_pyro
 from pyro_vae.core.modules import Network, build_network, expose_parameters
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.networks import mlp
-from pyro_vae.models.vae import GenerativeModel, check_latent, check_prior
+from pyro_vae.models.observe import GenerativeModel, check_latent, check_prior
 
 
 class ConditionalVAE(GenerativeModel):

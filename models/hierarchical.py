@@ -15,8 +15,8 @@ from pyro_vae.core.distributions import as_part, as_pyro
 from pyro_vae.core.modules import Network, build_network, expose_parameters
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.networks import mlp
+from pyro_vae.models.observe import UnconditionalModel, check_latent, check_prior
 from pyro_vae.models.priors import Prior, StandardNormal
-from pyro_vae.models.vae import UnconditionalModel, check_latent, check_prior
 
 
 class HierarchicalVAE(UnconditionalModel):
