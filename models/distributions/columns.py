@@ -79,7 +79,7 @@ class Columns(dist.TorchDistribution):
         support: what each column accepts.
         observed: whether each entry counts, a boolean tensor that broadcasts with x, shape (..., columns); all if
             absent. What stands in the others, NaN included, does not matter.
-        validate_args: as in torch.
+        validate_args: whether to check values; torch's default if absent.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}

@@ -19,7 +19,7 @@ EULER = 0.57721566490153286
 
 
 class Horseshoe(dist.TorchDistribution):
-    """The horseshoe law of one number.
+    """The horseshoe distribution of one number.
 
     Args:
         scale: s, shape (...).
@@ -34,7 +34,7 @@ class Horseshoe(dist.TorchDistribution):
         super().__init__(scale.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Horseshoe:
-        """Return the same law with a larger batch shape."""
+        """Return the distribution with a larger batch shape."""
         return type(self)(self.scale.expand(batch_shape), self._validate_args)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008

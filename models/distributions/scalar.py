@@ -16,8 +16,9 @@ class ScalarDistribution(dist.TorchDistribution):
     """Base class of distributions of one number.
 
     Args:
-        validate_args: as in torch.
-        parameters: tensors, which broadcast to the batch shape, and settings that are none; attributes by name.
+        validate_args: whether to check values and parameters; torch's default if absent.
+        parameters: tensors, which broadcast to the batch shape, and settings that are not tensors; each becomes an
+            attribute of its name.
     """
 
     def __init__(self, *, validate_args: bool | None = None, **parameters: Any) -> None:

@@ -95,7 +95,7 @@ class PositiveParameter(nn.Module):
         initial: its value before training, with "datum" that at h = 0.
 
     Raises:
-        ValueError: if ``value`` is no positive number and none of the three names.
+        ValueError: if ``value`` is neither a positive number nor one of the three names.
     """
 
     log_value: Tensor

@@ -40,7 +40,7 @@ class Normal(_LocationScale):
             each entry of x, and "datum" lets the decoder give one for each entry and each z.
 
     Raises:
-        ValueError: if ``scale`` is no positive number and none of the three names.
+        ValueError: if ``scale`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.real
@@ -60,10 +60,11 @@ class Laplace(_LocationScale):
 
     Args:
         event_shape: shape of one datum.
-        scale: b, the mean absolute deviation; the standard deviation is sqrt(2) b. As in ``Normal``.
+        scale: b, the mean absolute deviation; the standard deviation is sqrt(2) b. A number fixes it; "shared" learns
+            one, "dimension" one for each entry of x, and "datum" lets the decoder give log b.
 
     Raises:
-        ValueError: if ``scale`` is no positive number and none of the three names.
+        ValueError: if ``scale`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.real
@@ -83,12 +84,13 @@ class StudentT(_LocationScale):
 
     Args:
         event_shape: shape of one datum.
-        scale: sigma, which the standard deviation exceeds by sqrt(nu / (nu - 2)). As in ``Normal``.
+        scale: sigma, which the standard deviation exceeds by the factor sqrt(nu / (nu - 2)). A number fixes it;
+            "shared" learns one, "dimension" one for each entry of x, and "datum" lets the decoder give log sigma.
         df: degrees of freedom nu: a number, or learnt from 5 on as ``scale`` is, nu = 5 exp(h) by datum. The mean
             is NaN where nu <= 1.
 
     Raises:
-        ValueError: if ``scale`` or ``df`` is no positive number and none of the three names.
+        ValueError: if ``scale`` or ``df`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.real
@@ -116,7 +118,7 @@ class Gamma(Likelihood):
             learns one, "dimension" one for each entry of x, and "datum" lets the decoder give log alpha.
 
     Raises:
-        ValueError: if ``concentration`` is no positive number and none of the three names.
+        ValueError: if ``concentration`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.positive
@@ -141,10 +143,11 @@ class LogNormal(_LocationScale):
 
     Args:
         event_shape: shape of one datum.
-        scale: sigma, the standard deviation of log x. As in ``Normal``.
+        scale: sigma, the standard deviation of log x: a number fixes it; "shared" learns one, "dimension" one for
+            each entry of x, and "datum" lets the decoder give log sigma.
 
     Raises:
-        ValueError: if ``scale`` is no positive number and none of the three names.
+        ValueError: if ``scale`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.positive
@@ -203,7 +206,7 @@ class Beta(Likelihood):
             one from 5 on, "dimension" one for each entry of x, and "datum" lets the decoder give kappa = 5 exp(h).
 
     Raises:
-        ValueError: if ``concentration`` is no positive number and none of the three names.
+        ValueError: if ``concentration`` is neither a positive number nor one of the three names.
 
     Source: Ferrari and Cribari-Neto (2004), section 2, where kappa is phi.
     """

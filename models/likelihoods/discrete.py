@@ -159,7 +159,7 @@ class NegativeBinomial(Likelihood):
             each entry of x, and "datum" lets the decoder give log alpha.
 
     Raises:
-        ValueError: if ``dispersion`` is no positive number and none of the three names.
+        ValueError: if ``dispersion`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.nonnegative_integer
@@ -184,10 +184,11 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     Args:
         event_shape: shape of one datum.
-        dispersion: alpha, as in ``NegativeBinomial``.
+        dispersion: alpha: a number fixes it; "shared" learns one, "dimension" one for each entry of x, and "datum"
+            lets the decoder give log alpha.
 
     Raises:
-        ValueError: if ``dispersion`` is no positive number and none of the three names.
+        ValueError: if ``dispersion`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.nonnegative_integer

@@ -23,12 +23,13 @@ class DiscretizedLogistic(Likelihood):
 
     Args:
         event_shape: shape of one datum.
-        scale: s, in units of half the range of levels; the logistic's standard deviation is pi s / sqrt(3). As in
-            ``Normal``.
+        scale: s, in units of half the range of levels; the logistic's standard deviation is pi s / sqrt(3). A number
+            fixes it; "shared" learns one from 0.1 on, "dimension" one for each entry of x, and "datum" lets the decoder
+            give s = 0.1 exp(h).
         num_classes: number of levels L; data are the numbers 0, ..., L - 1 as floating point.
 
     Raises:
-        ValueError: if ``scale`` is no positive number and none of the three names, or L < 2.
+        ValueError: if ``scale`` is neither a positive number nor one of the three names, or L < 2.
 
     Source: Kingma et al. (2016); Salimans et al. (2017), section 2.1.
     """

@@ -78,7 +78,7 @@ class Mixed(Likelihood):
 
         Raises:
             ValueError: for a column that has only one value or that is neither numbers nor levels, and for a name in
-                the schema that is no column.
+                the schema that is not a column.
         """
         table, parts = table_of(frame, schema or {})
         mixed = cls(dict(zip(table.names, parts, strict=True)))
@@ -166,7 +166,7 @@ def _number_of(columns: Mapping[str, Likelihood]) -> int:
 
 
 def _start(part: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a column's likelihood says of where to start; a module that is no ``Likelihood`` says nothing."""
+    """Return loc and scale of the features that the part starts at: 0 and 1 where it is not a ``Likelihood``."""
     if isinstance(part, Likelihood):
         return part.start_at_column(x)
     return torch.zeros(part.num_features), torch.ones(part.num_features)

@@ -40,7 +40,7 @@ def _first(bad: Tensor) -> tuple[int, ...]:
 
 
 def check_tensor(x: Tensor, name: str = "x") -> None:
-    """Refuse what is no finite floating-point tensor with at least one datum.
+    """Refuse anything but a finite floating-point tensor with at least one datum.
 
     Args:
         x: data, shape (N, *event).
@@ -113,7 +113,7 @@ def check_positive_int(value: int, name: str) -> None:
 
 
 def check_seed(seed: int) -> int:
-    """Return a seed as an int, refusing what is none, or is outside [-2^63, 2^64), with a ``ValueError``."""
+    """Return a seed as an int, refusing with a ``ValueError`` anything but an integer in [-2^63, 2^64)."""
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
         raise ValueError(f"Expected seed to be an integer of at most 64 bits; got {seed!r}.")
     return int(seed)

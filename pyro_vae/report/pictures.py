@@ -36,14 +36,14 @@ def image_grid(
     *,
     reference: Tensor | None = None,
 ) -> Figure:
-    """Draw data as pictures, or as the rows of a heat map where they are none.
+    """Draw data as pictures, or as the rows of a heat map where they are not pictures.
 
     Three channels are shown as red, green and blue; of any other number, the mean over channels. In the heat
     map each entry of x has its own colour scale, since columns of a table differ in their units.
 
     Args:
         x: data, shape (N, *event).
-        image_shape: (C, H, W), or None for data that are no pictures.
+        image_shape: (C, H, W), or None for data that are not pictures.
         titles: N titles, or labels of the heat map's rows.
         columns: pictures in a row.
         reference: data whose range is the grey or colour scale, shape (M, *event); ``x`` if absent. Values
@@ -102,8 +102,8 @@ def reconstructions(
     Args:
         x: data, shape (N, *event).
         mean: mean of p(x|z) with z from q(z|x), shape (N, *event).
-        image_shape: as in ``image_grid``.
-        reference: as in ``image_grid``.
+        image_shape: (C, H, W), or None for data that are not pictures.
+        reference: data whose range is the grey or colour scale, shape (M, *event); ``x`` if absent.
     """
     shown = x if reference is None else reference
     if image_shape is None:
@@ -249,7 +249,7 @@ def reconstruction(model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | No
     """Return p(x|z), batch shape (N,), at one z from q(z|x) for each datum.
 
     Args:
-        model: p(x, z), called as in ``prior_predictive``.
+        model: p(x, z), called as ``model(num_data=N)`` or, given y, as ``model(None, y)``.
         guide: q(z|x), called as ``guide(x)`` or ``guide(x, y)``.
         x: data, shape (N, *event).
         y: what x is conditioned on, shape (N,) or (N, E).
@@ -262,7 +262,7 @@ def posterior(guide: nn.Module, x: Tensor, y: Tensor | None = None) -> Distribut
     """Return q(z|x), batch shape (N,): of a hierarchy the layer nearest to the data, z_1, given one draw of the others.
 
     Args:
-        guide: q(z|x), called as in ``reconstruction``.
+        guide: q(z|x), called as ``guide(x)`` or ``guide(x, y)``.
         x: data, shape (N, *event).
         y: what x is conditioned on, shape (N,) or (N, E).
     """
