@@ -18,6 +18,16 @@ TORCH: dict[str, tuple[ModuleType, type]] = {
 }
 """Where the classes live that are options but no parts."""
 
+OPTIONS = {"load_data(..., missing=True) and VAE(..., missing=True)": "--missing true"}
+"""What a message of the library tells a Python program to write, and the option that does the same here."""
+
+
+def in_options(message: str) -> str:
+    """Return a message of the library with options in the place of Python arguments."""
+    for python, option in OPTIONS.items():
+        message = message.replace(python, option)
+    return message
+
 
 def explain(message: str, parser: ArgumentParser, classes: dict[str, type]) -> str:
     """Return an error message of the parser in words of the command line.

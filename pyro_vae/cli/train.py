@@ -13,7 +13,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
-from pyro_vae.cli.errors import explain
+from pyro_vae.cli.errors import explain, in_options
 from pyro_vae.cli.evaluate import Trained, compare_runs, evaluate_run, report_run, score
 from pyro_vae.cli.impute import impute_run
 from pyro_vae.cli.parser import build_parsers, resolve_parts
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         config = _parse(parser, commands, argv, classes)
         _COMMANDS[config.subcommand](commands[config.subcommand], config[config.subcommand])
     except (ValueError, FloatingPointError, ArgumentError) as error:
-        print(f"pyro-vae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"pyro-vae: error: {in_options(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
         print(f"\n{interruption or 'Interrupted.'}", file=sys.stderr)

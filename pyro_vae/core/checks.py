@@ -61,9 +61,7 @@ def check_tensor(x: Tensor, name: str = "x") -> None:
     finite = torch.isfinite(x)
     if not finite.all():
         index = _first(~finite)
-        hint = (
-            ", or let NaN be missing: --missing true, in Python load_data(..., missing=True) and VAE(..., missing=True)"
-        )
+        hint = ", or let NaN be missing: load_data(..., missing=True) and VAE(..., missing=True)"
         raise ValueError(
             f"Expected {name} without NaN or infinities; got {x[index].item()} at index {index} "
             f"({int((~finite).sum())} such entries). Remove those data{hint if x[index].isnan() else ''}."
