@@ -61,8 +61,8 @@ class Scored:
 
     def cpu(self) -> Scored:
         """Return the same with its tensors on the CPU."""
-        x, y, labels = (value if value is None else value.cpu() for value in (self.x, self.y, self.labels))
-        return replace(self, x=x, y=y, labels=labels)
+        y, labels = (None if values is None else values.cpu() for values in (self.y, self.labels))
+        return replace(self, x=self.x.cpu(), y=y, labels=labels)
 
     def at(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Return the x and the y of some of the data on a device."""
@@ -101,7 +101,8 @@ def write_report(
         ValueError: if the file cannot be written.
     """
     scored, device = scored.cpu(), _device(model)
-    blocks = [Text(f"{scored.split} {scored.evidence}", "result"), *warnings(scored.evidence), Facts(facts)]
+    blocks: list[Block] = [Text(f"{scored.split} {scored.evidence}", "result"), *warnings(scored.evidence)]
+    blocks.append(Facts(facts))
     if history:
         blocks.append(_learning(history))
     blocks.append(evidence_section(scored.evidence))
