@@ -286,6 +286,14 @@ def prior(model: nn.Module) -> Distribution | None:
     return p_z if support in (constraints.real, constraints.real_vector) else None
 
 
+def mean_of(distribution: Distribution) -> Tensor:
+    """Return the mean, batch shape + event shape; that of 100 draws where there is no formula, as for flows."""
+    try:
+        return distribution.mean
+    except NotImplementedError:
+        return distribution.sample(torch.Size([100])).mean(0)
+
+
 def _args(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
     return as_args(x if y is None else (x, y))
 

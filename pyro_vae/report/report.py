@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from pyro_vae.core.files import atomic_path
 from pyro_vae.inference.diagnostics.latent import active_units
@@ -250,7 +249,7 @@ def _samples(model: nn.Module, scored: Scored) -> Section:
     if y is not None:
         y = y[torch.randint(len(y), (NUM_DRAWS,))].to(_device(model))
     p_x = pictures.prior_predictive(model, NUM_DRAWS, y)
-    draws, means = p_x.sample().cpu(), _mean(p_x).cpu()
+    draws, means = p_x.sample().cpu(), pictures.mean_of(p_x).cpu()
     return Section("Samples from p(x)", [*_drawn(scored, means, draws), _moments(scored, draws)])
 
 
@@ -279,7 +278,7 @@ def _reconstructions(model: nn.Module, guide: nn.Module, scored: Scored) -> Sect
     columns = 8 if scored.image_shape else NUM_SHOWN
     index = torch.randperm(len(scored.x))[:columns]
     p_x = pictures.reconstruction(model, guide, *scored.at(index, _device(model)))
-    x, mean = scored.x[index], _mean(p_x).cpu()
+    x, mean = scored.x[index], pictures.mean_of(p_x).cpu()
     caption = (
         "Scored data drawn at random, and the mean of p(x|z) for one z from q(z|x). What differs is what z does not "
         "carry, or carries with noise."
@@ -326,7 +325,7 @@ def _latent(model: nn.Module, guide: nn.Module, scored: Scored, seed: int) -> Se
     chosen = torch.randperm(len(scored.x))[:MAX_SCATTER]
     device = _device(model)
     posteriors = (pictures.posterior(guide, *scored.at(index, device)) for index in chosen.split(500))
-    loc = torch.cat([_mean(q).cpu() for q in posteriors])
+    loc = torch.cat([pictures.mean_of(q).cpu() for q in posteriors])
     labels = None if scored.labels is None else scored.labels[chosen]
     prior = pictures.prior(model) if scored.y is None and loc.shape[1] <= 2 else None
     caption = f"Means of q(z|x) of {len(loc)} data."
@@ -347,11 +346,3 @@ def _active(model: nn.Module, guide: nn.Module, data: tuple[Tensor, Tensor | Non
         f" {units.count} of {len(units.labels)} latent dimensions are active: the mean's variance over data exceeds "
         f"{units.threshold}, while an unused dimension has the prior as its posterior."
     )
-
-
-def _mean(distribution: Distribution) -> Tensor:
-    """Return the mean, batch shape + event shape; that of 100 draws where there is no formula, as for flows."""
-    try:
-        return distribution.mean
-    except NotImplementedError:
-        return distribution.sample(torch.Size([100])).mean(0)
