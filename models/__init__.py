@@ -1,4 +1,9 @@
-"""Generative models p(z) p(x|z) and their parts."""
+"""Generative models p(z) p(x|z), each a Pyro program, and their parts.
+
+``vae`` the plain one; ``conditional``, ``hierarchical``, ``semisupervised`` the others; ``observe`` their common base.
+``initialization`` starts a decoder at the data. ``priors``, ``likelihoods`` and ``networks`` are the parts;
+``distributions`` what the parts return where torch and Pyro have nothing.
+"""
 
 from pyro_vae.models import likelihoods as likelihoods
 from pyro_vae.models import networks as networks

@@ -15,7 +15,7 @@ from pyro_vae.core.distributions import as_part, as_pyro
 from pyro_vae.core.modules import Network, build_network, expose_parameters
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.networks import mlp
-from pyro_vae.models.vae import GenerativeModel, check_latent, check_prior
+from pyro_vae.models.observe import GenerativeModel, check_latent, check_prior
 
 
 class ConditionalVAE(GenerativeModel):
@@ -24,14 +24,16 @@ class ConditionalVAE(GenerativeModel):
     With ``fit`` and ``evidence`` the data are the tuple (x, y), and the evidence is log p(x|y).
 
     Args:
-        prior: p(z), as in ``VAE``; or, for p(z|y), a module with ``num_features`` whose ``forward(h)`` returns it,
+        prior: p(z), a module whose ``forward()`` returns it, event shape (D,), or a distribution object; or, for
+            p(z|y), a module with ``num_features`` whose ``forward(h)`` returns it, batch shape (...),
             such as a guide family, ``guides.DiagonalNormal(10)``.
-        likelihood: p(x|z, y), as in ``VAE``.
+        likelihood: p(x|z, y), a module with ``num_features`` whose ``forward(h)`` returns it.
         decoder: network factory called with ((D + E,), likelihood.num_features), or a ready module; z and then y.
         num_classes: y is a class index, which networks see as a one-hot vector of E = num_classes entries.
         num_covariates: y is a vector of E = num_covariates real numbers.
         prior_network: factory called with ((E,), prior.num_features), where the prior depends on y.
-        missing: leave NaN in x out of the likelihood, as in ``VAE``; y has none.
+        missing: take NaN in x as missing at random and leave it out of the likelihood; the guide needs it too.
+            NaN in y is refused.
 
     Raises:
         ValueError: unless exactly one of ``num_classes`` and ``num_covariates`` is given, or if the prior is not a
@@ -95,7 +97,7 @@ class ConditionalVAE(GenerativeModel):
         return self.prior(self.prior_network(self.covariates.encode(y, like=next(self.parameters()))))
 
     def decode(self, z: Tensor, y: Tensor) -> Distribution:
-        """Return p(x|z, y), batch shape (...), for z of shape (..., D) and y as in ``forward``."""
+        """Return p(x|z, y), batch shape (...), for z of shape (..., D) and y of shape (...) or (..., E)."""
         return self.likelihood(self.decoder(join(z, self.covariates.encode(y, z), self.latent_shape)))
 
     @torch.no_grad()

@@ -15,8 +15,8 @@ from pyro_vae.core.distributions import as_part, as_pyro
 from pyro_vae.core.modules import Network, build_network, expose_parameters
 from pyro_vae.models.likelihoods import Likelihood
 from pyro_vae.models.networks import mlp
+from pyro_vae.models.observe import UnconditionalModel, check_latent, check_prior
 from pyro_vae.models.priors import Prior, StandardNormal
-from pyro_vae.models.vae import UnconditionalModel, check_latent, check_prior
 
 
 class HierarchicalVAE(UnconditionalModel):
@@ -29,14 +29,15 @@ class HierarchicalVAE(UnconditionalModel):
 
     Args:
         latent_dims: dimensions of z_1, ..., z_L.
-        likelihood: p(x|z_1), as in ``VAE``.
+        likelihood: p(x|z_1), a module with ``num_features`` whose ``forward(h)`` returns it, event shape that of x.
         networks: network factories or ready modules, from the data up: the decoder z_1 -> x, then z_2 -> z_1, ...,
             z_L -> z_L-1; one factory serves all layers.
-        prior: p(z_L), as in ``VAE``; N(0, I) if absent.
-        missing: leave NaN in x out of the likelihood, as in ``VAE``.
+        prior: p(z_L), a module whose ``forward()`` returns it, event shape (latent_dims[-1],), or a distribution
+            object; N(0, I) if absent.
+        missing: take NaN in x as missing at random and leave it out of the likelihood; the guide needs it too.
 
     Raises:
-        ValueError: if a dimension is no positive integer, the networks are not one for each layer, or the prior
+        ValueError: if a dimension is not a positive integer, the networks are not one for each layer, or the prior
             has another event shape than (latent_dims[-1],).
 
     Source: Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, section 5; Sønderby et al.

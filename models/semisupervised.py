@@ -25,16 +25,17 @@ class SemiSupervisedVAE(nn.Module):
     evidence log p(x, y), one without log p(x), and ``model(x)`` is the model without any label.
 
     Args:
-        prior: as in ``ConditionalVAE``.
-        likelihood: p(x|z, y), as in ``VAE``.
+        prior: p(z), a module whose ``forward()`` returns it, event shape (D,), or a distribution object; or, for
+            p(z|y), a module with ``num_features`` whose ``forward(h)`` returns it, batch shape (...).
+        likelihood: p(x|z, y), a module with ``num_features`` whose ``forward(h)`` returns it.
         decoder: network factory called with ((D + num_classes,), likelihood.num_features), or a ready module.
         num_classes: number of classes.
         class_probs: p(y), shape (num_classes,), which is not learnt; uniform if absent.
-        prior_network: as in ``ConditionalVAE``.
-        missing: leave NaN in x out of the likelihood, as in ``VAE``.
+        prior_network: factory called with ((num_classes,), prior.num_features), where the prior depends on y.
+        missing: take NaN in x as missing at random and leave it out of the likelihood; the guide needs it too.
 
     Raises:
-        ValueError: if ``class_probs`` are no probabilities of that many classes.
+        ValueError: if ``class_probs`` are not probabilities of that many classes.
 
     Source: Kingma et al. (2014), Semi-supervised Learning with Deep Generative Models, section 2.
     """
@@ -103,13 +104,13 @@ class SemiSupervisedVAE(nn.Module):
             x, shape (N, *event).
 
         Raises:
-            ValueError: for classes that there are not.
+            ValueError: for classes outside {0, ..., num_classes - 1}.
         """
         check_positive_int(num_data, "num_data")
         return self(num_data=num_data) if y is None else self.conditional.sample(y)
 
     def check_data(self, x: Tensor, y: Tensor | None = None, *, name: str = "x") -> None:
-        """Refuse data that p(x) cannot have produced, and labels that there are not.
+        """Refuse data that p(x) cannot have produced, and labels that name no class.
 
         Args:
             x: data, shape (N, *event).

@@ -1,17 +1,74 @@
-"""The distribution of a row of a table, a distribution of its own for each column."""
+"""The distribution of a row of a table, with a distribution and a support of its own for each column."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import constraints, transform_to
+from torch.distributions.constraints import Constraint
 
-from pyro_vae.models.likelihoods.discrete import Levels
-from pyro_vae.models.likelihoods.supports import ByColumn
+from pyro_vae.models.distributions.scalar import Levels
+
+
+@dataclass(frozen=True)
+class ColumnSupport:
+    """What one column of a table accepts.
+
+    Attributes:
+        support: constraint on one number.
+        owner: column and likelihood, for messages.
+        hint: what a user can do about data outside the support.
+    """
+
+    support: Constraint
+    owner: str
+    hint: str
+
+
+class ByColumn(Constraint):
+    """A support of its own for each column of a table.
+
+    Args:
+        columns: what each accepts.
+
+    Attributes:
+        some_values: a number that each column accepts.
+    """
+
+    def __init__(self, columns: Sequence[ColumnSupport]) -> None:
+        super().__init__()
+        self.columns = tuple(columns)
+        self.some_values = [some_value(column.support) for column in self.columns]
+
+    def check(self, value: Tensor) -> Any:
+        """Say for each entry whether its column accepts it, shape (..., number of columns)."""
+        columns = zip(value.unbind(-1), self.columns, strict=True)
+        return torch.stack([column.support.check(x) for x, column in columns], -1)
+
+    def at(self, index: tuple[int, ...]) -> tuple[Constraint, str, str]:
+        """Return support, owner and hint of the entry at an index, for a message about it."""
+        column = self.columns[index[-1]]
+        return column.support, column.owner, column.hint
+
+
+def entrywise(support: Constraint) -> Constraint:
+    """Return a constraint on single entries, from one on events of independent entries."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def some_value(support: Constraint) -> float:
+    """Return a number that a constraint on single entries accepts."""
+    for value in (0.5, 0.0, 1.0):
+        if bool(support.check(torch.tensor(value)).all()):
+            return value
+    return float(transform_to(support)(torch.zeros(())))
 
 
 class Columns(dist.TorchDistribution):
@@ -22,7 +79,7 @@ class Columns(dist.TorchDistribution):
         support: what each column accepts.
         observed: whether each entry counts, a boolean tensor that broadcasts with x, shape (..., columns); all if
             absent. What stands in the others, NaN included, does not matter.
-        validate_args: as in torch.
+        validate_args: whether to check values; torch's default if absent.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}

@@ -45,6 +45,25 @@ class Likelihood(nn.Module):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h of shape (..., num_features): batch shape (...), event shape as given."""
 
+    def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the affine map h -> loc + scale h of the features that puts h = 0 at the location of a column.
+
+        A learnt scale is set to the standard deviation of the data, where the likelihood has such a parameter.
+
+        Args:
+            x: data of one column, without missing entries, shape (N,); the event shape is (1,).
+
+        Returns:
+            loc and scale, each of shape (num_features,): 0 and 1 where no location is known.
+        """
+        return self._feature_map()
+
+    def _feature_map(self, loc: Tensor | float = 0.0, scale: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+        """Return loc and scale of the first feature, with 0 and 1 for the others, each of shape (num_features,)."""
+        locs, scales = torch.zeros(self.num_features), torch.ones(self.num_features)
+        locs[0], scales[0] = loc, scale
+        return locs, scales
+
     def _to_event(self, h: Tensor) -> Tensor:
         return h.unflatten(-1, self.event_shape)
 
@@ -76,7 +95,7 @@ class PositiveParameter(nn.Module):
         initial: its value before training, with "datum" that at h = 0.
 
     Raises:
-        ValueError: if ``value`` is no positive number and none of the three names.
+        ValueError: if ``value`` is neither a positive number nor one of the three names.
     """
 
     log_value: Tensor
@@ -110,3 +129,13 @@ class PositiveParameter(nn.Module):
         if self.fixed is not None:
             return f"fixed at {self.fixed:g}"
         return "by datum" if self.per_datum else f"learnt, shape {tuple(self.log_value.shape)}"
+
+
+def log_mean_of(x: Tensor) -> Tensor:
+    """Return the logarithm of the mean of nonnegative data, shape (), of one that is at least 0.001."""
+    return x.mean().clamp(min=1e-3).log()
+
+
+def logit_mean_of(x: Tensor) -> Tensor:
+    """Return the logit of the mean of data in [0, 1], shape (), of one in [0.001, 0.999]."""
+    return x.mean().clamp(1e-3, 1 - 1e-3).logit()

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.core.modules import Shape
-from pyro_vae.models.distributions import continuous_bernoulli as _continuous_bernoulli
-from pyro_vae.models.distributions.special import log_gamma_ratio
-from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue
-from pyro_vae.models.likelihoods.supports import open_unit_interval
+from pyro_vae.models.distributions import scalar
+from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue, log_mean_of, logit_mean_of
 
 
-class Normal(Likelihood):
+class _LocationScale(Likelihood):
+    """Base of the likelihoods whose first feature is a location, and which have a scale."""
+
+    scale: PositiveParameter
+
+    def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map to mean and standard deviation (1 where there is no spread), and start the scale there."""
+        spread = x.std(correction=0)
+        loc, scale = self._feature_map(x.mean(), torch.where(spread > 0, spread, 1.0))
+        if self.scale.per_datum:
+            loc[1] = scale[0].log()
+        elif self.scale.fixed is None:
+            with torch.no_grad():
+                self.scale.log_value.fill_(scale[0].log())
+        return loc, scale
+
+
+class Normal(_LocationScale):
     """Independent normal entries, p(x|z) = prod_i N(x_i; mu_i(z), sigma_i^2).
 
     Args:
@@ -24,7 +40,7 @@ class Normal(Likelihood):
             each entry of x, and "datum" lets the decoder give one for each entry and each z.
 
     Raises:
-        ValueError: if ``scale`` is no positive number and none of the three names.
+        ValueError: if ``scale`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.real
@@ -39,15 +55,16 @@ class Normal(Likelihood):
         return self._independent(dist.Normal(loc, scale))
 
 
-class Laplace(Likelihood):
+class Laplace(_LocationScale):
     """Independent Laplace entries, p(x|z) = prod_i exp(-|x_i - mu_i(z)| / b_i) / (2 b_i).
 
     Args:
         event_shape: shape of one datum.
-        scale: b, the mean absolute deviation; the standard deviation is sqrt(2) b. As in ``Normal``.
+        scale: b, the mean absolute deviation; the standard deviation is sqrt(2) b. A number fixes it; "shared" learns
+            one, "dimension" one for each entry of x, and "datum" lets the decoder give log b.
 
     Raises:
-        ValueError: if ``scale`` is no positive number and none of the three names.
+        ValueError: if ``scale`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.real
@@ -62,17 +79,18 @@ class Laplace(Likelihood):
         return self._independent(dist.Laplace(loc, scale))
 
 
-class StudentT(Likelihood):
+class StudentT(_LocationScale):
     """Independent Student-t entries, p(x|z) = prod_i t_nu((x_i - mu_i(z)) / sigma_i) / sigma_i.
 
     Args:
         event_shape: shape of one datum.
-        scale: sigma, which the standard deviation exceeds by sqrt(nu / (nu - 2)). As in ``Normal``.
+        scale: sigma, which the standard deviation exceeds by the factor sqrt(nu / (nu - 2)). A number fixes it;
+            "shared" learns one, "dimension" one for each entry of x, and "datum" lets the decoder give log sigma.
         df: degrees of freedom nu: a number, or learnt from 5 on as ``scale`` is, nu = 5 exp(h) by datum. The mean
             is NaN where nu <= 1.
 
     Raises:
-        ValueError: if ``scale`` or ``df`` is no positive number and none of the three names.
+        ValueError: if ``scale`` or ``df`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.real
@@ -85,18 +103,7 @@ class StudentT(Likelihood):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = mu, with log sigma and log(nu / 5) where the decoder gives them."""
         loc, scale, df = self._split(h)
-        return self._independent(_StudentT(df, loc, scale))
-
-
-class _StudentT(dist.StudentT):
-    """Student-t whose constant keeps its accuracy as df grows."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        y = (value - self.loc) / self.scale
-        constant = log_gamma_ratio(self.df / 2, 0.5) - (self.df * math.pi).log() / 2 - self.scale.log()
-        return constant - (self.df + 1) / 2 * (y**2 / self.df).log1p()
+        return self._independent(scalar.StudentT(df, loc, scale))
 
 
 _HINT = "Zeros have no density here: remove them, add a small constant to all data, or choose another likelihood."
@@ -111,7 +118,7 @@ class Gamma(Likelihood):
             learns one, "dimension" one for each entry of x, and "datum" lets the decoder give log alpha.
 
     Raises:
-        ValueError: if ``concentration`` is no positive number and none of the three names.
+        ValueError: if ``concentration`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.positive
@@ -126,16 +133,21 @@ class Gamma(Likelihood):
         log_mean, concentration = self._split(h)
         return self._independent(dist.Gamma(concentration, concentration * (-log_mean).exp()))
 
+    def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map to log m at the mean of the data."""
+        return self._feature_map(log_mean_of(x))
 
-class LogNormal(Likelihood):
+
+class LogNormal(_LocationScale):
     """Independent log-normal entries, p(x|z) = prod_i N(log x_i; mu_i(z), sigma_i^2) / x_i.
 
     Args:
         event_shape: shape of one datum.
-        scale: sigma, the standard deviation of log x. As in ``Normal``.
+        scale: sigma, the standard deviation of log x: a number fixes it; "shared" learns one, "dimension" one for
+            each entry of x, and "datum" lets the decoder give log sigma.
 
     Raises:
-        ValueError: if ``scale`` is no positive number and none of the three names.
+        ValueError: if ``scale`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.positive
@@ -149,6 +161,10 @@ class LogNormal(Likelihood):
         """Return p(x|z) for h = mu, or h = (mu, log sigma), of shape (..., num_features)."""
         loc, scale = self._split(h)
         return self._independent(dist.LogNormal(loc, scale))
+
+    def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map to mean and standard deviation of log x, and start the scale there."""
+        return super().start_at_column(x.log())
 
 
 class ContinuousBernoulli(Likelihood):
@@ -165,7 +181,20 @@ class ContinuousBernoulli(Likelihood):
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for natural parameters h of shape (..., num_features)."""
-        return self._independent(_continuous_bernoulli.ContinuousBernoulli(logits=self._to_event(h)))
+        return self._independent(scalar.ContinuousBernoulli(logits=self._to_event(h)))
+
+
+class _OpenUnitInterval(constraints.Constraint):
+    """Numbers strictly between 0 and 1."""
+
+    def check(self, value: Tensor) -> Any:
+        return (value > 0) & (value < 1)
+
+    def __repr__(self) -> str:
+        return "(0, 1)"
+
+
+_open_unit_interval = _OpenUnitInterval()
 
 
 class Beta(Likelihood):
@@ -177,12 +206,12 @@ class Beta(Likelihood):
             one from 5 on, "dimension" one for each entry of x, and "datum" lets the decoder give kappa = 5 exp(h).
 
     Raises:
-        ValueError: if ``concentration`` is no positive number and none of the three names.
+        ValueError: if ``concentration`` is neither a positive number nor one of the three names.
 
     Source: Ferrari and Cribari-Neto (2004), section 2, where kappa is phi.
     """
 
-    support = open_unit_interval
+    support = _open_unit_interval
     hint = (
         "The density is 0 or infinite at 0 and 1: move such entries inside, (x * (n - 1) + 0.5) / n, or choose "
         "ContinuousBernoulli."
@@ -196,3 +225,7 @@ class Beta(Likelihood):
         """Return p(x|z) for h = logit m, or h = (logit m, log(kappa / 5)), of shape (..., num_features)."""
         logit, concentration = self._split(h)
         return self._independent(dist.Beta(concentration * logit.sigmoid(), concentration * (-logit).sigmoid()))
+
+    def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map to logit m at the mean of the data."""
+        return self._feature_map(logit_mean_of(x))

@@ -9,8 +9,8 @@ from torch.distributions import constraints
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.modules import Shape
-from pyro_vae.models.distributions import negative_binomial as _negative_binomial
-from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue
+from pyro_vae.models.distributions import scalar
+from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue, log_mean_of, logit_mean_of
 
 
 class Bernoulli(Likelihood):
@@ -31,6 +31,10 @@ class Bernoulli(Likelihood):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for logits h of shape (..., num_features)."""
         return self._independent(dist.Bernoulli(logits=self._to_event(h)))
+
+    def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map to the logit of the share of ones."""
+        return self._feature_map(logit_mean_of(x))
 
 
 class Categorical(Likelihood):
@@ -57,21 +61,12 @@ class Categorical(Likelihood):
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for logits h of shape (..., num_features), all levels of an entry side by side."""
-        return self._independent(Levels(logits=h.unflatten(-1, (*self.event_shape, self.num_classes))))
+        return self._independent(scalar.Levels(logits=h.unflatten(-1, (*self.event_shape, self.num_classes))))
 
-
-class Levels(dist.Categorical):
-    """Categorical whose draws have the dtype of its parameters, as data have, and whose mean is defined."""
-
-    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Draw level numbers as floating point."""
-        return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the level's number, sum_c c pi_c."""
-        numbers = torch.arange(self.probs.shape[-1], dtype=self.probs.dtype, device=self.probs.device)
-        return (self.probs * numbers).sum(-1)
+    def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map to the logarithms of the levels' counts, each with one more."""
+        loc, scale = self._feature_map()
+        return (1 + torch.bincount(x.long(), minlength=self.num_classes)).to(loc).log(), scale
 
 
 class Multinomial(Likelihood):
@@ -148,6 +143,10 @@ class Poisson(Likelihood):
         """Return p(x|z) for log rates h of shape (..., num_features)."""
         return self._independent(dist.Poisson(self._to_event(h).exp()))
 
+    def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map to the logarithm of the mean count."""
+        return self._feature_map(log_mean_of(x))
+
 
 class NegativeBinomial(Likelihood):
     """Independent counts of mean mu and variance mu + alpha mu^2, log mu = h, r = 1 / alpha.
@@ -160,7 +159,7 @@ class NegativeBinomial(Likelihood):
             each entry of x, and "datum" lets the decoder give log alpha.
 
     Raises:
-        ValueError: if ``dispersion`` is no positive number and none of the three names.
+        ValueError: if ``dispersion`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.nonnegative_integer
@@ -173,7 +172,11 @@ class NegativeBinomial(Likelihood):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = log mu, or h = (log mu, log alpha), of shape (..., num_features)."""
         log_mean, dispersion = self._split(h)
-        return self._independent(_negative_binomial.NegativeBinomial(log_mean=log_mean, dispersion=dispersion))
+        return self._independent(scalar.NegativeBinomial(log_mean=log_mean, dispersion=dispersion))
+
+    def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map to the logarithm of the mean count."""
+        return self._feature_map(log_mean_of(x))
 
 
 class ZeroInflatedNegativeBinomial(Likelihood):
@@ -181,10 +184,11 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     Args:
         event_shape: shape of one datum.
-        dispersion: alpha, as in ``NegativeBinomial``.
+        dispersion: alpha: a number fixes it; "shared" learns one, "dimension" one for each entry of x, and "datum"
+            lets the decoder give log alpha.
 
     Raises:
-        ValueError: if ``dispersion`` is no positive number and none of the three names.
+        ValueError: if ``dispersion`` is neither a positive number nor one of the three names.
     """
 
     support = constraints.nonnegative_integer
@@ -198,5 +202,9 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = (log mu, logit pi), and log alpha where the decoder gives it."""
         log_mean, gate, dispersion = self._split(h)
-        counts = _negative_binomial.NegativeBinomial(log_mean=log_mean, dispersion=dispersion)
-        return self._independent(_negative_binomial.ZeroInflated(counts, gate_logits=gate))
+        counts = scalar.NegativeBinomial(log_mean=log_mean, dispersion=dispersion)
+        return self._independent(scalar.ZeroInflated(counts, gate_logits=gate))
+
+    def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map to the logarithm of the mean count."""
+        return self._feature_map(log_mean_of(x))

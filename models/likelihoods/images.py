@@ -8,7 +8,7 @@ from torch.distributions import constraints
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.modules import Shape
-from pyro_vae.models.distributions import discretized_logistic as _discretized_logistic
+from pyro_vae.models.distributions import scalar
 from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue
 
 _HINT = "Data are level numbers, 0 to 255 for 8-bit images: (255 * x).round() where they were divided by 255."
@@ -23,12 +23,13 @@ class DiscretizedLogistic(Likelihood):
 
     Args:
         event_shape: shape of one datum.
-        scale: s, in units of half the range of levels; the logistic's standard deviation is pi s / sqrt(3). As in
-            ``Normal``.
+        scale: s, in units of half the range of levels; the logistic's standard deviation is pi s / sqrt(3). A number
+            fixes it; "shared" learns one from 0.1 on, "dimension" one for each entry of x, and "datum" lets the decoder
+            give s = 0.1 exp(h).
         num_classes: number of levels L; data are the numbers 0, ..., L - 1 as floating point.
 
     Raises:
-        ValueError: if ``scale`` is no positive number and none of the three names, or L < 2.
+        ValueError: if ``scale`` is neither a positive number nor one of the three names, or L < 2.
 
     Source: Kingma et al. (2016); Salimans et al. (2017), section 2.1.
     """
@@ -45,7 +46,7 @@ class DiscretizedLogistic(Likelihood):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = mu, or h = (mu, log(s / 0.1)), of shape (..., num_features)."""
         loc, scale = self._split(h)
-        entries = _discretized_logistic.DiscretizedLogistic(loc=loc, scale=scale, num_classes=self.num_classes)
+        entries = scalar.DiscretizedLogistic(loc=loc, scale=scale, num_classes=self.num_classes)
         return self._independent(entries)
 
 
@@ -80,9 +81,7 @@ class MixtureOfDiscretizedLogistics(Likelihood):
         """Return p(x|z) for h = (logits of pi, mu, log(s / 0.1)), shape (..., num_features)."""
         blocks = h.unflatten(-1, (3, self.num_components, *self.event_shape)).unbind(-2 - len(self.event_shape))
         logits, loc, log_scale = (block.movedim(-1 - len(self.event_shape), -1) for block in blocks)
-        components = _discretized_logistic.DiscretizedLogistic(
-            loc=loc, scale=0.1 * log_scale.exp(), num_classes=self.num_classes
-        )
+        components = scalar.DiscretizedLogistic(loc=loc, scale=0.1 * log_scale.exp(), num_classes=self.num_classes)
         return self._independent(dist.MixtureSameFamily(dist.Categorical(logits=logits), components))
 
 

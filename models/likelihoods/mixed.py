@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from pyro_vae.core.checks import check_support
 from pyro_vae.core.distributions import as_pyro
-from pyro_vae.models.distributions.columns import Columns
+from pyro_vae.models.distributions.columns import ByColumn, Columns, ColumnSupport, entrywise
 from pyro_vae.models.likelihoods.base import Likelihood
-from pyro_vae.models.likelihoods.schema import Column, Schema, Table, describe_column, start_at, table_of
-from pyro_vae.models.likelihoods.supports import ByColumn, ColumnSupport, entrywise
+from pyro_vae.models.likelihoods.schema import Column, Schema, Table, describe_column, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +78,7 @@ class Mixed(Likelihood):
 
         Raises:
             ValueError: for a column that has only one value or that is neither numbers nor levels, and for a name in
-                the schema that is no column.
+                the schema that is not a column.
         """
         table, parts = table_of(frame, schema or {})
         mixed = cls(dict(zip(table.names, parts, strict=True)))
@@ -106,7 +105,7 @@ class Mixed(Likelihood):
             seen = column[~column.isnan()]
             if not len(seen):
                 raise ValueError(f"Expected observed entries in column {name!r} to start at; got none. Leave it out.")
-            starts.append(start_at(part, seen))
+            starts.append(_start(part, seen))
         for ours, found in zip((self.feature_loc, self.feature_scale), zip(*starts, strict=True), strict=True):
             ours.copy_(torch.cat(found))
 
@@ -164,6 +163,13 @@ def _number_of(columns: Mapping[str, Likelihood]) -> int:
     if not isinstance(columns, Mapping) or not columns:
         raise ValueError('Expected columns as a dict of likelihoods by name, {"age": Normal(1), ...}, at least one.')
     return len(columns)
+
+
+def _start(part: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return loc and scale of the features that the part starts at: 0 and 1 where it is not a ``Likelihood``."""
+    if isinstance(part, Likelihood):
+        return part.start_at_column(x)
+    return torch.zeros(part.num_features), torch.ones(part.num_features)
 
 
 def _support_of(name: str, part: Likelihood) -> ColumnSupport:

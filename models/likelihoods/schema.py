@@ -1,4 +1,4 @@
-"""Tables whose columns are of different kinds: the likelihood of each, how it is encoded, and where it starts."""
+"""Tables whose columns are of different kinds: the likelihood of each, and how it is encoded."""
 
 from __future__ import annotations
 
@@ -10,15 +10,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import did_you_mean
-from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter
-from pyro_vae.models.likelihoods.continuous import Beta, Gamma, Laplace, LogNormal, Normal, StudentT
-from pyro_vae.models.likelihoods.discrete import (
-    Bernoulli,
-    Categorical,
-    NegativeBinomial,
-    Poisson,
-    ZeroInflatedNegativeBinomial,
-)
+from pyro_vae.models.likelihoods.base import Likelihood
+from pyro_vae.models.likelihoods.continuous import Normal
+from pyro_vae.models.likelihoods.discrete import Bernoulli, Categorical, NegativeBinomial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -248,46 +242,3 @@ def describe_column(part: Any, levels: tuple[Any, ...] | None) -> str:
     shown = [str(level) for level in levels[:SHOWN]] + ["..."] * (len(levels) > SHOWN)
     number = f"{len(levels)} levels: " if len(levels) > 2 else ""
     return f"{name} ({number}{', '.join(shown)})"
-
-
-def start_at(part: Likelihood, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the affine map of a column's features that puts h = 0 at the location of the data.
-
-    A learnt scale starts at the standard deviation of the data, where the likelihood has such a parameter.
-
-    Args:
-        part: the column's likelihood.
-        x: its data without missing entries, shape (N,).
-
-    Returns:
-        loc and scale of the features, each of shape (part.num_features,).
-    """
-    loc, scale = torch.zeros(part.num_features), torch.ones(part.num_features)
-    match part:
-        case Normal() | Laplace() | StudentT():
-            loc[0], scale[0] = _moments(x)
-        case LogNormal():
-            loc[0], scale[0] = _moments(x.log())
-        case Gamma() | Poisson() | NegativeBinomial() | ZeroInflatedNegativeBinomial():
-            loc[0] = x.mean().clamp(min=1e-3).log()
-        case Bernoulli() | Beta():
-            loc[0] = x.mean().clamp(1e-3, 1 - 1e-3).logit()
-        case Categorical():
-            loc = (1 + torch.bincount(x.long(), minlength=part.num_classes)).to(loc).log()
-    if isinstance(part, Normal | Laplace | StudentT | LogNormal):
-        _start_scale(part.scale, scale[0].log(), loc)
-    return loc, scale
-
-
-@torch.no_grad()
-def _start_scale(parameter: PositiveParameter, log_scale: Tensor, loc: Tensor) -> None:
-    if parameter.per_datum:
-        loc[1] = log_scale
-    elif parameter.fixed is None:
-        parameter.log_value.fill_(log_scale)
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, 1 where there is no spread."""
-    spread = x.std(correction=0)
-    return x.mean(), torch.where(spread > 0, spread, 1.0)

@@ -1,6 +1,7 @@
 """Network factories: ``(in_shape, out_features) -> nn.Module``, so that no width is typed twice.
 
 Every network takes any number of leading dimensions, such as (K, B), treats each datum alone, and draws nothing.
+``perceptron`` for vectors, and what a factory is; ``convolution`` for images.
 """
 
 from pyro_vae.models.networks.convolution import ConvDecoder as ConvDecoder

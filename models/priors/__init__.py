@@ -1,4 +1,8 @@
-"""Priors p(z): modules whose ``forward()`` returns a distribution of batch shape () and event shape (D,)."""
+"""Priors p(z): modules whose ``forward()`` returns a distribution of batch shape () and event shape (D,).
+
+``continuous`` on R^D, ``sparse`` near 0, ``simplex`` positive shares, ``discrete`` codes and their relaxations, and
+``vamp``, the mixture of the guide's posteriors; ``base`` says what a prior is.
+"""
 
 from pyro_vae.models.priors.base import Prior as Prior
 from pyro_vae.models.priors.continuous import DiagonalNormal as DiagonalNormal

@@ -1,4 +1,4 @@
-"""Priors on R^D: normals, heavy tails, mixtures, flows, and the flat one that is none."""
+"""Priors on R^D: normals, heavy tails, mixtures, flows, and the improper flat one."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Mixture(Prior):
         spread: standard deviation of the first means.
 
     Raises:
-        ValueError: if ``num_components`` is no positive integer or ``spread`` not positive.
+        ValueError: if ``num_components`` is not a positive integer or ``spread`` not positive.
     """
 
     def __init__(self, dim: int, num_components: int = 10, spread: float = 1.0) -> None:
@@ -176,12 +176,12 @@ class Flat(Prior):
         self.dim = dim
 
     def forward(self) -> dist.TorchDistribution:
-        """Return the improper law, batch shape (), event shape (D,)."""
+        """Return the improper distribution, batch shape (), event shape (D,)."""
         return _Improper(constraints.real_vector, torch.Size(), torch.Size((self.dim,)))
 
 
 class _Improper(dist.ImproperUniform):
-    """Pyro's improper law, with a log density of the value's dtype and device."""
+    """Pyro's improper distribution, with a log density of the value's dtype and device."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return 0 for every value, shape (...), for z of shape (..., D)."""

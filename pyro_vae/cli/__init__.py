@@ -19,13 +19,15 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     sys.path.insert(0, str(Path.cwd()))  # parts of the user's own are found in the working directory
     try:
-        from pyro_vae.cli.commands import COMMANDS
+        from pyro_vae.cli.commands import COMMANDS  # what takes long to load comes when the path is set
         from pyro_vae.cli.parser import parse
 
         command, options = parse(COMMANDS, argv or ["--help"])
         COMMANDS[command].run(options)
     except (ValueError, FloatingPointError, ArgumentError) as error:
-        print(f"pyro-vae: error: {' '.join(str(error).split())}", file=sys.stderr)
+        from pyro_vae.cli.errors import in_options
+
+        print(f"pyro-vae: error: {in_options(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
         print(f"\n{interruption or 'Interrupted.'}", file=sys.stderr)

@@ -11,6 +11,16 @@ from pyro_vae.core.checks import did_you_mean
 from pyro_vae.core.registry import Registry
 from pyro_vae.runs.kinds import REGISTRIES
 
+OPTIONS = {"load_data(..., missing=True) and VAE(..., missing=True)": "--missing true"}
+"""What a message of the library tells a Python program to write, and the option that does the same here."""
+
+
+def in_options(message: str) -> str:
+    """Return a message of the library with options in the place of Python arguments."""
+    for python, option in OPTIONS.items():
+        message = message.replace(python, option)
+    return message
+
 
 def check_options(argv: list[str], parser: ArgumentParser, part_of: Callable[[str], type | None]) -> None:
     """Refuse options that the command, or the part that it names, does not have.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -16,6 +17,9 @@ from pyro_vae.runs.building import facts
 from pyro_vae.runs.loading import bits_per_dimension
 from pyro_vae.runs.registry import METHODS
 from pyro_vae.runs.run import Run, Trained
+
+if TYPE_CHECKING:
+    from pyro_vae.report.page import Section
 
 
 def defaults(classes: Classes) -> dict[str, Spec | None]:
@@ -92,7 +96,12 @@ def score(
 
 
 def write_page(
-    directory: Run, trained: Trained, ev: Evidence, cited: Mapping[str, str], split: str, further: Sequence[str] = ()
+    directory: Run,
+    trained: Trained,
+    ev: Evidence,
+    cited: Mapping[str, str],
+    split: str,
+    further: Sequence[Section] = (),
 ) -> None:
     """Write the report of a result.
 
@@ -104,21 +113,24 @@ def write_page(
         split: the part of the data that was scored.
         further: sections to put at its end.
     """
-    from pyro_vae.report.report import write_report
+    from pyro_vae.report.report import Scored, write_report
 
     splits = trained.splits
-    write_report(
-        directory.report,
-        title=f"{splits.name}: {split} {trained.kind.quantity}",
-        facts=cited,
-        history=trained.history,
-        evidence=ev,
-        model=trained.model.cpu(),
-        guide=trained.guide.cpu(),
-        x=getattr(splits, split),
+    scored = Scored(
+        ev,
+        getattr(splits, split),
         y=trained.kind.y(splits, split),
         labels=splits.labels[split] if splits.labels else None,
         image_shape=splits.image_shape,
         split=split,
+    )
+    write_report(
+        directory.report,
+        scored,
+        trained.model.cpu(),
+        trained.guide.cpu(),
+        title=f"{splits.name}: {split} {trained.kind.quantity}",
+        facts=cited,
+        history=trained.history,
         further=further,
     )

@@ -67,7 +67,7 @@ def draw(trained: Trained, options: Namespace) -> Tensor:
 
     A model of x given y takes the labels in turn or, where none are given, those of training data drawn at random.
     """
-    from pyro_vae.report.pictures import predictive
+    from pyro_vae.report.pictures import prior_predictive
 
     kind, splits, model = trained.kind, trained.splits, trained.model
     with torch.random.fork_rng(devices=[]):
@@ -77,5 +77,5 @@ def draw(trained: Trained, options: Namespace) -> Tensor:
             y = y[torch.randint(len(y), (options.num_samples,))]
         if options.label:
             y = kind.encode_labels(splits, options.label)[torch.arange(options.num_samples) % len(options.label)]
-        p_x = predictive(model if y is None else kind.given_label(model), options.num_samples, y)
+        p_x = prior_predictive(model if y is None else kind.given_label(model), options.num_samples, y)
         return p_x.mean if options.mean else p_x.sample()

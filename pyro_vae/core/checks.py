@@ -40,7 +40,7 @@ def _first(bad: Tensor) -> tuple[int, ...]:
 
 
 def check_tensor(x: Tensor, name: str = "x") -> None:
-    """Refuse what is no finite floating-point tensor with at least one datum.
+    """Refuse anything but a finite floating-point tensor with at least one datum.
 
     Args:
         x: data, shape (N, *event).
@@ -61,9 +61,7 @@ def check_tensor(x: Tensor, name: str = "x") -> None:
     finite = torch.isfinite(x)
     if not finite.all():
         index = _first(~finite)
-        hint = (
-            ", or let NaN be missing: --missing true, in Python load_data(..., missing=True) and VAE(..., missing=True)"
-        )
+        hint = ", or let NaN be missing: load_data(..., missing=True) and VAE(..., missing=True)"
         raise ValueError(
             f"Expected {name} without NaN or infinities; got {x[index].item()} at index {index} "
             f"({int((~finite).sum())} such entries). Remove those data{hint if x[index].isnan() else ''}."
@@ -113,7 +111,7 @@ def check_positive_int(value: int, name: str) -> None:
 
 
 def check_seed(seed: int) -> int:
-    """Return a seed as an int, refusing what is none, or is outside [-2^63, 2^64), with a ``ValueError``."""
+    """Return a seed as an int, refusing with a ``ValueError`` anything but an integer in [-2^63, 2^64)."""
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
         raise ValueError(f"Expected seed to be an integer of at most 64 bits; got {seed!r}.")
     return int(seed)

@@ -17,7 +17,7 @@ def as_pyro(distribution: Distribution) -> Any:
     """Return the distribution as one that ``pyro.sample`` takes, itself if it is one.
 
     Raises:
-        ValueError: if it is no distribution.
+        ValueError: for anything but a distribution.
     """
     if not isinstance(distribution, Distribution):
         raise ValueError(f"Expected a part to return a torch or Pyro distribution; got {type(distribution).__name__}.")

@@ -49,7 +49,7 @@ class Drawn(NamedTuple):
 
 
 class FlowDistribution(TorchDistribution):
-    """The law of z = f^-1(e), e ~ base.
+    """The distribution of z = f^-1(e), e ~ base.
 
         log q(z) = log base(f(z)) + log |det df/dz|
 
@@ -59,7 +59,7 @@ class FlowDistribution(TorchDistribution):
 
     Args:
         transform: f, from z to e, bijective, with zuko's ``call_and_ladj``.
-        base: the law of e, batch shape (...), event shape (D,).
+        base: the distribution of e, batch shape (...), event shape (D,).
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
@@ -73,7 +73,7 @@ class FlowDistribution(TorchDistribution):
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> FlowDistribution:
-        """Return the same law with a larger batch shape."""
+        """Return the distribution with a larger batch shape."""
         return type(self)(self.transform, self.base.expand(torch.Size(batch_shape)), self._validate_args)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -124,7 +124,7 @@ class Flow(nn.Module):
             the distribution, batch shape (...), or () without a context.
 
         Raises:
-            ValueError: if the context has another width, or there is none where there should be one.
+            ValueError: if the context has another width, or is None where the flow takes one.
         """
         if (0 if context is None else context.shape[-1]) != self.num_context:
             got = "none" if context is None else f"one of width {context.shape[-1]}"
@@ -150,7 +150,7 @@ def build_flow(
         module whose ``forward(context)`` returns a ``FlowDistribution``.
 
     Raises:
-        ValueError: for an unknown kind, or sizes that are no positive integers.
+        ValueError: for an unknown kind, or sizes that are not positive integers.
     """
     if kind not in FLOW_KINDS:
         raise ValueError(

@@ -40,7 +40,7 @@ def as_shape(shape: Shape) -> torch.Size:
 
 
 def build_network(network: Network, in_shape: Shape, out_features: int) -> nn.Module:
-    """Call a factory with the widths it must have; hand a ready module through.
+    """Call a factory with the widths it must have; return a ready module as it is.
 
     Raises:
         ValueError: if ``network`` is neither, or the factory returns no module.

@@ -1,4 +1,4 @@
-"""What the diagnostics say of a trained pair, in lines and as sections of the report."""
+"""What the diagnostics say of a trained model and guide, in lines and as sections of the report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from torch import Tensor, nn
 
 from pyro_vae.inference import diagnostics, gaps
 from pyro_vae.inference.programs.call import Data, as_args
-from pyro_vae.report import page as _page
-from pyro_vae.report.calibration_plots import coverage_curve, ecdf_differences, rank_histograms, replicated_statistics
-from pyro_vae.report.figures import BLUE, GREY, single_axes
+from pyro_vae.report.figures import (
+    coverage_curve,
+    ecdf_differences,
+    kl_bars,
+    rank_histograms,
+    replicated_statistics,
+)
+from pyro_vae.report.page import Drawing, Section, Text
 
 NUM_SIMULATED = 1000
 """Data simulated from the model to judge the guide."""
@@ -47,11 +52,10 @@ class Finding:
     about: str
     figure: Figure | None = None
 
-    def as_section(self) -> str:
-        """Return the finding as a section of an HTML page."""
-        drawn = "" if self.figure is None else _page.figure(self.figure, self.title, self.about)
-        explained = _page.paragraph(self.about) if self.figure is None else ""
-        return _page.section(self.title, _page.paragraph(self.line) + drawn + explained)
+    def as_section(self) -> Section:
+        """Return the finding as a section of the report."""
+        about = Text(self.about) if self.figure is None else Drawing(self.figure, self.title, self.about)
+        return Section(self.title, [Text(self.line), about])
 
 
 def diagnose(
@@ -97,16 +101,7 @@ def _latents(title: str, model: nn.Module, guide: nn.Module, x: Data, settings: 
         "E[KL(q(z_j|x) || p(z_j))] of each latent dimension with two standard errors: what the code says about x "
         "there. The rate is their sum, the distortion -E[log p(x|z)], and the ELBO is -(rate + distortion)."
     )
-    return Finding(title, line, about, _kl_bars(kl))
-
-
-def _kl_bars(kl: diagnostics.LatentKL) -> Figure:
-    order = kl.kl.argsort(descending=True)
-    figure, axes = single_axes()
-    heights, errors = ((values[order].cpu().numpy()) for values in (kl.kl, 2 * kl.std_error))
-    axes.bar(range(len(order)), heights, yerr=errors, color=BLUE, ecolor=GREY)
-    axes.set(xlabel="latent dimensions, in order of their KL", ylabel="KL, nats per datum")
-    return figure
+    return Finding(title, line, about, kl_bars(kl))
 
 
 def _surgery(title: str, model: nn.Module, guide: nn.Module, x: Data, settings: Settings) -> Finding:

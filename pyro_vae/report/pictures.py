@@ -1,10 +1,11 @@
-"""Pictures of data, draws and latent space, and the draws behind them from the sites of any program."""
+"""Pictures of data, draws and latent space, and the distributions behind them at the sites of any program."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
+from pyro_vae.data.labels import MAX_CLASSES
 from pyro_vae.inference.programs.call import as_args
 from pyro_vae.inference.programs.structure import Site, sample_sites
 from pyro_vae.report.figures import BLUE, GREY, WIDTH, num_bins, single_axes
 
-MAX_CLASSES = 20
-
 ImageShape = tuple[int, int, int]
+NUM_DRAWS, NUM_POINTS = 4000, 200
+"""Draws from which a prior's contours are found, and points of the grid along each dimension."""
+MASS = (0.99, 0.9, 0.5)
+"""Shares of the prior's mass inside its contours."""
 
 
 def image_grid(
@@ -32,14 +36,14 @@ def image_grid(
     *,
     reference: Tensor | None = None,
 ) -> Figure:
-    """Draw data as pictures, or as the rows of a heat map where they are none.
+    """Draw data as pictures, or as the rows of a heat map where they are not pictures.
 
     Three channels are shown as red, green and blue; of any other number, the mean over channels. In the heat
     map each entry of x has its own colour scale, since columns of a table differ in their units.
 
     Args:
         x: data, shape (N, *event).
-        image_shape: (C, H, W), or None for data that are no pictures.
+        image_shape: (C, H, W), or None for data that are not pictures.
         titles: N titles, or labels of the heat map's rows.
         columns: pictures in a row.
         reference: data whose range is the grey or colour scale, shape (M, *event); ``x`` if absent. Values
@@ -98,8 +102,8 @@ def reconstructions(
     Args:
         x: data, shape (N, *event).
         mean: mean of p(x|z) with z from q(z|x), shape (N, *event).
-        image_shape: as in ``image_grid``.
-        reference: as in ``image_grid``.
+        image_shape: (C, H, W), or None for data that are not pictures.
+        reference: data whose range is the grey or colour scale, shape (M, *event); ``x`` if absent.
     """
     shown = x if reference is None else reference
     if image_shape is None:
@@ -136,23 +140,68 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (flat - mean).square().nanmean(0).sqrt()
 
 
-def latent_scatter(loc: Tensor, labels: Tensor | None = None) -> Figure:
+@torch.no_grad()
+def latent_scatter(loc: Tensor, labels: Tensor | None = None, prior: Distribution | None = None) -> Figure:
     """Draw the guide's posterior means: both dimensions of two, or the first principal components of more.
+
+    A prior of one dimension is a grey curve, one of two grey contours, which hold 50, 90 and 99% of its mass.
 
     Args:
         loc: means of q(z|x_n), shape (N, D); one dimension is drawn as a histogram.
         labels: class or value of each datum, shape (N,); the colours.
+        prior: p(z), event shape (D,), which is drawn for D = 1 and D = 2.
     """
     figure, axes = single_axes(height=4.2)
     z = loc.detach().cpu().double().numpy()
     if z.shape[1] == 1:
-        axes.hist(z[:, 0], num_bins(len(z)), color=BLUE, alpha=0.75)
+        _, edges, _ = axes.hist(z[:, 0], num_bins(len(z)), color=BLUE, alpha=0.75)
         axes.set(xlabel="mean of q(z|x)", ylabel="number of data")
+        if prior is not None:
+            _density_curve(axes, prior, len(z) * (edges[1] - edges[0]))
         return figure
+    if prior is not None and z.shape[1] == 2:
+        _density_contours(axes, prior)
     plane, names = _plane(z)
     _coloured_scatter(axes, plane, None if labels is None else labels.cpu().double().numpy())
     axes.set(xlabel=names[0], ylabel=names[1])
     return figure
+
+
+def _density_curve(axes: Axes, p: Distribution, height: float) -> None:
+    """Draw height * p(z): the number of data that a bin of that width would hold under p."""
+    (points,) = _sides(_draws(p))
+    axes.plot(points.cpu(), height * p.log_prob(points[:, None]).exp().cpu(), color=GREY)
+
+
+def _density_contours(axes: Axes, p: Distribution) -> None:
+    """Draw the edges of the regions of highest density: quantiles of log p(z) over draws."""
+    draws = _draws(p)
+    first, second = _sides(draws)
+    levels = torch.quantile(p.log_prob(draws), draws.new_tensor([1 - share for share in MASS]))
+    log_p = p.log_prob(torch.stack(torch.meshgrid(first, second, indexing="xy"), -1))
+    log_p = log_p.clamp(min=levels[0].item() - 50)  # a contour cannot run to -inf
+    axes.contour(
+        first.cpu(),
+        second.cpu(),
+        log_p.cpu(),
+        levels=levels.tolist(),
+        colors=GREY,
+        linewidths=0.8,
+        linestyles="solid",
+    )
+
+
+def _draws(p: Distribution) -> Tensor:
+    """Return draws, shape (NUM_DRAWS, D), of a distribution over vectors of batch shape () or (1,)."""
+    return p.sample(torch.Size([NUM_DRAWS])).reshape(NUM_DRAWS, -1)
+
+
+def _sides(draws: Tensor) -> list[Tensor]:
+    """Return points along each dimension that span all but the outermost draws, with some room."""
+    low, high = draws.quantile(draws.new_tensor([0.005, 0.995]), 0)
+    room = 0.1 * (high - low)
+    ends = zip((low - room).tolist(), (high + room).tolist(), strict=True)
+    return [torch.linspace(*pair, NUM_POINTS, dtype=draws.dtype, device=draws.device) for pair in ends]
 
 
 def _plane(z: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -185,13 +234,13 @@ def _coloured_scatter(axes: Axes, plane: np.ndarray, labels: np.ndarray | None) 
     axes.legend(title="label", loc="upper left", bbox_to_anchor=(1, 1), frameon=False, markerscale=2)
 
 
-def predictive(model: nn.Module, num_data: int, y: Tensor | None = None) -> Distribution:
-    """Return p(x|z), batch shape (N,), at latents drawn from the model.
+def prior_predictive(model: nn.Module, num_data: int, y: Tensor | None = None) -> Distribution:
+    """Return p(x|z), batch shape (N,), at z drawn from the prior.
 
     Args:
         model: p(x, z), called as ``model(num_data=N)`` or, given y, as ``model(None, y)``.
         num_data: number of draws N, where no y is given.
-        y: what x is conditioned on, shape (N,) or (N, E).
+        y: what x is conditioned on, classes of shape (N,) or covariates of shape (N, E).
     """
     return _drawn(model, num_data, y)["x"]["fn"]
 
@@ -200,25 +249,49 @@ def reconstruction(model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | No
     """Return p(x|z), batch shape (N,), at one z from q(z|x) for each datum.
 
     Args:
-        model: p(x, z), called as in ``predictive``.
+        model: p(x, z), called as ``model(num_data=N)`` or, given y, as ``model(None, y)``.
         guide: q(z|x), called as ``guide(x)`` or ``guide(x, y)``.
         x: data, shape (N, *event).
-        y: what x is conditioned on.
+        y: what x is conditioned on, shape (N,) or (N, E).
     """
     trace = poutine.trace(guide).get_trace(*_args(x, y))
     return _drawn(poutine.replay(model, trace), len(x), y)["x"]["fn"]
 
 
-def codes(guide: nn.Module, x: Tensor, y: Tensor | None = None) -> Distribution:
+def posterior(guide: nn.Module, x: Tensor, y: Tensor | None = None) -> Distribution:
     """Return q(z|x), batch shape (N,): of a hierarchy the layer nearest to the data, z_1, given one draw of the others.
 
     Args:
-        guide: q(z|x), called as in ``reconstruction``.
+        guide: q(z|x), called as ``guide(x)`` or ``guide(x, y)``.
         x: data, shape (N, *event).
-        y: what x is conditioned on.
+        y: what x is conditioned on, shape (N,) or (N, E).
     """
     sites = sample_sites(poutine.trace(guide).get_trace(*_args(x, y)))
     return sites["z" if "z" in sites else "z_1"]["fn"]
+
+
+def prior(model: nn.Module) -> Distribution | None:
+    """Return p(z), event shape (D,), if it is one density on R^D and z the only latent; else None.
+
+    Args:
+        model: p(x, z), called as ``model(num_data=N)``.
+    """
+    sites = _drawn(model, 1, None)
+    if {name for name, site in sites.items() if isinstance(site["fn"], Distribution)} != {"z", "x"}:  # not the plates
+        return None
+    p_z = sites["z"]["fn"]
+    support: Any = p_z.support
+    while hasattr(support, "base_constraint"):  # of independent entries, or of a mixture
+        support = support.base_constraint
+    return p_z if support in (constraints.real, constraints.real_vector) else None
+
+
+def mean_of(distribution: Distribution) -> Tensor:
+    """Return the mean, batch shape + event shape; that of 100 draws where there is no formula, as for flows."""
+    try:
+        return distribution.mean
+    except NotImplementedError:
+        return distribution.sample(torch.Size([100])).mean(0)
 
 
 def _args(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:

@@ -16,10 +16,9 @@ from pyro_vae.cli.commands import COMMANDS
 from pyro_vae.cli.parser import config_of, parse
 from pyro_vae.data.labels import given, take_column
 from pyro_vae.inference import Evidence, evidence, guides
-from pyro_vae.models import VAE, HierarchicalVAE, likelihoods, mlp, priors
+from pyro_vae.models import HierarchicalVAE, likelihoods, mlp
 from pyro_vae.models.networks.convolution import ConvDecoder, ConvEncoder, Residual
 from pyro_vae.report import diagnosis
-from pyro_vae.report import pictures as views
 from pyro_vae.runs import Run, building
 from pyro_vae.runs.kinds import ConditionalVAE, SemiSupervisedVAE
 
@@ -249,21 +248,6 @@ def test_semi_supervised_run_scores_data_without_labels(table, capsys):
     assert main(["sample", "run", "--num-samples", "4"]) == 0
     assert main(["sample", "run", "--num-samples", "4", "--label", "3"]) == 0
     assert pd.read_csv("run/samples.csv").shape == (4, 3)
-
-
-def test_views_are_those_of_the_programs(folder):
-    model = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(6), mlp((4,)))
-    guide = guides.AmortizedGuide((6,), guides.DiagonalNormal(2), mlp((4,)))
-    torch.manual_seed(0)
-    z = model.prior().sample((5,))
-    torch.manual_seed(0)
-    assert torch.equal(views.predictive(model, 5).mean, model.decode(z).mean)
-    x = torch.ones(5, 6)
-    assert torch.equal(views.codes(guide, x).mean, guide.posterior(x).mean)
-    torch.manual_seed(0)
-    z = guide.posterior(x).sample()
-    torch.manual_seed(0)
-    assert torch.equal(views.reconstruction(model, guide, x).mean, model.decode(z).mean)
 
 
 MISTAKES = {

@@ -8,10 +8,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from helpers import made_up
 
 from pyro_vae.inference import AmortizedGuide, evidence, fit, guides
 from pyro_vae.models import VAE, likelihoods, mlp, priors
-from pyro_vae.report.report import doubts, write_report
+from pyro_vae.report.page import render
+from pyro_vae.report.report import Scored, doubts, evidence_section, write_report
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 
@@ -67,8 +69,10 @@ def html(tmp_path_factory, trained, scored):
 
 def build(path, trained, scored, **settings):
     model, guide, x, history = trained
-    arguments = {"title": "a run", "facts": {"K": "100"}, "history": history, "image_shape": (1, 8, 8), "x": x}
-    write_report(path, evidence=scored, model=model, guide=guide, **(arguments | settings))
+    data = {"x": x, "image_shape": (1, 8, 8)}
+    data |= {name: settings.pop(name) for name in ("x", "y", "labels", "image_shape", "split") if name in settings}
+    arguments = {"title": "a run", "facts": {"K": "100"}, "history": history}
+    write_report(path, Scored(scored, **data), model, guide, **(arguments | settings))
     return path.read_text(encoding="utf-8")
 
 
@@ -195,3 +199,31 @@ def test_data_that_were_not_scored_are_refused(tmp_path, trained, scored, wrong)
 def test_unwritable_folder_is_a_value_error(tmp_path, trained, scored):
     with pytest.raises(ValueError, match="Cannot write"):
         build(tmp_path / "absent" / "report.html", trained, scored)
+
+
+def test_no_doubts_about_sound_weights():
+    assert doubts(made_up([-10.0, -12.0, -11.0], [0.1, 0.7, -float("inf")])) == []
+
+
+def test_unreliable_data_are_counted():
+    (note,) = doubts(made_up([-10.0, -12.0, -11.0], [0.71, 0.7, 5.0]))
+    assert note.startswith("2 of 3 data have k-hat above 0.7")
+
+
+def test_unknown_khat_is_no_good_khat():
+    (note,) = doubts(made_up([-10.0, -14.0, -11.0], [float("nan")] * 3))
+    assert note.startswith("There is no k-hat")
+
+
+def test_impossible_data_and_a_lone_datum_are_said():
+    (note,) = doubts(made_up([-10.0, -12.0, -float("inf")], [0.1, 0.1, 0.1]))
+    assert note.startswith("1 of 3 data have log p(x) = -inf")
+    (note,) = doubts(made_up([-10.0], [0.1]))
+    assert note.startswith("One datum")
+
+
+def test_acceptance_is_shown_where_chains_were_run():
+    plain = made_up([-1.0, -2.0, -3.0], [0.1, 0.2, 0.3])
+    annealed = replace(plain, acceptance=torch.tensor([0.5, 0.7, 0.6]))
+    assert "acceptance" not in render("", [evidence_section(plain)])
+    assert "<td>median acceptance</td><td>0.60</td>" in render("", [evidence_section(annealed)])

@@ -11,7 +11,7 @@ from scipy import special, stats
 
 from pyro_vae.inference import AmortizedGuide, evidence, fit, guides
 from pyro_vae.models import VAE, likelihoods, mlp, priors
-from pyro_vae.models.distributions.special import log_gamma_ratio
+from pyro_vae.models.distributions.scalar import log_gamma_ratio
 
 OUTSIDE = {
     "Bernoulli": (0.37, r"in \{0, 1\} for Bernoulli; got 0\.37 at index \(0, 0, 1\)\. Grey levels"),

@@ -143,7 +143,7 @@ def test_a_gated_layer_is_an_affine_map_times_a_gate():
 
 
 def test_a_residual_block_adds_to_its_input():
-    block = networks.convolutions.Residual(3, 3, nn.ReLU).double()
+    block = networks.convolution.Residual(3, 3, nn.ReLU).double()
     nn.init.zeros_(block.branch[-1].weight)
     nn.init.zeros_(block.branch[-1].bias)
     x = torch.randn(2, 3, 5, 4, dtype=torch.float64)
