@@ -36,6 +36,8 @@ from pyro_vae.models import VAE, ConditionalVAE, HierarchicalVAE, SemiSupervised
 FOLDER = Path(__file__).parent
 DIRECTORIES = FOLDER / "directories"
 """Run directories that version 0.1 wrote, one of each kind."""
+THREADS = 1
+"""Threads of torch: with others sums are rounded otherwise."""
 Numbers = list[float]
 BITS = (torch.rand(60, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
 CLASSES = torch.arange(60) % 3

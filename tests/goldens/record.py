@@ -16,6 +16,7 @@ from pathlib import Path
 os.environ["COLUMNS"] = "100"  # before argparse looks at the terminal
 
 import cases
+import torch
 
 
 def record_numbers() -> None:
@@ -54,6 +55,7 @@ def write(name: str, values: object) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(cases.THREADS)
     for what in sys.argv[1:] or ("texts", "numbers", "runs"):
         {"texts": record_texts, "numbers": record_numbers, "runs": record_runs}[what]()
         print(Path(what).name)

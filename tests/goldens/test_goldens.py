@@ -11,6 +11,7 @@ import shutil
 
 import cases
 import pytest
+import torch
 
 from pyro_vae.runs.kinds import REGISTRIES
 
@@ -24,12 +25,14 @@ SLOW = [name for name in cases.CASES if name.startswith("compiled") and name not
 
 @pytest.fixture
 def same(request):
-    exact = request.config.getoption("--exact")
+    exact, threads = request.config.getoption("--exact"), torch.get_num_threads()
+    torch.set_num_threads(cases.THREADS)
 
     def compare(got, recorded, tolerance=1e-3):
         assert got == (recorded if exact else pytest.approx(recorded, rel=tolerance, abs=tolerance, nan_ok=True))
 
-    return compare
+    yield compare
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.filterwarnings("ignore:Cannot compile", "ignore:Converting a tensor")
