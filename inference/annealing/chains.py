@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pyro_vae.inference.annealing.path import Advance, Annealed, CompiledTarget, Path, Tuning, schedule, start_of, tune
 from pyro_vae.inference.annealing.path import Annealing as Annealing
-from pyro_vae.inference.annealing.unconstrained import Args, plan_for
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.annealing.unconstrained import plan_for
+from pyro_vae.inference.programs.call import Args, Program
 
 
 @torch.no_grad()

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.hmc import Point, Target, transition
-from pyro_vae.inference.annealing.unconstrained import Args, Unconstrained
-from pyro_vae.inference.compile.compile import layout
+from pyro_vae.inference.annealing.unconstrained import Unconstrained
+from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.compile.record import CannotCompileError, recorded
-from pyro_vae.inference.compile.state import compile_programs
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Args, Program
 
 STEEPNESS = 4.0
 JITTER = 0.2

@@ -12,7 +12,7 @@ from pyro_vae.core.conditioning import UNKNOWN, Covariates, join, joint_shape
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import Network, Shape, as_shape, build_network, expose_parameters
 from pyro_vae.inference.guides.amortized import Standardize, seen_shape
-from pyro_vae.inference.guides.base import GuideFamily
+from pyro_vae.inference.guides.base import GuideFamily, check_event_shape
 
 
 class ConditionalGuide(nn.Module):
@@ -70,8 +70,7 @@ class ConditionalGuide(nn.Module):
         Raises:
             ValueError: if x has another event shape, or y another shape or dtype.
         """
-        if x.shape[x.ndim - len(self.in_shape) :] != self.in_shape:
-            raise ValueError(f"Expected x of shape (N, {', '.join(map(str, self.in_shape))}); got {tuple(x.shape)}.")
+        check_event_shape(x, self.in_shape)
         return self.family(self.encoder(join(self.standardize(x), self.covariates.encode(y, x), self.seen_shape)))
 
     def check_data(self, x: Tensor, y: Tensor | None = None, name: str = "x") -> None:

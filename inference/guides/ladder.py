@@ -15,7 +15,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import Network, Shape, as_shape, build_network, expose_parameters
 from pyro_vae.inference.guides.amortized import AmortizedGuide, Standardize, seen_shape
-from pyro_vae.inference.guides.base import GuideFamily
+from pyro_vae.inference.guides.base import GuideFamily, check_event_shape
 
 
 class HierarchicalGuide(nn.Module):
@@ -152,8 +152,7 @@ class LadderGuide(nn.Module):
         Raises:
             ValueError: if x has another event shape.
         """
-        if x.shape[x.ndim - len(self.in_shape) :] != self.in_shape:
-            raise ValueError(f"Expected x of shape (N, {', '.join(map(str, self.in_shape))}); got {tuple(x.shape)}.")
+        check_event_shape(x, self.in_shape)
         d, found = self.standardize(x), []
         for encoder, head in zip(self.encoders, self.heads, strict=True):
             d = encoder(d)

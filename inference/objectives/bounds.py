@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.objectives.base import Arguments, Objective
+from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.gradients import checking, valued
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
-from pyro_vae.inference.programs.call import Program, modules_of
+from pyro_vae.inference.programs.call import Args, Program, modules_of
 
 
 def log_mean_exp(x: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class CUBO(Objective):
         """Return the log of the power mean of order n."""
         return log_mean_exp(self.order * log_w) / self.order
 
-    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def surrogate(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the bound of each datum, shape (B,), with a gradient for the guide alone."""
 
         def tracer(chunk: int) -> Rescorer:

@@ -17,28 +17,26 @@ dreg as f_k - beta f_kk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached, unaltered
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.structure import Site
 from pyro_vae.inference.programs.weights import WeightTerms
 
 if TYPE_CHECKING:
     from pyro_vae.inference.objectives.base import Objective
 
-Arguments = tuple[Any, ...]
 
-
-def pathwise(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
+def pathwise(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound, differentiable through the sampler, shape (B,)."""
     return objective.bound(objective.log_weights(model, guide, args, look=checking(objective)))
 
 
-def sticking_the_landing(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
+def sticking_the_landing(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound with the guide's score left out of its gradient, shape (B,)."""
 
     def tracer(chunk: int) -> Rescorer:
@@ -47,7 +45,7 @@ def sticking_the_landing(objective: Objective, model: Program, guide: Program, a
     return objective.bound(objective.log_weights(model, guide, args, tracer, checking(objective)))
 
 
-def doubly_reparameterised(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
+def doubly_reparameterised(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound with the doubly reparameterised gradient for the guide, shape (B,)."""
     counts = objective.chunks(len(args[0]))
     factors: list[list[Tensor]] = [[] for _ in counts]
@@ -71,17 +69,17 @@ def doubly_reparameterised(objective: Objective, model: Program, guide: Program,
     return valued(objective.bound(log_w.detach()), weighted_sum(first, log_w))
 
 
-def score_function(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
+def score_function(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound with a score-function gradient whose baseline leaves particle k out, shape (B,)."""
     return _by_score(objective, model, guide, args, _bound_without_each)
 
 
-def vimco(objective: Objective, model: Program, guide: Program, args: Arguments) -> Tensor:
+def vimco(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound with a score-function gradient whose baseline replaces particle k, shape (B,)."""
     return _by_score(objective, model, guide, args, _bound_with_each_replaced)
 
 
-ESTIMATORS: dict[str, Callable[[Objective, Program, Program, Arguments], Tensor]] = {
+ESTIMATORS: dict[str, Callable[[Objective, Program, Program, Args], Tensor]] = {
     "pathwise": pathwise,
     "stl": sticking_the_landing,
     "dreg": doubly_reparameterised,
@@ -129,7 +127,7 @@ def _by_score(
     objective: Objective,
     model: Program,
     guide: Program,
-    args: Arguments,
+    args: Args,
     baseline: Callable[[Objective, Tensor], Tensor],
 ) -> Tensor:
     log_w, _, log_q = at_fixed_draws(objective, model, guide, args)
@@ -138,9 +136,7 @@ def _by_score(
     return valued(value.detach(), (signal * log_q).sum(0) + value)
 
 
-def at_fixed_draws(
-    objective: Objective, model: Program, guide: Program, args: Arguments
-) -> tuple[Tensor, Tensor, Tensor]:
+def at_fixed_draws(objective: Objective, model: Program, guide: Program, args: Args) -> tuple[Tensor, Tensor, Tensor]:
     """Return log w, log p(x, z) and log q(z | x) at draws that are constants, each of shape (K, B)."""
 
     def tracer(chunk: int) -> Rescorer:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vae.inference.programs.call import Program, modules_of
+from pyro_vae.inference.programs.call import Args, Program, modules_of
+from pyro_vae.inference.programs.latents import refusing_unscorable
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import scored
 
@@ -30,7 +30,7 @@ class Rescorer:
         self.runs = 0
         """How often it has run."""
 
-    def __call__(self, model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[Trace, Trace]:
+    def __call__(self, model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
         """Return the scored (model, guide) traces."""
         with poutine.trace(param_only=True) as capture:
             drawn = poutine.trace(guide).get_trace(*args)
@@ -39,14 +39,8 @@ class Rescorer:
             if not site["is_observed"]:
                 altered.nodes[name] = {**site, "value": self.alter(site["value"], self.runs)}
         self.runs += 1
-        with _frozen(guide, capture.trace, self.freeze):
-            try:
-                guide_trace = scored(poutine.trace(poutine.replay(guide, trace=altered)).get_trace(*args))
-            except (KeyError, NotImplementedError) as error:  # what torch's and Pyro's flows raise
-                raise ValueError(
-                    "The guide cannot score a value that it did not just draw, as a flow without an inverse. "
-                    'Use gradient="pathwise".'
-                ) from error
+        with _frozen(guide, capture.trace, self.freeze), refusing_unscorable('Use gradient="pathwise".'):
+            guide_trace = scored(poutine.trace(poutine.replay(guide, trace=altered)).get_trace(*args))
         with poutine.trace(param_only=True) as model_params:
             model_trace = scored(poutine.trace(poutine.replay(model, trace=altered)).get_trace(*args))
         if self.freeze_model:

@@ -12,12 +12,12 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.core.checks import describe_support
-from pyro_vae.inference.programs.call import Program, fork_rng
+from pyro_vae.inference.programs.call import Args, Program, fork_rng
 from pyro_vae.inference.programs.structure import Site, check_measure, distribution_name, is_delta, sample_sites
 
 
 @torch.no_grad()
-def check_proposal(model: Program, guide: Program, args: tuple[Tensor, ...]) -> None:
+def check_proposal(model: Program, guide: Program, args: Args) -> None:
     """Refuse a guide that cannot be a proposal, and warn of one that cannot reach what the prior can.
 
     Neither shows in the weights: those of a point mass are all equal, and those of a guide on half the prior's
@@ -44,7 +44,7 @@ def check_proposal(model: Program, guide: Program, args: tuple[Tensor, ...]) -> 
 
 
 @torch.no_grad()
-def check_observations(model: Program, guide: Program, args: tuple[Tensor, ...]) -> None:
+def check_observations(model: Program, guide: Program, args: Args) -> None:
     """Refuse a model that observes nothing, or a guide that observes something: log p(x) would be of another thing.
 
     Raises:

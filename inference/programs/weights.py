@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Data, Program, as_args
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args
 from pyro_vae.inference.programs.structure import PARTICLES, Site, check_structure, sample_sites
 from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
 
@@ -39,7 +39,7 @@ class KLWeight(Messenger):
             msg["kl_weight"] = msg.get("kl_weight", 1.0) * self.beta
 
 
-Tracer = Callable[[Program, Program, tuple[Any, ...]], tuple[Trace, Trace]]
+Tracer = Callable[[Program, Program, Args], tuple[Trace, Trace]]
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,19 @@ class WeightTerms:
         return next((site.get("kl_weight", 1.0) for site in self.guide_sites.values()), 1.0)
 
     @property
+    def log_likelihood(self) -> Tensor:
+        """Log p(x | z), the sum over observed sites, shape (K, B)."""
+        return total(self.likelihood)
+
+    @property
+    def log_prior(self) -> Tensor:
+        """Log p(z), the sum over the model's latent sites, shape (K, B)."""
+        return total(self.prior)
+
+    @property
     def log_p(self) -> Tensor:
         """Log joint density log p(x, z), shape (K, B)."""
-        return torch.stack([*self.likelihood.values(), *self.prior.values()]).sum(0)
+        return total(self.likelihood | self.prior)
 
     @property
     def kl_divisor(self) -> float | Tensor:
@@ -83,8 +93,12 @@ class WeightTerms:
     @property
     def log_w(self) -> Tensor:
         """Log importance weights, the sum of the terms, shape (K, B)."""
-        minus = list(self.guide.values())
-        return self.log_p - (torch.stack(minus).sum(0) if minus else 0)
+        return self.log_p - (total(self.guide) if self.guide else 0)
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """Return the sum over sites of terms of one shape, of at least one site."""
+    return torch.stack(list(terms.values())).sum(0)
 
 
 def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1) -> Tensor:

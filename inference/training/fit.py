@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.compile.compile import check_compile
 from pyro_vae.inference.compile.precision import at_precision, check_precision, in_precision
+from pyro_vae.inference.compile.worthwhile import check_compile
 from pyro_vae.inference.objectives import Objective
 from pyro_vae.inference.programs.call import (
     Data,
