@@ -20,7 +20,7 @@ from pyro_vae.core.distributions import as_pyro
 from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.compile.precision import as_given
 from pyro_vae.inference.compile.record import Function
-from pyro_vae.inference.guides import AmortizedGuide
+from pyro_vae.inference.guides.amortized import AmortizedGuide
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.structure import is_delta

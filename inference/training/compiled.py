@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,8 @@ from pyro_vae.inference.compile.record import CannotCompileError, Function
 from pyro_vae.inference.compile.worthwhile import excess, is_worthwhile
 from pyro_vae.inference.programs.call import Args, fork_rng, modules_of_both, training_mode
 from pyro_vae.inference.programs.state import Attributes, state_kept
+from pyro_vae.inference.training.step import Stepper
 from pyro_vae.inference.training.whole_step import WholeStep, host_settings, make_capturable
-
-if TYPE_CHECKING:
-    from pyro_vae.inference.training.step import Stepper
-
 
 SETTINGS = ("amsgrad", "maximize", "eps", "weight_decay", "lr")
 """What the kernel is told of a group besides betas, each time, since schedules change it."""
@@ -174,7 +171,7 @@ def compile_if_worthwhile(
     except NotWorthwhileError as reason:
         return f"eager: {reason}"
     except CannotCompileError as reason:
-        warnings.warn(f"Cannot compile, so training runs eagerly: {reason}.", stacklevel=3)
+        warnings.warn(f"Cannot compile, so training runs eagerly: {reason}.", stacklevel=4)
         return f"eager: {reason}"
     stepper.compiled_loss = CompiledLoss(stepper, batches[0])
     return f"compiled in {time.perf_counter() - started:.1f} s"
