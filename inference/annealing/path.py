@@ -106,13 +106,13 @@ class Path:
     From the prior, log f_beta = log p(z) + beta log p(x|z); from the guide, (1 - beta) log q(z|x) + beta log p(x, z).
 
     Args:
-        model: as in ``anneal``.
-        guide: as in ``anneal``.
-        args: as in ``anneal``.
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x); may be None where the start is the prior.
+        args: their arguments, B data, tensors of shape (B, *event).
         num_particles: chains K.
-        settings: as in ``anneal``.
-        plan: as in ``anneal``.
-        compiled: as in ``anneal``.
+        settings: numbers of temperatures and leapfrog steps, and the start.
+        plan: what ``plan_for`` returned, found out if None.
+        compiled: the path's target compiled, used where chains and data have its shape.
     """
 
     def __init__(
@@ -235,11 +235,11 @@ def tune(
     the variance s_d^2 of a dimension towards that between the chains of a datum, pooled over data.
 
     Args:
-        model: as in ``anneal``.
-        guide: as in ``anneal``.
-        args: as in ``anneal``.
-        settings: as in ``anneal``.
-        plan: as in ``anneal``.
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x); may be None where the start is the prior.
+        args: their arguments, B data, tensors of shape (B, *event).
+        settings: numbers of temperatures, leapfrog steps and chains of the pilot run, and the start.
+        plan: what ``plan_for`` returned, found out if None.
     """
     settings = settings or Annealing()
     path = Path(model, guide, args, settings.num_pilot, settings, plan)

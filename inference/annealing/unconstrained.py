@@ -133,9 +133,9 @@ class Unconstrained:
     Args:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x), or None to draw z from the prior and never run a guide.
-        args: their arguments, B data.
+        args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
-        plan: as in ``weight_terms``.
+        plan: what ``plan_for`` returned, found out if None.
 
     Attributes:
         start: u of K draws from the guide, or from the prior without one, shape (K, B, D); 0 where ``lost``.

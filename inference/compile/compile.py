@@ -41,7 +41,8 @@ def compiled(
     """Return a compiled function of the same values and the same random numbers, for inputs of the example's shapes.
 
     Args:
-        function: as in ``record``; called once before, since what it finds out on its first call is no part of it.
+        function: takes tensors and returns tensors or None; called once before, since what it finds out on its first
+            call is no part of it.
         example: its arguments.
         other: further arguments, on which the compiled function is compared with the function as it is.
         most_operations: how many operations are worth compiling; the time that it takes is about proportional.
@@ -136,10 +137,10 @@ def compile_programs(
     Args:
         model: one of the programs.
         guide: the other.
-        function: as in ``compiled``.
-        example: likewise.
-        other: likewise.
-        most_operations: likewise.
+        function: takes tensors and returns tensors or None, and runs the programs.
+        example: its arguments, tensors of the shapes that are compiled.
+        other: further arguments, on which the compiled function is compared with the function as it is.
+        most_operations: how many operations are worth compiling.
 
     Raises:
         CannotCompileError: if so, or as ``compiled`` does. Buffers, attributes and parameters are then as before.

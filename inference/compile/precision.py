@@ -28,7 +28,7 @@ _rounding: ContextVar[float] = ContextVar("rounding", default=1e-3)
 
 
 def check_precision(precision: str | None) -> None:
-    """Refuse a precision that there is not, with a ``ValueError``."""
+    """Refuse an unknown precision, with a ``ValueError``."""
     if precision is not None and precision not in PRECISIONS:
         known = ", ".join(f'"{name}"' for name in PRECISIONS)
         raise ValueError(

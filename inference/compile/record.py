@@ -42,7 +42,7 @@ def record(function: Function, *example: Tensor) -> GraphModule:
     stay tensors.
 
     Args:
-        function: takes tensors and returns tensors, with None for those that there are not.
+        function: takes tensors and returns tensors, with None for a gradient that does not exist.
         example: its arguments.
     """
     from torch.fx.experimental.proxy_tensor import make_fx

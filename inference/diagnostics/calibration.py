@@ -154,7 +154,7 @@ class Counter:
 
 @dataclass(frozen=True)
 class Coverage(Tested):
-    """Coverage of the guide's regions of highest density; accepted likewise.
+    """Coverage of the guide's regions of highest density; accepted with probability >= 1 - alpha if exact.
 
     Attributes:
         level: the smallest credible level whose region holds the truth, of each simulated datum, shape (N,).

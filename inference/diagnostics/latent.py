@@ -109,7 +109,7 @@ def _spread(mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         mean: E[z|x], shape (N, *unit, C), whose C components are summed.
-        noise: the Monte Carlo variance of each, likewise.
+        noise: the Monte Carlo variance of each, the same shape.
     """
     square = (mean - mean.mean(0)).square().sum(-1).reshape(len(mean), -1)
     variance = square.sum(0) / (len(mean) - 1) - noise.mean(0).sum(-1).flatten()

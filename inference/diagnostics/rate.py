@@ -115,8 +115,8 @@ class ELBOSurgery:
     Attributes:
         mutual_information: I(n; z) between a datum's index and its code, at most log N.
         marginal_kl: KL(q(z) || p(z)) of the aggregated posterior q(z) = (1/N) sum_n q(z|x_n).
-        mutual_information_error: Monte Carlo standard error.
-        marginal_kl_error: likewise.
+        mutual_information_error: Monte Carlo standard error of the first.
+        marginal_kl_error: Monte Carlo standard error of the second.
         num_data: N.
     """
 

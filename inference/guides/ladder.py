@@ -27,11 +27,11 @@ class HierarchicalGuide(nn.Module):
 
     Args:
         in_shape: event shape of x.
-        families: families of z_1, ..., z_L, each as in ``AmortizedGuide``.
+        families: modules with ``num_features`` whose ``forward(h)`` returns q(z_1|x), ..., q(z_L|z_L-1).
         encoders: network factories or ready modules x -> z_1, z_1 -> z_2, ...
         loc: subtracted from x before the first encoder.
         scale: x - loc is divided by it.
-        missing: as in ``AmortizedGuide``.
+        missing: take NaN in x as missing, and show encoders the mask of observed entries; see ``AmortizedGuide``.
 
     Raises:
         ValueError: if there is not one encoder for each family, or ``scale`` is not positive.
@@ -98,7 +98,7 @@ class LadderGuide(nn.Module):
         widths: widths of d_1, ..., d_L.
         loc: subtracted from x before the first encoder.
         scale: x - loc is divided by it.
-        missing: as in ``AmortizedGuide``.
+        missing: take NaN in x as missing, and show encoders the mask of observed entries; see ``AmortizedGuide``.
 
     Raises:
         ValueError: if the model has no such members, there is not one encoder and one width for each layer, or

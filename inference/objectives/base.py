@@ -102,9 +102,9 @@ class Objective(pyro.infer.ELBO):
         """Return log w of one minibatch, shape (K, B), in the memory of a chunk of particles.
 
         Args:
-            model: as in ``log_weights``.
-            guide: as in ``log_weights``.
-            args: their arguments.
+            model: Pyro program for p(x, z).
+            guide: Pyro program for q(z | x).
+            args: their arguments, B data, tensors of shape (B, *event).
             tracers: how the pair is run and scored, by the number of the chunk.
             look: called with the terms of each chunk, of which it keeps no tensor.
             of: what is returned in place of log w, a function of the terms with particles as the first dimension.

@@ -60,7 +60,8 @@ class MIWAE(Objective):
         num_particles: K, the particles of each bound.
         num_bounds: M.
         gradient: "pathwise", "dreg" or "vimco".
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Source: Rainforth et al. (2018), Tighter Variational Bounds are Not Necessarily Better, equation 10.
     """
@@ -96,7 +97,8 @@ class CIWAE(Objective):
         num_particles: K.
         alpha: weight of the ELBO, in [0, 1].
         gradient: "pathwise", "dreg", "score" or "vimco".
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Source: Rainforth et al. (2018), equation 11.
     """
@@ -131,7 +133,8 @@ class Renyi(Objective):
         num_particles: K.
         alpha: the order, any number; ``-math.inf`` for VR-max.
         gradient: "pathwise", "dreg", "score" or "vimco".
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Source: Li and Turner (2016), Renyi Divergence Variational Inference, equations 4 and 9.
     """
@@ -176,7 +179,8 @@ class CUBO(Objective):
     Args:
         num_particles: K.
         order: n, at least 1; 2 gives the chi-square divergence.
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Raises:
         ValueError: if ``order`` < 1.

@@ -42,7 +42,8 @@ class ELBO(Objective):
             at the exact posterior; "score" for guides that cannot be reparameterised, with a leave-one-out
             baseline for K > 1 ("vimco" is the same here); "enumerate" sums discrete latents out of the
             expectation exactly, through ``pyro.infer.TraceEnum_ELBO``.
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Raises:
         ValueError: for beta < 0, or an analytic KL with a gradient other than pathwise.

@@ -22,7 +22,7 @@ class Rescorer:
         alter: applied to each latent value, with the number of the run, before it is scored.
         freeze: hold the guide's parameters still while q(z | x) is scored, so that its gradient flows through z
             alone.
-        freeze_model: hold the model's parameters still likewise.
+        freeze_model: hold the model's parameters still while p(x, z) is scored.
     """
 
     def __init__(self, alter: Callable[[Tensor, int], Tensor], freeze: bool, freeze_model: bool = False) -> None:

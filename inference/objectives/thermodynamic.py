@@ -29,7 +29,8 @@ class TVO(Objective):
         beta_1: the first point after 0.
         gradient: "covariance", the paper's: consistent in K, for any guide; "pathwise", "score" or "vimco", that
             of the K-particle estimate itself.
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Raises:
         ValueError: if ``beta_1`` is not in (0, 1).

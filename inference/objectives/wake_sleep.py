@@ -27,7 +27,8 @@ class RWS(Objective):
     Args:
         num_particles: K.
         phi: "wake", "sleep", or "both", their mean.
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Raises:
         ValueError: for another ``phi``, or in sleep as ``simulate`` does.

@@ -89,7 +89,7 @@ def modules_of_both(model: Program, guide: Program) -> list[nn.Module]:
 def check_data(model: Program, x: Data, name: str = "x", guide: Program | None = None) -> None:
     """Refuse data that no program can take, and those that model or guide themselves refuse.
 
-    Both may have a method ``check_data(x, name=...)``; one of the model, such as that of ``VAE``, has the say on
+    Both may have a method ``check_data(x, name=...)``; one of the model, such as that of ``VAE``, decides about
     NaN and infinities.
 
     Raises:

@@ -21,7 +21,7 @@ def check_proposal(model: Program, guide: Program, args: Args) -> None:
     """Refuse a guide that cannot be a proposal, and warn of one that cannot reach what the prior can.
 
     Neither shows in the weights: those of a point mass are all equal, and those of a guide on half the prior's
-    support miss the other half at every K, so that neither ESS nor k-hat would say a word.
+    support miss the other half at every K, so that neither ESS nor k-hat shows it.
 
     Raises:
         ValueError: if a latent site of the guide is a Delta and the model's is not, unless the Delta carries the
@@ -85,7 +85,7 @@ def check_latents(model_trace: Trace, guide_trace: Trace) -> None:
 
 
 def _shared_latents(model_trace: Trace, guide_trace: Trace) -> dict[str, Site]:
-    """Return the model's latent sites that the guide has; ``check_structure`` speaks of the others."""
+    """Return the model's latent sites that the guide has; ``check_structure`` refuses the others."""
     sites = sample_sites(prune_subsample_sites(model_trace))
     return {n: s for n, s in sites.items() if not s["is_observed"] and n in guide_trace.nodes}
 
@@ -102,7 +102,7 @@ def _check_draws(name: str, site: Site, guide_site: Site) -> None:
 
 
 def _inside(fn: Any, value: Tensor) -> bool | None:
-    """Say whether values are all in a distribution's support; None where nobody knows."""
+    """Say whether values are all in a distribution's support; None where it is not known."""
     try:
         return bool(fn.support.check(value).all())
     except (AttributeError, NotImplementedError, RuntimeError, ValueError):  # none declared, or not one to broadcast

@@ -67,7 +67,7 @@ class Snapshot:
     graph may hold them.
 
     Args:
-        modules: as in ``Attributes``.
+        modules: outermost ones; their submodules count too.
         earlier: a snapshot of the same modules, which shares its copies of what has not changed since.
     """
 

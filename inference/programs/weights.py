@@ -51,8 +51,8 @@ class WeightTerms:
         prior: log p(z) of each latent site of the model.
         guide: log q(z | x) of each site of the guide.
         log_q: their sum without the weight that ``KLWeight`` gave them, shape (K, B).
-        guide_sites: the guide's sites, for the distributions and values behind the terms.
-        model_sites: the model's sites, likewise.
+        guide_sites: the guide's sites: the distributions and values behind the terms.
+        model_sites: the model's sites.
         inner_plates: number of batch dimensions inside the data plate.
     """
 
@@ -138,9 +138,9 @@ def weight_terms(
     """Return the terms of ``log_weights``, kept apart by site.
 
     Args:
-        model: as in ``log_weights``.
-        guide: as in ``log_weights``.
-        x: as in ``log_weights``.
+        model: Pyro program for p(x, z), called as ``model(x)``.
+        guide: Pyro program for q(z | x), called with the same arguments.
+        x: data, shape (B, *event), or a tuple of such tensors.
         num_particles: K.
         plan: what ``plan_particles`` returned for these programs, found out where K > 1 and it is not given.
         tracer: how the pair is run and scored; the estimators of a gradient run it in ways of their own.

@@ -185,7 +185,7 @@ def as_method(method: str | Method) -> Method:
     """Return the estimator that a name or an estimator means.
 
     Raises:
-        ValueError: for a name that there is not.
+        ValueError: for an unknown name.
     """
     if isinstance(method, Method):
         return method

@@ -36,10 +36,10 @@ def defensive_log_weights(
     Args:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x).
-        args: their arguments.
+        args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
         share: alpha.
-        plan: as in ``weight_terms``.
+        plan: what ``plan_particles`` found out about the programs, if anything.
 
     Source: Hesterberg (1995), Weighted Average Importance Sampling and Defensive Mixture Distributions.
     """
@@ -198,8 +198,8 @@ class Jackknife(_Importance):
     data are held in memory.
 
     Args:
-        defensive: as in ``IW``.
-        refine: as in ``IW``.
+        defensive: share of the draws that come from the prior instead of the guide, at their mixture's density.
+        refine: gradient steps that fit a guide of its own to each datum before the draws that count are made.
 
     Raises:
         ValueError: if a setting is out of its range.

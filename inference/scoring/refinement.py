@@ -56,9 +56,9 @@ def refine(
     Args:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x), continuous.
-        args: their arguments, B data; the guide that is returned is for these data alone.
+        args: their arguments, B data, tensors of shape (B, *event); the guide that is returned is for these data alone.
         steps: number of gradient steps.
-        plan: as in ``weight_terms``.
+        plan: what ``plan_particles`` found out about the programs, if anything.
         compiled: the gradient compiled, used for data of its shape; then it is its guide that is returned.
 
     Raises:
@@ -85,11 +85,11 @@ class CompiledRefinement:
     """The gradient by which a guide is fitted to each datum of a chunk, compiled for all chunks of a shape.
 
     Args:
-        model: as in ``refine``.
-        guide: as in ``refine``.
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x), continuous.
         chunk: data of the shape.
         other: other data of it, on which the graph is compared with the programs.
-        plan: as in ``refine``.
+        plan: what ``plan_particles`` found out about the programs.
 
     Attributes:
         guide: the guide that is fitted, to one chunk after another.

@@ -219,7 +219,7 @@ class CompiledStep:
         batch: a minibatch, whose shape all others have.
         other: another minibatch, on which the graph is compared with the programs.
         warms_up: whether the weight of the KL term changes; it is an input of the graph then.
-        most_operations: as in ``compiled``.
+        most_operations: how many operations in its graph are worth compiling.
 
     Raises:
         CannotCompileError: where the programs have to run as they are.
