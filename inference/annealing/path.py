@@ -193,7 +193,7 @@ class Path:
                 acceptance.append(accepted.mean(0))
             if advance is not None:
                 advance(log_w.numel())
-        return Annealed(log_w, _stack(acceptance, torch.ones_like(log_w[0])).mean(0))
+        return Annealed(log_w, _stacked(acceptance, torch.ones_like(log_w[0])).mean(0))
 
 
 def start_of(guide: Program | None, settings: Annealing) -> Program | None:
@@ -210,7 +210,7 @@ def _gradient(term: Tensor, u: Tensor) -> Tensor:
     return torch.autograd.grad(term.sum(), u, retain_graph=True, materialize_grads=True)[0]
 
 
-def _stack(values: list[Tensor], instead: Tensor) -> Tensor:
+def _stacked(values: list[Tensor], instead: Tensor) -> Tensor:
     return torch.stack(values or [instead])
 
 

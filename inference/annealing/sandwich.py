@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.chains import anneal, anneal_back
-from pyro_vae.inference.annealing.path import Annealing, tune
+from pyro_vae.inference.annealing.path import Annealing, start_of, tune
 from pyro_vae.inference.annealing.unconstrained import plan_for
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
 from pyro_vae.inference.programs.loop import evaluating, progress_bar, split_data
@@ -210,7 +210,7 @@ def sandwich(
         simulation = simulate(model, args)
         check_data(model, simulation.args)
         chunks = _chunks(simulation, max(1, chunk_size // num_particles))
-        start_guide = guide if start == "guide" else None
+        start_guide = start_of(guide, settings)
         if start_guide is not None:
             check_proposal(model, start_guide, chunks[0][0])
         plan = plan_for(model, start_guide, chunks[0][0])

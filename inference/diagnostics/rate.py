@@ -98,11 +98,11 @@ def rate_distortion(
     parts = []
     with evaluating(model, guide, x, seed, device) as args:
         for _, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "rate and distortion", progress):
-            parts.append(mean_and_variance(torch.cat([_both(terms) for terms in chunks]))[0])
+            parts.append(mean_and_variance(torch.cat([_rate_and_distortion(terms) for terms in chunks]))[0])
     return RateDistortion(*torch.cat(parts).T)
 
 
-def _both(terms: WeightTerms) -> Tensor:
+def _rate_and_distortion(terms: WeightTerms) -> Tensor:
     """Return rate and distortion of each particle and datum, shape (K, B, 2)."""
     distortion = -terms.log_likelihood
     return torch.stack([kl_groups(terms)[0].sum(-1), distortion], -1)
@@ -189,14 +189,14 @@ def elbo_surgery(
         plan, size = plan_on_few(model, guide, args), batch_size(len(args[0]), num_particles, chunk_size)
         for batch in batches(args, size, "surgery", progress):
             terms = list(particle_terms(model, guide, batch, num_particles, chunk_size, plan))
-            parts.append(torch.cat([_carve(guide, args, t, chunk_size, plan) for t in terms]))
+            parts.append(torch.cat([_information_and_marginal(guide, args, t, chunk_size, plan) for t in terms]))
     mean, variance = mean_and_variance(torch.cat(parts, 1))
     information, marginal = mean.mean(0).tolist()
     errors = monte_carlo_error(variance, num_particles).tolist()
     return ELBOSurgery(information, marginal, errors[0], errors[1], len(mean))
 
 
-def _carve(guide: Program, args: Args, terms: WeightTerms, chunk_size: int, plan: int) -> Tensor:
+def _information_and_marginal(guide: Program, args: Args, terms: WeightTerms, chunk_size: int, plan: int) -> Tensor:
     """Return log q(z|x_n) - log q(z) and log q(z) - log p(z) of each particle and datum, shape (K, B, 2)."""
     refuse_auxiliary(terms)
     draws = {name: value.flatten(0, 1)[:, None] for name, value in latent_values(terms).items()}  # (K B, 1, ...)

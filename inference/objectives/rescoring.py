@@ -50,9 +50,9 @@ class Rescorer:
 
 
 @contextmanager
-def _frozen(guide: Program, params: Trace, freeze: bool) -> Iterator[None]:
-    """Build no graph to the guide's parameters, those of its modules and those it announces."""
-    owned = [p for module in modules_of(guide) for p in module.parameters()]
+def _frozen(program: Program, params: Trace, freeze: bool) -> Iterator[None]:
+    """Build no graph to a program's parameters, those of its modules and those it announces."""
+    owned = [p for module in modules_of(program) for p in module.parameters()]
     announced = [site["value"].unconstrained() for site in params.nodes.values() if site["type"] == "param"]
     held = [p for p in {id(p): p for p in [*owned, *announced]}.values() if freeze and p.requires_grad]
     for param in held:

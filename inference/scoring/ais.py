@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pyro_vae.inference.annealing.chains import anneal
-from pyro_vae.inference.annealing.path import Annealing, CompiledTarget, Path, tune
+from pyro_vae.inference.annealing.path import Annealing, CompiledTarget, Path, start_of, tune
 from pyro_vae.inference.annealing.unconstrained import plan_for
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.proposals import check_proposal
@@ -52,7 +52,7 @@ class AIS(Annealing, Method):
         self, programs: Programs, batch: Args, counts: list[int], advance: Callable[[int], object]
     ) -> Iterator[Weights]:
         """Yield the weights of chains whose step sizes are tuned once for each chunk of data, and then frozen."""
-        guide = programs.guide if self.start == "guide" else None
+        guide = start_of(programs.guide, self)
         plan = plan_for(programs.model, guide, batch)
         tuning = tune(programs.model, guide, batch, settings=self, plan=plan)
         for count in counts:
@@ -71,6 +71,6 @@ class AIS(Annealing, Method):
 
     def compile(self, programs: Programs, chunk: Args, other: Args, count: int) -> CompiledTarget:
         """Return the log densities and gradients that chains move by; the pilot run has few of them, and stays."""
-        guide = programs.guide if self.start == "guide" else None
+        guide = start_of(programs.guide, self)
         plan = plan_for(programs.model, guide, chunk)
         return CompiledTarget(Path(programs.model, guide, chunk, count, self, plan), other)

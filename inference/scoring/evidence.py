@@ -113,7 +113,7 @@ def evidence(
 
     with evaluation(model, guide, device, seed), at_precision(precision, device, model, guide):
         first, last = run.examples()
-        programs = _look_at(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
+        programs = _prepare(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
         of_programs = hash_of_programs(programs.model, programs.guide, first)
         settings = (how, num_particles, chunk_size, seed, device.type, data, of_programs)
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
@@ -204,7 +204,7 @@ def _errors_for_users(model: Program) -> Iterator[None]:
         yield
 
 
-def _look_at(how: Method, model: Program, guide: Program, first: Args, num_particles: int) -> Programs:
+def _prepare(how: Method, model: Program, guide: Program, first: Args, num_particles: int) -> Programs:
     """Find out on the first chunk how the programs run, and whether they can be scored in this way."""
     with short_errors():
         check_observations(model, guide, first)

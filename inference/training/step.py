@@ -87,7 +87,7 @@ class Stepper:
                 loss = self.objective.differentiable_loss(self.model, self.guide, *batch) / size
                 return loss.detach(), *torch.autograd.grad(loss, self.parameters, allow_unused=True)
             with _gradients_aside(self.parameters):
-                loss = _first(self.objective.loss_and_grads(self.model, self.guide, *batch)) / size
+                loss = _of_model(self.objective.loss_and_grads(self.model, self.guide, *batch)) / size
                 return torch.as_tensor(loss), *(None if p.grad is None else p.grad / size for p in self.parameters)
 
     def _still_holds(self, compiled: FasterStep, batch: Args, beta: float) -> bool:
@@ -113,7 +113,7 @@ class Stepper:
         except NotImplementedError as error:
             name = type(self.objective).__name__
             raise ValueError(f"{name} has a gradient but no value to validate with. Fit without valid=...") from error
-        return _first(loss) / self._size(batch)
+        return _of_model(loss) / self._size(batch)
 
     def _loss_and_grads(self, batch: Args) -> Tensor | float:
         size = self._size(batch)
@@ -130,7 +130,7 @@ class Stepper:
         for param in self.parameters:
             if param.grad is not None:
                 param.grad /= size
-        return _first(loss) / size
+        return _of_model(loss) / size
 
     def _size(self, batch: Args) -> int:
         """Return what the loss is a sum over: 1 for ours, which is a mean already."""
@@ -215,6 +215,6 @@ def param_sites(trace: Any) -> dict[str, Tensor]:
     return {name: site["value"].unconstrained() for name, site in sites if site["type"] == "param"}
 
 
-def _first(loss: Any) -> Any:
+def _of_model(loss: Any) -> Any:
     """Return the loss, or of several, as ReweightedWakeSleep has, the model's."""
     return loss[0] if isinstance(loss, tuple) else loss
