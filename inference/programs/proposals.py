@@ -27,9 +27,7 @@ def check_proposal(model: Program, guide: Program, args: Args) -> None:
         ValueError: if a latent site of the guide is a Delta and the model's is not, unless the Delta carries the
             density of auxiliary sites, as in Pyro's AutoGuides; or as ``check_latents`` does.
     """
-    with poutine.block(), fork_rng(args[0].device):
-        guide_trace = poutine.trace(guide).get_trace(*args)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    model_trace, guide_trace = _traces(model, guide, args)
     check_latents(model_trace, guide_trace)
     guide_sites = sample_sites(guide_trace)
     if any(site["infer"].get("is_auxiliary") for site in guide_sites.values()):
@@ -50,9 +48,7 @@ def check_observations(model: Program, guide: Program, args: Args) -> None:
     Raises:
         ValueError: asking whether the two are swapped.
     """
-    with poutine.block(), fork_rng(args[0].device):
-        guide_trace = poutine.trace(guide).get_trace(*args)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    model_trace, guide_trace = _traces(model, guide, args)
     if not any(site["is_observed"] for site in sample_sites(prune_subsample_sites(model_trace)).values()):
         raise ValueError(
             "Expected a model that observes its data, pyro.sample(..., obs=x); it has no such site. Are model and "
@@ -64,6 +60,13 @@ def check_observations(model: Program, guide: Program, args: Args) -> None:
                 f"Expected a guide without observations; its site {name!r} is one, and log p(x) would lack it. Are "
                 "model and guide swapped?"
             )
+
+
+def _traces(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
+    """Return traces of model and guide that are not scored, and leave the random state as it was."""
+    with poutine.block(), fork_rng(args[0].device):
+        guide_trace = poutine.trace(guide).get_trace(*args)
+        return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args), guide_trace
 
 
 def check_latents(model_trace: Trace, guide_trace: Trace) -> None:

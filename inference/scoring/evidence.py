@@ -122,8 +122,7 @@ def evidence(
         with _errors_for_users(model):
             run.score(programs, partial, progress)
     partial.remove()
-    source = Source(model, guide, run.args, device)
-    return _collect(partial.done, num_particles, seed, str(how), data, how.debiased, source)
+    return run.result(partial.done, data, (model, guide))
 
 
 @dataclass(frozen=True)
@@ -179,6 +178,30 @@ class _Evaluation:
             except BaseException:
                 partial.write()
                 raise
+
+    def result(self, parts: list[WeightSummary], data: str, programs: tuple[Program, Program]) -> Evidence:
+        """Join the chunks of data; refuse NaN and inf rather than average over it."""
+        joined = {n: torch.cat([part.tensors()[n] for part in parts]) for n in parts[0].tensors() if "bounds:" not in n}
+        log_px = joined["log_px"]
+        bad = log_px.isnan() | (log_px == math.inf)  # -inf is an answer: x has probability 0 at every particle
+        if bad.any():
+            datum = int(bad.nonzero()[0])
+            raise ValueError(
+                f"The log weights of datum {datum} are NaN or inf: the programs' parameters or densities are not "
+                "finite."
+            )
+        bounds = {k: torch.cat([part.bounds[k] for part in parts]) for k in parts[0].bounds}
+        curve = {k: (b.mean().item(), standard_error(b).item()) for k, b in bounds.items()}
+        return Evidence(
+            **joined,
+            curve=curve,
+            num_particles=self.num_particles,
+            seed=self.seed,
+            method=str(self.how),
+            data=data,
+            debiased=self.how.debiased,
+            source=Source(*programs, self.args, self.device),
+        )
 
 
 def as_method(method: str | Method) -> Method:
@@ -248,29 +271,3 @@ def _summarize(
     for weights in how.weights(programs, batch, counts, advance):
         stream.add(weights.log_w, weights.acceptance)
     return stream.summary()
-
-
-def _collect(
-    parts: list[WeightSummary], num_particles: int, seed: int, method: str, data: str, debiased: bool, source: Source
-) -> Evidence:
-    """Join the chunks of data; refuse NaN and inf rather than average over it."""
-    joined = {n: torch.cat([part.tensors()[n] for part in parts]) for n in parts[0].tensors() if "bounds:" not in n}
-    log_px = joined["log_px"]
-    bad = log_px.isnan() | (log_px == math.inf)  # -inf is an answer: x has probability 0 at every particle
-    if bad.any():
-        datum = int(bad.nonzero()[0])
-        raise ValueError(
-            f"The log weights of datum {datum} are NaN or inf: the programs' parameters or densities are not finite."
-        )
-    bounds = {k: torch.cat([part.bounds[k] for part in parts]) for k in parts[0].bounds}
-    curve = {k: (b.mean().item(), standard_error(b).item()) for k, b in bounds.items()}
-    return Evidence(
-        **joined,
-        curve=curve,
-        num_particles=num_particles,
-        seed=seed,
-        method=method,
-        data=data,
-        debiased=debiased,
-        source=source,
-    )
