@@ -1,4 +1,9 @@
-"""Guides q(z|x), objectives, training, and estimates of log p(x), for any Pyro program."""
+"""Guides q(z|x), objectives, training, and estimates of log p(x), for any Pyro program.
+
+``programs`` is what all stands on, log w above all. ``guides`` and ``objectives`` are what users swap, ``compile``
+makes both fast, ``training`` fits them; ``annealing`` and ``scoring`` estimate log p(x), and ``diagnostics`` judge
+the rest. Each imports from those before it alone.
+"""
 
 from pyro_vae.inference import diagnostics as diagnostics
 from pyro_vae.inference import guides as guides

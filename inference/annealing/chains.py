@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pyro_vae.inference.annealing.path import Advance, Annealed, CompiledTarget, Path, Tuning, schedule, start_of, tune
 from pyro_vae.inference.annealing.path import Annealing as Annealing
-from pyro_vae.inference.annealing.unconstrained import Args, plan_for
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.annealing.unconstrained import plan_for
+from pyro_vae.inference.programs.call import Args, Program
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def anneal(
     Args:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x); never run, and may be None, where the start is the prior.
-        args: their arguments, B data.
+        args: their arguments, B data, tensors of shape (B, *event).
         num_particles: chains K for each datum.
         settings: numbers of temperatures and leapfrog steps, and the start.
         plan: what ``plan_for`` returned, found out if not given.
@@ -86,15 +86,15 @@ def anneal_back(
     -log mean_k 1/w_k is a stochastic upper bound of log p(x).
 
     Args:
-        model: as in ``anneal``.
-        guide: as in ``anneal``.
-        args: as in ``anneal``.
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x); may be None where ``anneal`` starts at the prior.
+        args: their arguments, B data, tensors of shape (B, *event).
         latents: {site: z_n ~ p(z | x_n), shape (B, ...)}, as ``simulate`` returns them.
         num_particles: chains K for each datum, all from the same draw.
-        settings: as in ``anneal``.
+        settings: numbers of temperatures and leapfrog steps, and the start.
         tuning: what ``tune`` returned; it must not have seen these latents.
-        plan: as in ``anneal``.
-        advance: as in ``anneal``.
+        plan: what ``plan_for`` returned, found out if not given.
+        advance: called with K B after each temperature, T times, for a progress bar.
 
     Source: Grosse, Ghahramani and Adams (2015), section 4.
     """

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.hmc import Point, Target, transition
-from pyro_vae.inference.annealing.unconstrained import Args, Unconstrained
-from pyro_vae.inference.compile.compile import layout
+from pyro_vae.inference.annealing.unconstrained import Unconstrained
+from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.compile.record import CannotCompileError, recorded
-from pyro_vae.inference.compile.state import compile_programs
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Args, Program
 
 STEEPNESS = 4.0
 JITTER = 0.2
@@ -107,13 +106,13 @@ class Path:
     From the prior, log f_beta = log p(z) + beta log p(x|z); from the guide, (1 - beta) log q(z|x) + beta log p(x, z).
 
     Args:
-        model: as in ``anneal``.
-        guide: as in ``anneal``.
-        args: as in ``anneal``.
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x); may be None where the start is the prior.
+        args: their arguments, B data, tensors of shape (B, *event).
         num_particles: chains K.
-        settings: as in ``anneal``.
-        plan: as in ``anneal``.
-        compiled: as in ``anneal``.
+        settings: numbers of temperatures and leapfrog steps, and the start.
+        plan: what ``plan_for`` returned, found out if None.
+        compiled: the path's target compiled, used where chains and data have its shape.
     """
 
     def __init__(
@@ -194,7 +193,7 @@ class Path:
                 acceptance.append(accepted.mean(0))
             if advance is not None:
                 advance(log_w.numel())
-        return Annealed(log_w, _stack(acceptance, torch.ones_like(log_w[0])).mean(0))
+        return Annealed(log_w, _stacked(acceptance, torch.ones_like(log_w[0])).mean(0))
 
 
 def start_of(guide: Program | None, settings: Annealing) -> Program | None:
@@ -211,7 +210,7 @@ def _gradient(term: Tensor, u: Tensor) -> Tensor:
     return torch.autograd.grad(term.sum(), u, retain_graph=True, materialize_grads=True)[0]
 
 
-def _stack(values: list[Tensor], instead: Tensor) -> Tensor:
+def _stacked(values: list[Tensor], instead: Tensor) -> Tensor:
     return torch.stack(values or [instead])
 
 
@@ -236,11 +235,11 @@ def tune(
     the variance s_d^2 of a dimension towards that between the chains of a datum, pooled over data.
 
     Args:
-        model: as in ``anneal``.
-        guide: as in ``anneal``.
-        args: as in ``anneal``.
-        settings: as in ``anneal``.
-        plan: as in ``anneal``.
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x); may be None where the start is the prior.
+        args: their arguments, B data, tensors of shape (B, *event).
+        settings: numbers of temperatures, leapfrog steps and chains of the pilot run, and the start.
+        plan: what ``plan_for`` returned, found out if None.
     """
     settings = settings or Annealing()
     path = Path(model, guide, args, settings.num_pilot, settings, plan)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.inference.annealing.hmc import Point
-from pyro_vae.inference.annealing.path import Annealing, Path, schedule, tune
-from pyro_vae.inference.annealing.unconstrained import Args, plan_for
-from pyro_vae.inference.programs.call import Data, Program, check_data, fork_rng, place, training_mode
+from pyro_vae.inference.annealing.path import Advance, Annealing, Path, schedule, tune
+from pyro_vae.inference.annealing.unconstrained import plan_for
+from pyro_vae.inference.programs.call import Args, Data, Program, check_data
+from pyro_vae.inference.programs.loop import evaluating, progress_bar, split_data
+from pyro_vae.inference.programs.standard_errors import standard_error
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,6 @@ class RateDistortionCurve:
         )
 
 
-@torch.no_grad()
 def rate_distortion_curve(
     model: Program,
     x: Data,
@@ -84,16 +84,14 @@ def rate_distortion_curve(
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
     check_data(model, x)
-    args, device = place(model, model, x if isinstance(x, tuple) else (x,), device)
-    size = max(1, chunk_size // num_particles)
-    total = len(args[0]) * num_particles * num_temperatures
-    with training_mode(model, model, False), fork_rng(device, seed):
-        plan = plan_for(model, None, tuple(arg[:size] for arg in args))
-        with tqdm(total=total, desc="R(D)", unit="weight", unit_scale=True, disable=None if progress else True) as bar:
-            chunks = zip(*(arg.split(size) for arg in args), strict=True)
-            parts = [_trace(model, chunk, num_particles, settings, plan, bar) for chunk in chunks]
+    with evaluating(model, model, x, seed, device) as args:
+        chunks = split_data(args, max(1, chunk_size // num_particles))
+        plan = plan_for(model, None, chunks[0])
+        total = len(args[0]) * num_particles * num_temperatures
+        with progress_bar(total, progress, "R(D)", unit="weight") as bar:
+            parts = [_along_the_path(model, chunk, num_particles, settings, plan, bar.update) for chunk in chunks]
     rate, distortion = (torch.cat(side, 1) for side in zip(*parts, strict=True))
-    errors = [values.std(1) / math.sqrt(len(args[0])) for values in (rate, distortion)]
+    errors = [standard_error(values.T) for values in (rate, distortion)]
     return RateDistortionCurve(_betas(settings), rate.mean(1), distortion.mean(1), *errors)
 
 
@@ -101,8 +99,8 @@ def _betas(settings: Annealing) -> Tensor:
     return torch.tensor(schedule(settings.num_temperatures), dtype=torch.float64)
 
 
-def _trace(
-    model: Program, args: Args, num_particles: int, settings: Annealing, plan: int, bar: tqdm
+def _along_the_path(
+    model: Program, args: Args, num_particles: int, settings: Annealing, plan: int, advance: Advance
 ) -> tuple[Tensor, Tensor]:
     """Return rate and distortion of each datum along the path, each of shape (T + 1, B)."""
     tuning = tune(model, None, args, settings=settings, plan=plan)
@@ -112,15 +110,17 @@ def _trace(
 
     def observe(point: Point, log_w: Tensor) -> None:
         points[:] = [point]
-        seen.append(_moments(point, log_w))
+        seen.append(_distortion_and_log_z(point, log_w))
 
-    annealed = path.follow(path.space.start, schedule(settings.num_temperatures), tuning, bar.update, observe)
-    seen.append(_moments(points[0], annealed.log_w))  # the last weights are those of beta = 1, at the same chains
+    annealed = path.follow(path.space.start, schedule(settings.num_temperatures), tuning, advance, observe)
+    seen.append(
+        _distortion_and_log_z(points[0], annealed.log_w)
+    )  # the last weights are those of beta = 1, at the same chains
     distortion, log_z = (torch.stack(side).cpu() for side in zip(*seen, strict=True))
     return -_betas(settings)[:, None] * distortion - log_z, distortion
 
 
-def _moments(point: Point, log_w: Tensor) -> tuple[Tensor, Tensor]:
+def _distortion_and_log_z(point: Point, log_w: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distortion under the weighted chains and log Z_beta, each of shape (B,)."""
     distortion = -(log_w.softmax(0) * point.terms[1]).sum(0)
     return distortion, log_w.logsumexp(0) - math.log(len(log_w))

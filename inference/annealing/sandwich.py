@@ -5,20 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.chains import anneal, anneal_back
-from pyro_vae.inference.annealing.path import Annealing, tune
-from pyro_vae.inference.annealing.unconstrained import Args, plan_for
-from pyro_vae.inference.programs.call import Data, Program, check_data, fork_rng, place, training_mode
+from pyro_vae.inference.annealing.path import Annealing, start_of, tune
+from pyro_vae.inference.annealing.unconstrained import plan_for
+from pyro_vae.inference.programs.call import Args, Data, Program, check_data
+from pyro_vae.inference.programs.loop import evaluating, progress_bar, split_data
 from pyro_vae.inference.programs.proposals import check_proposal
-from pyro_vae.inference.programs.simulate import example_data, simulate
-from pyro_vae.inference.scoring.estimates import Evidence, standard_error
+from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate
+from pyro_vae.inference.programs.standard_errors import error_of_log_mean, standard_error
+
+
+@runtime_checkable
+class Estimates(Protocol):
+    """What holds estimates of log p(x_n), such as what ``evidence`` returns."""
+
+    @property
+    def log_px(self) -> Tensor:
+        """The estimates, shape (N,), in nats."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +86,19 @@ class Sandwich:
     @property
     def stderr_lower(self) -> float:
         """Standard error of ``mean_lower`` over data and Monte Carlo, s / sqrt(N)."""
-        return standard_error(self.lower)
+        return standard_error(self.lower).item()
 
     @property
     def stderr_upper(self) -> float:
         """Standard error of ``mean_upper`` over data and Monte Carlo, s / sqrt(N)."""
-        return standard_error(self.upper)
+        return standard_error(self.upper).item()
 
     @property
     def stderr_gap(self) -> float:
         """Standard error of ``mean_gap``, s / sqrt(N): what the bounds of one datum share cancels in it."""
-        return standard_error(self.gap)
+        return standard_error(self.gap).item()
 
-    def shortfall(self, log_px: Evidence | Tensor) -> tuple[float, float]:
+    def shortfall(self, log_px: Estimates | Tensor) -> tuple[float, float]:
         """Return by how much estimates fall short of the lower bound on average, and its standard error.
 
         Args:
@@ -99,25 +108,25 @@ class Sandwich:
             mean and standard error of lower_n - log_px_n, in nats per datum; positive is missed evidence.
         """
         difference = self.lower - self._values(log_px)
-        return difference.mean().item(), standard_error(difference)
+        return difference.mean().item(), standard_error(difference).item()
 
-    def excess(self, log_px: Evidence | Tensor) -> tuple[float, float]:
+    def excess(self, log_px: Estimates | Tensor) -> tuple[float, float]:
         """Return by how much estimates exceed the upper bound on average, and its standard error.
 
         Args:
-            log_px: as in ``shortfall``.
+            log_px: an ``evidence`` of ``sandwich.x``, or estimates of shape (N,).
 
         Returns:
             mean and standard error of log_px_n - upper_n, in nats per datum.
         """
         difference = self._values(log_px) - self.upper
-        return difference.mean().item(), standard_error(difference)
+        return difference.mean().item(), standard_error(difference).item()
 
-    def contains(self, log_px: Evidence | Tensor, num_std_errors: float = 3.0) -> bool:
+    def contains(self, log_px: Estimates | Tensor, num_std_errors: float = 3.0) -> bool:
         """Say whether estimates of log p(x) lie between the bounds on average, within their standard errors.
 
         Args:
-            log_px: as in ``shortfall``.
+            log_px: an ``evidence`` of ``sandwich.x``, or estimates of shape (N,).
             num_std_errors: how many standard errors of the differences are allowed for.
 
         Raises:
@@ -135,8 +144,8 @@ class Sandwich:
             f"acceptance {self.acceptance.mean().item():.2f})"
         )
 
-    def _values(self, log_px: Evidence | Tensor) -> Tensor:
-        values = log_px.log_px if isinstance(log_px, Evidence) else torch.as_tensor(log_px)
+    def _values(self, log_px: Estimates | Tensor) -> Tensor:
+        values = log_px.log_px if isinstance(log_px, Estimates) else torch.as_tensor(log_px)
         if values.shape != self.lower.shape:
             raise ValueError(
                 f"Expected an estimate for each of the {len(self.lower)} simulated data; got shape "
@@ -145,7 +154,6 @@ class Sandwich:
         return values.to(self.lower)
 
 
-@torch.no_grad()
 def sandwich(
     model: Program,
     guide: Program | None,
@@ -197,17 +205,17 @@ def sandwich(
     """
     settings = Annealing(num_temperatures, num_leapfrog, start)
     _check_counts(num_data, num_particles, chunk_size)
-    args, device = place(model, model if guide is None else guide, example_data(model, num_data, x), device)
-    with training_mode(model, model if guide is None else guide, False), fork_rng(device, seed):
+    example = example_data(model, num_data, x)
+    with evaluating(model, model if guide is None else guide, example, seed, device) as args:
         simulation = simulate(model, args)
         check_data(model, simulation.args)
-        chunks = _chunks(simulation.args, simulation.latents, max(1, chunk_size // num_particles))
-        start_guide = guide if start == "guide" else None
+        chunks = _chunks(simulation, max(1, chunk_size // num_particles))
+        start_guide = start_of(guide, settings)
         if start_guide is not None:
             check_proposal(model, start_guide, chunks[0][0])
         plan = plan_for(model, start_guide, chunks[0][0])
         total = 2 * num_data * num_particles * num_temperatures
-        with tqdm(total=total, desc="sandwich", unit="weight", unit_scale=True, disable=_hidden(progress)) as bar:
+        with progress_bar(total, progress, "sandwich", unit="weight") as bar:
             parts = [_bounds(model, start_guide, *chunk, num_particles, settings, plan, bar.update) for chunk in chunks]
     bounds = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     args = tuple(arg.cpu() for arg in simulation.args)
@@ -222,17 +230,11 @@ def _check_counts(num_data: int, num_particles: int, chunk_size: int) -> None:
         raise ValueError("Expected num_data >= 2, since the spread over data gives the standard errors; got 1.")
 
 
-def _hidden(progress: bool) -> bool | None:
-    return None if progress else True
-
-
-def _chunks(args: Args, latents: dict[str, Tensor], size: int) -> list[tuple[Args, dict[str, Tensor]]]:
+def _chunks(simulation: Simulation, size: int) -> list[tuple[Args, dict[str, Tensor]]]:
     """Return data and latents in chunks of so many data."""
-    starts = range(0, len(args[0]), size)
-    return [
-        (tuple(arg[i : i + size] for arg in args), {name: value[i : i + size] for name, value in latents.items()})
-        for i in starts
-    ]
+    latents = split_data(tuple(simulation.latents.values()), size)
+    named = [dict(zip(simulation.latents, values, strict=True)) for values in latents]
+    return list(zip(split_data(simulation.args, size), named, strict=True))
 
 
 def _bounds(
@@ -264,8 +266,5 @@ def _bounds(
 def _log_mean(log_w: Tensor) -> tuple[Tensor, Tensor]:
     """Return log mean_k w_k and its standard error by the delta method, NaN for K = 1, each of shape (B,)."""
     count = len(log_w)
-    share = log_w.softmax(0)  # w_k / sum w
-    error = (
-        ((count * share.square().sum(0) - 1).clamp(min=0) / (count - 1)).sqrt() if count > 1 else log_w[0] * math.nan
-    )
-    return log_w.logsumexp(0) - math.log(count), error
+    share = log_w.softmax(0)  # w_k / sum w, whose squares add up to 1 / ESS
+    return log_w.logsumexp(0) - math.log(count), error_of_log_mean(count * share.square().sum(0), count)

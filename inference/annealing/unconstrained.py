@@ -18,7 +18,8 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Program, fork_rng, unvalidated
+from pyro_vae.inference.programs.call import Args, Program, fork_rng, unvalidated
+from pyro_vae.inference.programs.latents import refusing_unscorable
 from pyro_vae.inference.programs.structure import Site, is_delta, sample_sites
 from pyro_vae.inference.programs.vectorize import plan_particles, scored, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
@@ -106,9 +107,6 @@ def _is_latent(msg: Any) -> bool:
     return not (msg["is_observed"] or site_is_subsample(msg))
 
 
-Args = tuple[Tensor, ...]
-
-
 @dataclass(frozen=True)
 class LogDensities:
     """Log densities of the unconstrained latents, in nats, each of shape (K, B).
@@ -135,9 +133,9 @@ class Unconstrained:
     Args:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x), or None to draw z from the prior and never run a guide.
-        args: their arguments, B data.
+        args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
-        plan: as in ``weight_terms``.
+        plan: what ``plan_for`` returned, found out if None.
 
     Attributes:
         start: u of K draws from the guide, or from the prior without one, shape (K, B, D); 0 where ``lost``.
@@ -183,10 +181,10 @@ class Unconstrained:
         with unvalidated():
             terms = self._terms(replay)
         log_jacobian = torch.cat(replay.log_jacobians)
-        prior = _sum(terms.prior) + log_jacobian
+        prior = terms.log_prior + log_jacobian
         return LogDensities(
             prior=prior,
-            likelihood=_sum(terms.likelihood),
+            likelihood=terms.log_likelihood,
             guide=prior if self.prior_only else terms.log_q + log_jacobian,
         )
 
@@ -220,15 +218,10 @@ class Unconstrained:
         if self.prior_only:
             return _only(model_trace, latents)
         drawn = self._guide_trace
-        try:
+        with refusing_unscorable('Start from the prior: start="prior".'):
             if drawn is None or len(sample_sites(drawn)) > 1:
                 return scored(poutine.trace(poutine.replay(self.guide, trace=model_trace)).get_trace(*self.args))
             return scored(_with_values(drawn, {name: latents[name]["value"] for name in sample_sites(drawn)}))
-        except (KeyError, NotImplementedError) as error:  # what torch's and Pyro's flows raise
-            raise ValueError(
-                "The guide cannot score a value that it did not just draw, as a flow without an inverse. Start from "
-                'the prior: start="prior".'
-            ) from error
 
     def _terms(self, tracer: Tracer) -> WeightTerms:
         return weight_terms(self.model, self.guide, self.args, self.num_particles, plan=self.plan, tracer=tracer)
@@ -305,7 +298,3 @@ def _with_values(trace: Trace, values: dict[str, Tensor]) -> Trace:
         node = {key: entry for key, entry in copy.nodes[name].items() if "log_prob" not in key}
         copy.nodes[name] = {**node, "value": value}
     return copy
-
-
-def _sum(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(terms.values())).sum(0)

@@ -1,26 +1,25 @@
-"""Functions of tensors compiled from a record of them, and compared with the functions as they are."""
+"""Functions of tensors, and of programs, compiled from a record of them and compared with the functions as they are."""
 
 from __future__ import annotations
 
 import math
+import pickle
+import random
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+from pyro import get_param_store
 from torch import Tensor
 
 from pyro_vae.inference.compile.precision import rounding
 from pyro_vae.inference.compile.record import REASONS, CannotCompileError, Function, record
 from pyro_vae.inference.compile.rewrites import rewrite
-from pyro_vae.inference.programs.call import fork_rng, unvalidated
-
-
-def check_compile(setting: bool | str) -> None:
-    """Refuse what is no setting of ``compile``, with a ``ValueError``."""
-    if setting not in ("auto", True, False):
-        raise ValueError(f'Expected compile to be "auto", True or False; got {setting!r}.')
+from pyro_vae.inference.programs.call import Program, fork_rng, modules_of_both, unvalidated
+from pyro_vae.inference.programs.state import state_kept
 
 
 def layout(inputs: tuple[Tensor, ...]) -> list[tuple[torch.Size, torch.dtype, tuple[int, ...]]]:
@@ -42,7 +41,8 @@ def compiled(
     """Return a compiled function of the same values and the same random numbers, for inputs of the example's shapes.
 
     Args:
-        function: as in ``record``; called once before, since what it finds out on its first call is no part of it.
+        function: takes tensors and returns tensors or None; called once before, since what it finds out on its first
+            call is no part of it.
         example: its arguments.
         other: further arguments, on which the compiled function is compared with the function as it is.
         most_operations: how many operations are worth compiling; the time that it takes is about proportional.
@@ -122,3 +122,67 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "backend=" not in line]
     hint = "; delete that file, which the compiler did not finish" if "file too short" in text else ""
     return known or (lines or [type(error).__name__])[0][:200] + hint
+
+
+def compile_programs(
+    model: Program,
+    guide: Program,
+    function: Function,
+    example: tuple[Tensor, ...],
+    other: tuple[Tensor, ...],
+    most_operations: float = math.inf,
+) -> Function:
+    """Compile a function of two programs, after a trial which says whether they keep anything but tensors.
+
+    Args:
+        model: one of the programs.
+        guide: the other.
+        function: takes tensors and returns tensors or None, and runs the programs.
+        example: its arguments, tensors of the shapes that are compiled.
+        other: further arguments, on which the compiled function is compared with the function as it is.
+        most_operations: how many operations are worth compiling.
+
+    Raises:
+        CannotCompileError: if so, or as ``compiled`` does. Buffers, attributes and parameters are then as before.
+    """
+    modules = modules_of_both(model, guide)
+    with state_kept(modules) as attributes:
+        with _no_other_noise(), fork_rng(example[0].device), _store_unchanged():
+            try:
+                function(*example)
+            except Exception as error:  # the run that is not compiled raises it again, in the program's own words
+                raise CannotCompileError(f"a program fails with {type(error).__name__}") from error
+        if name := attributes.changed():
+            raise CannotCompileError(
+                f"a program sets {name!r} anew in each call; keep it in a buffer, changed in place"
+            )
+        return compiled(function, example, other, most_operations, lambda: state_kept(modules))
+
+
+@contextmanager
+def _store_unchanged() -> Iterator[None]:
+    """Refuse what announces new parameters or replaces one in Pyro's store, and take that back."""
+    store = get_param_store()
+    before = {name: (value, value.unconstrained()) for name, value in store.items()}
+    yield
+    for name, value in list(store.items()):
+        if name not in before:
+            del store[name]
+            raise CannotCompileError(f"parameter {name!r} turns up during training")
+        if value.unconstrained() is not before[name][1]:
+            store[name] = before[name][0].detach()
+            raise CannotCompileError(f"a program replaces parameter {name!r} in Pyro's store in each call")
+
+
+@contextmanager
+def _no_other_noise() -> Iterator[None]:
+    """Refuse draws from the generators of Python or NumPy, and take them back: a record would repeat them for good."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is users' programs that draw
+    try:
+        yield
+        drawn = random.getstate() != python or pickle.dumps(np.random.get_state()) != pickle.dumps(numpy)  # noqa: NPY002 - likewise
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+    if drawn:
+        raise CannotCompileError("a program draws random numbers from Python or NumPy; draw them from torch")

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.core.checks import did_you_mean
-from pyro_vae.inference.programs.call import Program, modules_of
+from pyro_vae.inference.programs.call import Program, in_full_precision, modules_of
 
 PRECISIONS = ("tf32", "bf16")
 LAYERS = {
@@ -25,11 +25,10 @@ LAYERS = {
 }
 """What linear and convolutional layers call."""
 _rounding: ContextVar[float] = ContextVar("rounding", default=1e-3)
-_full: ContextVar[bool] = ContextVar("full", default=False)
 
 
 def check_precision(precision: str | None) -> None:
-    """Refuse a precision that there is not, with a ``ValueError``."""
+    """Refuse an unknown precision, with a ``ValueError``."""
     if precision is not None and precision not in PRECISIONS:
         known = ", ".join(f'"{name}"' for name in PRECISIONS)
         raise ValueError(
@@ -68,16 +67,6 @@ def _tf32() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Run programs that ``in_precision`` returned as they were, to tell an error from rounding."""
-    before = _full.set(True)
-    try:
-        yield
-    finally:
-        _full.reset(before)
-
-
 def rounding() -> float:
     """Return the relative error that two ways to compute a float32 result at this precision may differ by.
 
@@ -107,7 +96,7 @@ class _InBfloat16:
         self.__wrapped__ = program  # by which its modules are found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _full.get():
+        if in_full_precision():
             return self.__wrapped__(*args, **kwargs)
         layers = _Bfloat16Layers()
         with layers, _OutsideDistributions(layers):

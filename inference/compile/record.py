@@ -11,11 +11,12 @@ import pyro.util
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.nn.functional import one_hot
 from torch.overrides import TorchFunctionMode
 
-from pyro_vae.inference.compile.graph import aten
+from pyro_vae.inference.compile.graph import Node, aten
+from pyro_vae.inference.compile.worthwhile import is_worthwhile
 from pyro_vae.inference.programs.call import fork_rng, unvalidated
 
 Function = Callable[..., tuple[Tensor | None, ...]]
@@ -41,7 +42,7 @@ def record(function: Function, *example: Tensor) -> GraphModule:
     stay tensors.
 
     Args:
-        function: takes tensors and returns tensors, with None for those that there are not.
+        function: takes tensors and returns tensors, with None for a gradient that does not exist.
         example: its arguments.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -244,8 +245,6 @@ def _choose(graph: GraphModule, put: Node, mask: Node, kept: Node) -> None:
 
 
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
-WORTHWHILE = 300
-"""Calls that pay for recording: a Pyro program costs about 1 ms a call, its recording about 100 ms."""
 
 
 def recorded(function: Callable[[Tensor], Tensors], example: Tensor, num_calls: int) -> Callable[[Tensor], Tensors]:
@@ -260,7 +259,7 @@ def recorded(function: Callable[[Tensor], Tensors], example: Tensor, num_calls: 
         example: an input.
         num_calls: how many calls are to come.
     """
-    if num_calls < WORTHWHILE:
+    if not is_worthwhile(num_calls, "calls"):
         return function
     other = 0.5 * example + 0.25
     try:

@@ -81,7 +81,7 @@ def _sum_of_log_bernoullis(graph: GraphModule, total: Node) -> None:
 def _layer(graph: GraphModule, node: Node) -> None:
     """Exchange b + x W for oneDNN's product, with the activation that is its only use, reshaped or not."""
     bias, x, weight = node.args
-    if not _worthwhile(graph, x, weight) or not _is_row(value_of(graph, bias), value_of(graph, weight)):
+    if not _is_faster(graph, x, weight) or not _is_row(value_of(graph, bias), value_of(graph, weight)):
         return
     last = _only_user(node)
     if last is not None and last.target in VIEWS:
@@ -93,7 +93,7 @@ def _layer(graph: GraphModule, node: Node) -> None:
 
 
 def _product(graph: GraphModule, node: Node) -> None:
-    if _worthwhile(graph, *node.args):
+    if _is_faster(graph, *node.args):
         _exchange(graph.graph, node, None, "none")
 
 
@@ -109,7 +109,7 @@ def _only_user(node: Node) -> Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _worthwhile(graph: GraphModule, x: Node, weight: Node) -> bool:
+def _is_faster(graph: GraphModule, x: Node, weight: Node) -> bool:
     """Say whether oneDNN takes a product and is faster at it; where x lies by columns, as in gradients, it is not."""
     left, right = value_of(graph, x), value_of(graph, weight)
     simple = left.device.type == "cpu" and left.dtype is right.dtype is torch.float32 and left.stride(-1) == 1

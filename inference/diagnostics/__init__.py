@@ -2,7 +2,7 @@
 
 Of weights: ``pareto_khat``. Of latents: ``active_units``, ``kl_per_dimension``, ``rate_distortion``, ``elbo_surgery``.
 Of the guide, on the model's own data: ``sbc``, ``expected_coverage``. Of the model, on real data: ``predictive_check``,
-``pit``, ``outliers``.
+``pit``, ``outliers``. Of training: ``signal``. What is judged by ranks is judged in ``uniformity``.
 """
 
 from pyro_vae.inference.diagnostics.calibration import SBC as SBC

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.diagnostics.uniformity import Uniformity, check_level, random_ranks, uniformity
+from pyro_vae.inference.diagnostics.uniformity import Tested, Uniformity, check_level, random_ranks, uniformity
 from pyro_vae.inference.objectives.base import refuse_auxiliary
-from pyro_vae.inference.programs.call import Data, Program
-from pyro_vae.inference.programs.loop import (
-    Args,
-    batches,
-    evaluating,
-    latent_values,
-    particle_terms,
-    plan_for,
-    terms_at,
-    unit_labels,
-)
+from pyro_vae.inference.programs.call import Args, Data, Program
+from pyro_vae.inference.programs.latents import latent_values, terms_at, unit_labels
+from pyro_vae.inference.programs.loop import batch_size, batches, evaluating, particle_terms, plan_on_few
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate, with_missing
 from pyro_vae.inference.programs.weights import WeightTerms
 
@@ -29,8 +22,8 @@ LOG_LIKELIHOOD = "log p(x|z)"
 
 
 @dataclass(frozen=True)
-class SBC:
-    """Ranks of the true latents among the guide's draws.
+class SBC(Tested):
+    """Ranks of the true latents among the guide's draws; accepted with probability >= 1 - alpha if it is the posterior.
 
     Attributes:
         ranks: shape (N, D + 1), each in {0, ..., L}; the last column is that of log p(x|z).
@@ -41,20 +34,7 @@ class SBC:
     ranks: Tensor
     num_draws: int
     test: Uniformity
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the columns."""
-        return self.test.labels
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the guide passed; if it is the posterior, it does with probability >= 1 - alpha."""
-        return self.test.accepted
-
-    def __str__(self) -> str:
-        """Return the result in one line."""
-        return f"calibration of q(z|x): {self.test}"
+    subject: ClassVar = "calibration of q(z|x)"
 
 
 def sbc(
@@ -123,10 +103,10 @@ def simulations(
 ) -> Iterator[tuple[Simulation, int]]:
     """Yield joint draws of the model in place of the data, batch by batch, and how particles can run on them."""
     plan = None
-    for batch in batches(args, num_draws, chunk_size, desc, progress):
+    for batch in batches(args, batch_size(len(args[0]), num_draws, chunk_size), desc, progress):
         drawn = with_missing(simulate(model, batch), batch)
         if plan is None:
-            plan = plan_for(model, guide, drawn.args)
+            plan = plan_on_few(model, guide, drawn.args)
         yield drawn, plan
 
 
@@ -134,7 +114,7 @@ def _quantities(values: dict[str, Tensor], terms: WeightTerms) -> tuple[Tensor, 
     """Return what is ranked, shape (K, B, D + 1), and its names."""
     columns = [value.reshape(*value.shape[:2], -1).double() for value in values.values()]
     labels = [label for name, value in values.items() for label in unit_labels(name, value.shape[2:])]
-    log_likelihood = rounded(torch.stack(list(terms.likelihood.values())).sum(0))
+    log_likelihood = rounded(terms.log_likelihood)
     return torch.cat([*columns, log_likelihood[..., None]], -1), [*labels, LOG_LIKELIHOOD]
 
 
@@ -173,8 +153,8 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """Coverage of the guide's regions of highest density.
+class Coverage(Tested):
+    """Coverage of the guide's regions of highest density; accepted with probability >= 1 - alpha if exact.
 
     Attributes:
         level: the smallest credible level whose region holds the truth, of each simulated datum, shape (N,).
@@ -183,16 +163,12 @@ class Coverage:
 
     level: Tensor
     test: Uniformity
+    subject: ClassVar = "coverage of q(z|x)"
 
     def at(self, nominal: Tensor | float) -> Tensor:
         """Return the share of data whose truth is in the region of credible level ``nominal``, same shape."""
         nominal = torch.as_tensor(nominal, dtype=self.level.dtype)
         return (self.level <= nominal[..., None]).double().mean(-1)
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the guide passed; if it is the posterior, it does with probability >= 1 - alpha."""
-        return self.test.accepted
 
     @property
     def verdict(self) -> str:
@@ -205,7 +181,7 @@ class Coverage:
     def __str__(self) -> str:
         """Return the result in one line."""
         shares = ", ".join(f"{100 * self.at(a).item():.0f}% at {a:.0%}" for a in (0.5, 0.9))
-        return f"coverage of q(z|x): {self.verdict} at level {self.test.alpha:g}, {shares}, N={len(self.level)}"
+        return f"{self.subject}: {self.verdict} at level {self.test.alpha:g}, {shares}, N={len(self.level)}"
 
 
 def expected_coverage(

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pyro import poutine
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.diagnostics.calibration import Counter
-from pyro_vae.inference.diagnostics.uniformity import Uniformity, check_level, random_ranks, uniformity
-from pyro_vae.inference.programs.call import Data, Program, as_args, check_data
+from pyro_vae.inference.diagnostics.uniformity import Tested, Uniformity, check_level, random_ranks, uniformity
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args, check_data
+from pyro_vae.inference.programs.latents import given, latent_values, unit_labels
 from pyro_vae.inference.programs.loop import (
-    Args,
+    batch_size,
     batches,
-    counts,
     evaluating,
-    given,
-    latent_values,
-    particle_terms,
-    plan_for,
-    unit_labels,
+    progress_bar,
+    split_particles,
+    terms_by_batch,
 )
 from pyro_vae.inference.programs.simulate import simulate, with_missing
 from pyro_vae.inference.scoring.estimates import KHAT_LIMIT
@@ -32,8 +30,10 @@ from pyro_vae.inference.scoring.tail import WeightStream
 
 
 @dataclass(frozen=True)
-class PIT:
+class PIT(Tested):
     """Probability integral transforms of the entries of x under the model's predictive.
+
+    Labels are those of the entries, "x[0]", "x[1]", ...; accepted with probability >= 1 - alpha if the model is true.
 
     Attributes:
         u: shape (N, M), in (0, 1), of the M entries of a datum.
@@ -44,20 +44,7 @@ class PIT:
     u: Tensor
     num_draws: int
     test: Uniformity
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the entries, "x[0]", "x[1]", ..."""
-        return self.test.labels
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the model passed; if it is true, it does with probability >= 1 - alpha."""
-        return self.test.accepted
-
-    def __str__(self) -> str:
-        """Return the result in one line."""
-        return f"p(x) entry by entry: {self.test}"
+    subject: ClassVar = "p(x) entry by entry"
 
 
 def pit(
@@ -106,11 +93,11 @@ def pit(
     check_level(alpha, "alpha")
     parts, labels = [], []
     with evaluating(model, model, x, seed, device) as args:
-        for batch in batches(args, num_draws, chunk_size, "PIT", progress):
+        for batch in batches(args, batch_size(len(args[0]), num_draws, chunk_size), "PIT", progress):
             places = simulate(model, batch).places
             labels = [label for name, i in places.items() for label in unit_labels(name, args[i].shape[1:])]
             counter = Counter(_entries(batch, places))
-            for count in counts(num_draws, chunk_size // len(batch[0])):
+            for count in split_particles(num_draws, len(batch[0]), chunk_size):
                 drawn = simulate(model, tuple(arg.repeat(count, *[1] * (arg.ndim - 1)) for arg in batch))
                 counter.add(_entries(drawn.args, places).unflatten(0, (count, -1)))
             parts.append(random_ranks(counter.less, counter.equal, num_draws)[1].cpu())
@@ -118,7 +105,7 @@ def pit(
     return PIT(u, num_draws, uniformity(u, labels, alpha=alpha))
 
 
-def _entries(args: tuple[Tensor, ...], places: dict[str, int]) -> Tensor:
+def _entries(args: Args, places: dict[str, int]) -> Tensor:
     """Return what the model observes of its arguments, entry by entry, shape (N, M)."""
     return torch.cat([args[i].reshape(len(args[i]), -1) for i in places.values()], -1)
 
@@ -252,15 +239,13 @@ def predictive_check(
         if kind == "posterior":
             latents, khat = _posterior(model, proposal, args, num_draws, num_particles, chunk_size, progress)
         rows = []
-        for draw in _bar(num_draws, progress):
-            chosen = {name: value[draw] for name, value in (latents or {}).items()}
-            rows.append(_evaluate(statistics, _replicate(model, args, chosen, chunk_size), x))
+        with progress_bar(num_draws, progress, "replicates", unit="data set") as bar:
+            for draw in range(num_draws):
+                chosen = {name: value[draw] for name, value in (latents or {}).items()}
+                rows.append(_evaluate(statistics, _replicate(model, args, chosen, chunk_size), x))
+                bar.update()
     replicated = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in statistics}
     return PredictiveCheck(observed, replicated, kind, khat)
-
-
-def _bar(num_draws: int, progress: bool) -> tqdm:
-    return tqdm(range(num_draws), desc="replicates", disable=None if progress else True)
 
 
 def _evaluate(statistics: Mapping[str, Statistic], args: Args, like: Data) -> dict[str, float]:
@@ -279,11 +264,10 @@ def _posterior(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return {site: draws of p(z|x), shape (R, N, ...)} and k-hat of the weights, shape (N,)."""
     parts, khats = [], []
-    plan = plan_for(model, guide, args)
-    for batch in batches(args, num_particles, chunk_size, "posterior", progress):
+    for batch, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "posterior", progress):
         resampler = Resampler(num_draws, len(batch[0]))
         stream = WeightStream(len(batch[0]), num_particles, batch[0].device)
-        for terms in particle_terms(model, guide, batch, num_particles, chunk_size, plan):
+        for terms in chunks:
             stream.add(terms.log_w)
             resampler.add(terms.log_w, latent_values(terms))
         if not resampler.log_sum.isfinite().all():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,18 +10,9 @@ from torch.distributions import Categorical, Independent
 
 from pyro_vae.inference.programs.call import Data, Program, as_args, check_data
 from pyro_vae.inference.programs.kl import in_one_order, kl_by_dimension
-from pyro_vae.inference.programs.loop import (
-    batches,
-    check_two,
-    evaluating,
-    latent_values,
-    listed,
-    particle_terms,
-    plan_for,
-    standard_error,
-    unit_labels,
-    with_particles,
-)
+from pyro_vae.inference.programs.latents import latent_values, listed, unit_labels, with_particles
+from pyro_vae.inference.programs.loop import evaluating, terms_by_batch
+from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
 from pyro_vae.inference.programs.structure import Site
 from pyro_vae.inference.programs.weights import WeightTerms
 
@@ -102,16 +92,15 @@ def active_units(
     check_two(len(as_args(x)[0]), "the number of data")
     moments: dict[str, list[Tensor]] = {}
     with evaluating(model, guide, x, seed, device) as args:
-        plan = plan_for(model, guide, args)
-        for batch in batches(args, num_particles, chunk_size, "active units", progress):
-            chunks = [_unit_means(t) for t in particle_terms(model, guide, batch, num_particles, chunk_size, plan)]
-            for name in chunks[0]:
-                means = torch.cat([chunk[name] for chunk in chunks]).double().cpu()
-                moments.setdefault(name, []).append(torch.stack([means.mean(0), means.var(0) / num_particles]))
-    units = {name: torch.cat(parts, 1) for name, parts in moments.items()}
-    spread = [_spread(*both) for both in units.values()]
+        for _, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "active units", progress):
+            units = [_unit_means(terms) for terms in chunks]
+            for name in units[0]:
+                mean, variance = mean_and_variance(torch.cat([unit[name] for unit in units]))
+                moments.setdefault(name, []).append(torch.stack([mean, variance / num_particles]))
+    sites = {name: torch.cat(parts, 1) for name, parts in moments.items()}
+    spread = [_spread(*both) for both in sites.values()]
     variance, std_error = (torch.cat([part[i] for part in spread]) for i in (0, 1))
-    labels = [label for name, both in units.items() for label in unit_labels(name, both.shape[2:-1])]
+    labels = [label for name, both in sites.items() for label in unit_labels(name, both.shape[2:-1])]
     return ActiveUnits(variance, std_error, tuple(labels), threshold)
 
 
@@ -120,7 +109,7 @@ def _spread(mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         mean: E[z|x], shape (N, *unit, C), whose C components are summed.
-        noise: the Monte Carlo variance of each, likewise.
+        noise: the Monte Carlo variance of each, the same shape.
     """
     square = (mean - mean.mean(0)).square().sum(-1).reshape(len(mean), -1)
     variance = square.sum(0) / (len(mean) - 1) - noise.mean(0).sum(-1).flatten()
@@ -241,28 +230,21 @@ def kl_per_dimension(
     parts: list[tuple[Tensor, Tensor]] = []
     labels: dict[str, bool] = {}
     with evaluating(model, guide, x, seed, device) as args:
-        plan = plan_for(model, guide, args)
-        for batch in batches(args, num_particles, chunk_size, "KL", progress):
-            chunks = [kl_groups(t) for t in particle_terms(model, guide, batch, num_particles, chunk_size, plan)]
-            labels = chunks[0][1]
-            parts.append(mean_and_variance(torch.cat([values for values, _ in chunks])))
+        for _, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "KL", progress):
+            groups = [kl_groups(terms) for terms in chunks]
+            labels = groups[0][1]
+            parts.append(mean_and_variance(torch.cat([values for values, _ in groups])))
     mean, variance = (torch.cat(both) for both in zip(*parts, strict=True))
-    mc_error = variance.sum(0).div(num_particles).sqrt() / len(mean)
+    mc_error = monte_carlo_error(variance, num_particles)
     whole = tuple(label for label, is_whole in labels.items() if is_whole)
     return LatentKL(mean.mean(0), standard_error(mean), mc_error, tuple(labels), whole)
-
-
-def mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance over particles of values (K, ...), in double precision on the CPU."""
-    values = values.double().cpu()
-    return values.mean(0), values.var(0) if len(values) > 1 else torch.full_like(values[0], math.nan)
 
 
 def kl_groups(terms: WeightTerms) -> tuple[Tensor, dict[str, bool]]:
     """Return log q - log p of each group, or its closed mean, shape (K, B, G), and {label: whether a whole site}."""
     values = latent_values(terms)
     if set(terms.guide) != set(terms.prior):
-        total = terms.log_q - torch.stack(list(terms.prior.values())).sum(0)
+        total = terms.log_q - terms.log_prior
         return total[..., None], {", ".join(terms.prior): True}
     parts: list[Tensor] = []
     labels: dict[str, bool] = {}

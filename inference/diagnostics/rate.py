@@ -10,21 +10,20 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.diagnostics.latent import kl_groups, mean_and_variance
+from pyro_vae.inference.diagnostics.latent import kl_groups
 from pyro_vae.inference.objectives.base import refuse_auxiliary
-from pyro_vae.inference.programs.call import Data, Program, check_data
+from pyro_vae.inference.programs.call import Args, Data, Program, check_data
+from pyro_vae.inference.programs.latents import guide_at, latent_values
 from pyro_vae.inference.programs.loop import (
-    Args,
+    batch_size,
     batches,
-    check_two,
-    counts,
     evaluating,
-    guide_at,
-    latent_values,
     particle_terms,
-    plan_for,
-    standard_error,
+    plan_on_few,
+    split_data,
+    terms_by_batch,
 )
+from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
 
 
@@ -98,16 +97,14 @@ def rate_distortion(
     check_positive_int(num_particles, "num_particles")
     parts = []
     with evaluating(model, guide, x, seed, device) as args:
-        plan = plan_for(model, guide, args)
-        for batch in batches(args, num_particles, chunk_size, "rate and distortion", progress):
-            chunks = [_both(t) for t in particle_terms(model, guide, batch, num_particles, chunk_size, plan)]
-            parts.append(mean_and_variance(torch.cat(chunks))[0])
+        for _, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "rate and distortion", progress):
+            parts.append(mean_and_variance(torch.cat([_rate_and_distortion(terms) for terms in chunks]))[0])
     return RateDistortion(*torch.cat(parts).T)
 
 
-def _both(terms: WeightTerms) -> Tensor:
+def _rate_and_distortion(terms: WeightTerms) -> Tensor:
     """Return rate and distortion of each particle and datum, shape (K, B, 2)."""
-    distortion = -torch.stack(list(terms.likelihood.values())).sum(0)
+    distortion = -terms.log_likelihood
     return torch.stack([kl_groups(terms)[0].sum(-1), distortion], -1)
 
 
@@ -118,8 +115,8 @@ class ELBOSurgery:
     Attributes:
         mutual_information: I(n; z) between a datum's index and its code, at most log N.
         marginal_kl: KL(q(z) || p(z)) of the aggregated posterior q(z) = (1/N) sum_n q(z|x_n).
-        mutual_information_error: Monte Carlo standard error.
-        marginal_kl_error: likewise.
+        mutual_information_error: Monte Carlo standard error of the first.
+        marginal_kl_error: Monte Carlo standard error of the second.
         num_data: N.
     """
 
@@ -189,23 +186,22 @@ def elbo_surgery(
     check_two(num_particles, "num_particles")
     parts = []
     with evaluating(model, guide, x, seed, device) as args:
-        plan = plan_for(model, guide, args)
-        for batch in batches(args, num_particles, chunk_size, "surgery", progress):
+        plan, size = plan_on_few(model, guide, args), batch_size(len(args[0]), num_particles, chunk_size)
+        for batch in batches(args, size, "surgery", progress):
             terms = list(particle_terms(model, guide, batch, num_particles, chunk_size, plan))
-            parts.append(torch.cat([_carve(guide, args, t, chunk_size, plan) for t in terms]))
+            parts.append(torch.cat([_information_and_marginal(guide, args, t, chunk_size, plan) for t in terms]))
     mean, variance = mean_and_variance(torch.cat(parts, 1))
     information, marginal = mean.mean(0).tolist()
-    errors = ((variance.sum(0) / num_particles).sqrt() / len(mean)).tolist()
+    errors = monte_carlo_error(variance, num_particles).tolist()
     return ELBOSurgery(information, marginal, errors[0], errors[1], len(mean))
 
 
-def _carve(guide: Program, args: Args, terms: WeightTerms, chunk_size: int, plan: int) -> Tensor:
+def _information_and_marginal(guide: Program, args: Args, terms: WeightTerms, chunk_size: int, plan: int) -> Tensor:
     """Return log q(z|x_n) - log q(z) and log q(z) - log p(z) of each particle and datum, shape (K, B, 2)."""
     refuse_auxiliary(terms)
     draws = {name: value.flatten(0, 1)[:, None] for name, value in latent_values(terms).items()}  # (K B, 1, ...)
-    log_prior = sum(terms.prior.values())
     aggregated = _log_aggregated(guide, args, draws, chunk_size, plan).reshape(terms.log_q.shape)
-    return torch.stack([terms.log_q - aggregated, aggregated - log_prior], -1)
+    return torch.stack([terms.log_q - aggregated, aggregated - terms.log_prior], -1)
 
 
 def _log_aggregated(guide: Program, args: Args, draws: dict[str, Tensor], chunk_size: int, plan: int) -> Tensor:
@@ -214,10 +210,10 @@ def _log_aggregated(guide: Program, args: Args, draws: dict[str, Tensor], chunk_
     at_once = max(1, min(num_draws, math.isqrt(chunk_size))) if plan else 1
     size = max(1, min(num_data, chunk_size // at_once))
     totals = []
-    for chosen in torch.arange(num_draws).split(counts(num_draws, at_once)):
+    for chosen in torch.arange(num_draws).split(at_once):
         some = {name: value[chosen.to(value.device)] for name, value in draws.items()}
-        batches_of_data = zip(*(arg.split(size) for arg in args), strict=True)
-        totals.append(torch.cat([_log_q(guide, batch, some, plan) for batch in batches_of_data], 1).logsumexp(1))
+        log_q = torch.cat([_log_q(guide, batch, some, plan) for batch in split_data(args, size)], 1)
+        totals.append(log_q.logsumexp(1))
     return torch.cat(totals) - math.log(num_data)
 
 

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Data, Program, as_args, check_data, fork_rng, modules_of
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args, check_data, fork_rng, modules_of
 from pyro_vae.inference.training.step import param_sites
 
 
@@ -73,7 +73,7 @@ def gradient_snr(
 
 
 @torch.no_grad()
-def _parameters(model: Program, guide: Program, args: tuple[Tensor, ...]) -> list[list[Tensor]]:
+def _parameters(model: Program, guide: Program, args: Args) -> list[list[Tensor]]:
     """Return the parameters of model and guide: those of their modules and those they announce."""
     with poutine.trace(param_only=True) as of_guide:
         drawn = poutine.trace(guide).get_trace(*args)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.loop import listed
+from pyro_vae.inference.programs.latents import listed
 
 _WORDS = (("too high", "too low"), ("too wide", "too narrow"), ("of another shape",) * 2)
 """What a negative and a positive score of each test say of the draws that a value is ranked among."""
@@ -88,6 +89,29 @@ class Uniformity:
             return f"uniform in all {len(self.labels)} columns at level {self.alpha:g}, N={len(self.u)}"
         named = [f"{label} {words}" for label, words in self.faults.items()]
         return f"{len(named)} of {len(self.labels)} rejected at level {self.alpha:g}, N={len(self.u)}: {listed(named)}"
+
+
+class Tested:
+    """Base class of results that are judged by a test of uniformity: columns with labels, a verdict, and one line."""
+
+    test: Uniformity
+    """The test that each column is uniform."""
+    subject: ClassVar[str]
+    """What is judged, in words."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return self.test.labels
+
+    @property
+    def accepted(self) -> bool:
+        """Whether no column is rejected, which has probability >= 1 - alpha if what is judged is right."""
+        return self.test.accepted
+
+    def __str__(self) -> str:
+        """Return the result in one line."""
+        return f"{self.subject}: {self.test}"
 
 
 def uniformity(u: Tensor, labels: Sequence[str] | None = None, *, alpha: float = 0.05) -> Uniformity:

@@ -1,4 +1,9 @@
-"""Guides q(z|x): families whose ``forward(h)`` returns a distribution, and the program that samples from one."""
+"""Guides q(z|x): families whose ``forward(h)`` returns a distribution, and the program that samples from one.
+
+Families are in ``continuous`` and ``discrete``; ``amortized`` puts one behind an encoder. ``conditional`` guides know
+more than x, those of ``ladder`` have several layers, and ``semi_amortized`` goes on from the encoder by gradient
+steps.
+"""
 
 from pyro_vae.inference.guides.amortized import AmortizedGuide as AmortizedGuide
 from pyro_vae.inference.guides.amortized import Standardize as Standardize

@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import Network, Shape, as_shape, build_network, expose_parameters
-from pyro_vae.inference.guides.base import GuideFamily
+from pyro_vae.inference.guides.base import GuideFamily, check_event_shape
 
 
 class AmortizedGuide(nn.Module):
@@ -63,8 +63,7 @@ class AmortizedGuide(nn.Module):
         Raises:
             ValueError: if x has another event shape.
         """
-        if x.shape[x.ndim - len(self.in_shape) :] != self.in_shape:
-            raise ValueError(f"Expected x of shape (N, {', '.join(map(str, self.in_shape))}); got {tuple(x.shape)}.")
+        check_event_shape(x, self.in_shape)
         return self.encoder(self.standardize(x))
 
     def check_data(self, x: Tensor, name: str = "x") -> None:

@@ -12,7 +12,7 @@ from pyro_vae.core.conditioning import UNKNOWN, Covariates, join, joint_shape
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import Network, Shape, as_shape, build_network, expose_parameters
 from pyro_vae.inference.guides.amortized import Standardize, seen_shape
-from pyro_vae.inference.guides.base import GuideFamily
+from pyro_vae.inference.guides.base import GuideFamily, check_event_shape
 
 
 class ConditionalGuide(nn.Module):
@@ -27,7 +27,7 @@ class ConditionalGuide(nn.Module):
         num_covariates: y is a vector of E = num_covariates real numbers.
         loc: subtracted from x before the encoder.
         scale: x - loc is divided by it.
-        missing: take NaN in x as missing, as in ``AmortizedGuide``; y has none.
+        missing: take NaN in x as missing, and show the encoder the mask of observed entries; y has none.
 
     Raises:
         ValueError: unless exactly one of ``num_classes`` and ``num_covariates`` is given, or if ``scale`` is not
@@ -70,8 +70,7 @@ class ConditionalGuide(nn.Module):
         Raises:
             ValueError: if x has another event shape, or y another shape or dtype.
         """
-        if x.shape[x.ndim - len(self.in_shape) :] != self.in_shape:
-            raise ValueError(f"Expected x of shape (N, {', '.join(map(str, self.in_shape))}); got {tuple(x.shape)}.")
+        check_event_shape(x, self.in_shape)
         return self.family(self.encoder(join(self.standardize(x), self.covariates.encode(y, x), self.seen_shape)))
 
     def check_data(self, x: Tensor, y: Tensor | None = None, name: str = "x") -> None:
@@ -97,14 +96,14 @@ class SemiSupervisedGuide(nn.Module):
     Args:
         in_shape: event shape of x.
         family: module with ``num_features`` whose ``forward(h)`` returns q(z|x, y).
-        encoder: network factory or ready module, for x and y together as in ``ConditionalGuide``.
+        encoder: network factory or ready module, for x and y together; see ``ConditionalGuide``.
         classifier: network factory called with (in_shape, num_classes), or a ready module; logits of q(y|x).
         num_classes: number of classes.
         alpha: weight of log q(y|x) for a labelled datum. With the objective a mean over data, that of the paper is
             0.1 N / N_l, N_l of the N data being labelled.
         loc: subtracted from x before encoder and classifier.
         scale: x - loc is divided by it.
-        missing: as in ``ConditionalGuide``, for encoder and classifier.
+        missing: take NaN in x as missing, and show encoder and classifier the mask of observed entries.
 
     Raises:
         ValueError: for alpha < 0, or if ``scale`` is not positive.

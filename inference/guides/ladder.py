@@ -15,7 +15,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import Network, Shape, as_shape, build_network, expose_parameters
 from pyro_vae.inference.guides.amortized import AmortizedGuide, Standardize, seen_shape
-from pyro_vae.inference.guides.base import GuideFamily
+from pyro_vae.inference.guides.base import GuideFamily, check_event_shape
 
 
 class HierarchicalGuide(nn.Module):
@@ -27,11 +27,11 @@ class HierarchicalGuide(nn.Module):
 
     Args:
         in_shape: event shape of x.
-        families: families of z_1, ..., z_L, each as in ``AmortizedGuide``.
+        families: modules with ``num_features`` whose ``forward(h)`` returns q(z_1|x), ..., q(z_L|z_L-1).
         encoders: network factories or ready modules x -> z_1, z_1 -> z_2, ...
         loc: subtracted from x before the first encoder.
         scale: x - loc is divided by it.
-        missing: as in ``AmortizedGuide``.
+        missing: take NaN in x as missing, and show encoders the mask of observed entries; see ``AmortizedGuide``.
 
     Raises:
         ValueError: if there is not one encoder for each family, or ``scale`` is not positive.
@@ -98,7 +98,7 @@ class LadderGuide(nn.Module):
         widths: widths of d_1, ..., d_L.
         loc: subtracted from x before the first encoder.
         scale: x - loc is divided by it.
-        missing: as in ``AmortizedGuide``.
+        missing: take NaN in x as missing, and show encoders the mask of observed entries; see ``AmortizedGuide``.
 
     Raises:
         ValueError: if the model has no such members, there is not one encoder and one width for each layer, or
@@ -152,8 +152,7 @@ class LadderGuide(nn.Module):
         Raises:
             ValueError: if x has another event shape.
         """
-        if x.shape[x.ndim - len(self.in_shape) :] != self.in_shape:
-            raise ValueError(f"Expected x of shape (N, {', '.join(map(str, self.in_shape))}); got {tuple(x.shape)}.")
+        check_event_shape(x, self.in_shape)
         d, found = self.standardize(x), []
         for encoder, head in zip(self.encoders, self.heads, strict=True):
             d = encoder(d)

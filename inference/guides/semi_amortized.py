@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pyro
 import torch
@@ -16,7 +15,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import expose_parameters
 from pyro_vae.inference.guides.amortized import AmortizedGuide
-from pyro_vae.inference.programs.call import Program, fork_rng
+from pyro_vae.inference.programs.call import Args, Program, fork_rng
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import weight_terms
 
@@ -125,7 +124,7 @@ def _draw(family: nn.Module, h: Tensor, x: Tensor) -> None:
         pyro.sample("z", as_pyro(family(h)))
 
 
-def _trace(model: Program, guide: Program, args: tuple[Any, ...], held: Program) -> tuple[Trace, Trace]:
+def _trace(model: Program, guide: Program, args: Args, held: Program) -> tuple[Trace, Trace]:
     """Draw from the guide, and score the draw under its copy with the features held still."""
     drawn = poutine.trace(guide).get_trace(*args)
     if not drawn.nodes["z"]["fn"].has_rsample:

@@ -1,6 +1,8 @@
 """Objectives: bounds on log p(x), their gradient estimators and K, three independent choices.
 
-Each is a ``pyro.infer.ELBO`` whose loss is minus the bound, the mean over data, in nats per datum.
+Each is a ``pyro.infer.ELBO`` whose loss is minus the bound, the mean over data, in nats per datum: see ``base``. The
+bounds are in ``elbo``, ``bounds``, ``thermodynamic``, ``wake_sleep`` and ``aggregate``; the estimators in
+``gradients``, which ``rescoring`` serves; ``chunks`` runs many particles in the memory of a few.
 """
 
 from pyro_vae.inference.objectives.aggregate import BetaTCVAE as BetaTCVAE

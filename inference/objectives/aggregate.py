@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
@@ -76,7 +75,7 @@ class BetaTCVAE(PenalisedELBO):
             + self.beta * parts.total_correlation
             + self.gamma * parts.dimension_wise
         )
-        return torch.stack(list(terms.likelihood.values())).sum(0)[0] - terms.kl_weight * penalty
+        return terms.log_likelihood[0] - terms.kl_weight * penalty
 
     def _parts(self, terms: WeightTerms) -> KLParts:
         name = _only_latent(terms)
@@ -119,7 +118,7 @@ class InfoVAE(PenalisedELBO):
         """Return the objective of each datum with the minibatch's MMD, shape (B,)."""
         name = _only_latent(terms)
         z, prior = terms.guide_sites[name]["value"], terms.model_sites[name]["fn"]
-        likelihood = torch.stack(list(terms.likelihood.values())).sum(0)[0]
+        likelihood = terms.log_likelihood[0]
         kl = terms.guide[name][0] - terms.prior[name][0]
         draws = prior.rsample() if prior.has_rsample else prior.sample()
         return likelihood - (1 - self.alpha) * kl - terms.kl_weight * (self.alpha + self.scale - 1) * mmd(z, draws)

@@ -13,13 +13,12 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int, did_you_mean
-from pyro_vae.inference.objectives.chunks import by_chunk, split_particles
+from pyro_vae.inference.objectives.chunks import by_chunk
 from pyro_vae.inference.objectives.gradients import ESTIMATORS, check_reparameterised
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.loop import split_particles
 from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
-
-Arguments = tuple[Any, ...]
 
 
 class Objective(pyro.infer.ELBO):
@@ -67,11 +66,11 @@ class Objective(pyro.infer.ELBO):
         """Return the first and the diagonal second derivatives of the bound by log w_k, each of shape (K, B)."""
         raise NotImplementedError(f"{type(self).__name__} has no doubly reparameterised gradient")
 
-    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def surrogate(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return a tensor of shape (B,) with the bound's value and the chosen estimator's gradient."""
         return ESTIMATORS[self.gradient](self, model, guide, args)
 
-    def value(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def value(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the bound of each datum, shape (B,), without gradient."""
         return self.bound(self.log_weights(model, guide, args))
 
@@ -79,7 +78,7 @@ class Objective(pyro.infer.ELBO):
         self,
         model: Program,
         guide: Program,
-        args: Arguments,
+        args: Args,
         tracer: Tracer = trace_pair,
         num_particles: int | None = None,
     ) -> WeightTerms:
@@ -95,7 +94,7 @@ class Objective(pyro.infer.ELBO):
         self,
         model: Program,
         guide: Program,
-        args: Arguments,
+        args: Args,
         tracers: Callable[[int], Tracer] = lambda chunk: trace_pair,
         look: Callable[[WeightTerms], object] = lambda terms: None,
         of: Callable[[WeightTerms], Tensor] = lambda terms: terms.log_w,
@@ -103,9 +102,9 @@ class Objective(pyro.infer.ELBO):
         """Return log w of one minibatch, shape (K, B), in the memory of a chunk of particles.
 
         Args:
-            model: as in ``log_weights``.
-            guide: as in ``log_weights``.
-            args: their arguments.
+            model: Pyro program for p(x, z).
+            guide: Pyro program for q(z | x).
+            args: their arguments, B data, tensors of shape (B, *event).
             tracers: how the pair is run and scored, by the number of the chunk.
             look: called with the terms of each chunk, of which it keeps no tensor.
             of: what is returned in place of log w, a function of the terms with particles as the first dimension.
@@ -141,7 +140,7 @@ class Objective(pyro.infer.ELBO):
             loss.backward()
         return loss.detach()
 
-    def _plan(self, model: Program, guide: Program, args: Arguments) -> int:
+    def _plan(self, model: Program, guide: Program, args: Args) -> int:
         """Find out once for each pair how its particles can run."""
         try:
             known = self._plans.setdefault(model, WeakKeyDictionary())
@@ -192,12 +191,12 @@ class PenalisedELBO(Objective):
         """Return the ELBO without the penalty, the mean of log w."""
         return log_w.mean(0)
 
-    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def surrogate(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the objective of each datum, shape (B,), with its pathwise gradient."""
         terms = self.weight_terms(model, guide, args)
         check_reparameterised(terms.guide_sites, self)
         return self.of_terms(terms)
 
-    def value(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def value(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the objective of each datum, shape (B,)."""
         return self.of_terms(self.weight_terms(model, guide, args))

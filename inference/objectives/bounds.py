@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.objectives.base import Arguments, Objective
+from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.gradients import checking, valued
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
-from pyro_vae.inference.programs.call import Program, modules_of
+from pyro_vae.inference.programs.call import Args, Program, modules_of
 
 
 def log_mean_exp(x: Tensor) -> Tensor:
@@ -60,7 +60,8 @@ class MIWAE(Objective):
         num_particles: K, the particles of each bound.
         num_bounds: M.
         gradient: "pathwise", "dreg" or "vimco".
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Source: Rainforth et al. (2018), Tighter Variational Bounds are Not Necessarily Better, equation 10.
     """
@@ -96,7 +97,8 @@ class CIWAE(Objective):
         num_particles: K.
         alpha: weight of the ELBO, in [0, 1].
         gradient: "pathwise", "dreg", "score" or "vimco".
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Source: Rainforth et al. (2018), equation 11.
     """
@@ -131,7 +133,8 @@ class Renyi(Objective):
         num_particles: K.
         alpha: the order, any number; ``-math.inf`` for VR-max.
         gradient: "pathwise", "dreg", "score" or "vimco".
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Source: Li and Turner (2016), Renyi Divergence Variational Inference, equations 4 and 9.
     """
@@ -176,7 +179,8 @@ class CUBO(Objective):
     Args:
         num_particles: K.
         order: n, at least 1; 2 gives the chi-square divergence.
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Raises:
         ValueError: if ``order`` < 1.
@@ -197,7 +201,7 @@ class CUBO(Objective):
         """Return the log of the power mean of order n."""
         return log_mean_exp(self.order * log_w) / self.order
 
-    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def surrogate(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the bound of each datum, shape (B,), with a gradient for the guide alone."""
 
         def tracer(chunk: int) -> Rescorer:

@@ -12,20 +12,14 @@ from pyro.poutine import runtime
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from pyro_vae.inference.compile.state import Snapshot
-from pyro_vae.inference.programs.call import Program, modules_of_both
+from pyro_vae.inference.programs.call import Args, Program, modules_of_both
+from pyro_vae.inference.programs.state import Snapshot
 
 Weigh = Callable[..., Tensor]
 """Called with the number of a chunk and the programs' arguments; returns what is wanted of its particles, (k, ...)."""
 
 
-def split_particles(num_particles: int, num_data: int, chunk_size: int | None) -> list[int]:
-    """Return the number of particles in each chunk, at least one, for at most so many (particle, datum) pairs."""
-    size = num_particles if chunk_size is None else max(1, chunk_size // num_data)
-    return [min(size, num_particles - start) for start in range(0, num_particles, size)]
-
-
-def by_chunk(weigh: Weigh, num_chunks: int, args: tuple[Any, ...], programs: tuple[Program, Program]) -> Tensor:
+def by_chunk(weigh: Weigh, num_chunks: int, args: Args, programs: tuple[Program, Program]) -> Tensor:
     """Return what ``weigh`` returns of all chunks, shape (K, ...), with the graph of no more than one in memory.
 
     Each chunk leaves that behind, and the state of the random number generators and of the programs' modules before

@@ -12,9 +12,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.inference.objectives.base import Arguments, Objective, PenalisedELBO, refuse_auxiliary
+from pyro_vae.inference.objectives.base import Objective, PenalisedELBO, refuse_auxiliary
 from pyro_vae.inference.objectives.gradients import checking
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.kl import in_one_order, kl_by_dimension
 from pyro_vae.inference.programs.structure import Site, check_structure
 from pyro_vae.inference.programs.vectorize import trace_pair
@@ -42,7 +42,8 @@ class ELBO(Objective):
             at the exact posterior; "score" for guides that cannot be reparameterised, with a leave-one-out
             baseline for K > 1 ("vimco" is the same here); "enumerate" sums discrete latents out of the
             expectation exactly, through ``pyro.infer.TraceEnum_ELBO``.
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Raises:
         ValueError: for beta < 0, or an analytic KL with a gradient other than pathwise.
@@ -85,7 +86,7 @@ class ELBO(Objective):
         self,
         model: Program,
         guide: Program,
-        args: Arguments,
+        args: Args,
         tracer: Tracer = trace_pair,
         num_particles: int | None = None,
     ) -> WeightTerms:
@@ -93,7 +94,7 @@ class ELBO(Objective):
         with KLWeight(self.beta):
             return super().weight_terms(model, guide, args, tracer, num_particles)
 
-    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def surrogate(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return a tensor of shape (B,) with the bound's value and the chosen estimator's gradient."""
         if self.kl == "analytic":
             return self.log_weights(model, guide, args, look=checking(self), of=self._analytic).mean(0)
@@ -101,7 +102,7 @@ class ELBO(Objective):
             return self._enumerated(model, guide, args)
         return super().surrogate(model, guide, args)
 
-    def value(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def value(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the bound of each datum, shape (B,), without gradient; enumerated, the mean for each."""
         if self.kl == "analytic":
             return self.log_weights(model, guide, args, of=self._analytic).mean(0)
@@ -112,7 +113,7 @@ class ELBO(Objective):
 
     def _analytic(self, terms: WeightTerms) -> Tensor:
         """Return the bound of each particle, (K, B), with every KL term in closed form that has one."""
-        total = torch.stack(list(terms.likelihood.values())).sum(0)
+        total = terms.log_likelihood
         for name in terms.guide:
             total = total - terms.kl_weight * self._divergence(name, terms)
         return total
@@ -139,7 +140,7 @@ class ELBO(Objective):
             kind = type(site["fn"]).__name__
             warnings.warn(f"No closed KL for site {name!r} ({kind}): its KL term is a Monte Carlo mean.", stacklevel=2)
 
-    def _enumerated(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def _enumerated(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the exact bound of the minibatch as the mean over data, repeated for each of them, shape (B,)."""
         depth = check_structure(*trace_pair(model, guide, args), len(args[0]))
         exact = pyro.infer.TraceEnum_ELBO(max_plate_nesting=depth)
@@ -177,7 +178,7 @@ class FreeBits(PenalisedELBO):
 
     def of_terms(self, terms: WeightTerms) -> Tensor:
         """Return the bound of each datum with the floored KL of the minibatch, shape (B,)."""
-        likelihood = torch.stack(list(terms.likelihood.values())).sum(0).mean(0)
+        likelihood = terms.log_likelihood.mean(0)
         refuse_auxiliary(terms)
         groups = torch.cat([self._groups(name, terms) for name in terms.prior])
         return likelihood - terms.kl_weight * groups.clamp(min=self.floor).sum()

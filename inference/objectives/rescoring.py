@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vae.inference.programs.call import Program, modules_of
+from pyro_vae.inference.programs.call import Args, Program, modules_of
+from pyro_vae.inference.programs.latents import refusing_unscorable
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import scored
 
@@ -22,7 +22,7 @@ class Rescorer:
         alter: applied to each latent value, with the number of the run, before it is scored.
         freeze: hold the guide's parameters still while q(z | x) is scored, so that its gradient flows through z
             alone.
-        freeze_model: hold the model's parameters still likewise.
+        freeze_model: hold the model's parameters still while p(x, z) is scored.
     """
 
     def __init__(self, alter: Callable[[Tensor, int], Tensor], freeze: bool, freeze_model: bool = False) -> None:
@@ -30,7 +30,7 @@ class Rescorer:
         self.runs = 0
         """How often it has run."""
 
-    def __call__(self, model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[Trace, Trace]:
+    def __call__(self, model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
         """Return the scored (model, guide) traces."""
         with poutine.trace(param_only=True) as capture:
             drawn = poutine.trace(guide).get_trace(*args)
@@ -39,14 +39,8 @@ class Rescorer:
             if not site["is_observed"]:
                 altered.nodes[name] = {**site, "value": self.alter(site["value"], self.runs)}
         self.runs += 1
-        with _frozen(guide, capture.trace, self.freeze):
-            try:
-                guide_trace = scored(poutine.trace(poutine.replay(guide, trace=altered)).get_trace(*args))
-            except (KeyError, NotImplementedError) as error:  # what torch's and Pyro's flows raise
-                raise ValueError(
-                    "The guide cannot score a value that it did not just draw, as a flow without an inverse. "
-                    'Use gradient="pathwise".'
-                ) from error
+        with _frozen(guide, capture.trace, self.freeze), refusing_unscorable('Use gradient="pathwise".'):
+            guide_trace = scored(poutine.trace(poutine.replay(guide, trace=altered)).get_trace(*args))
         with poutine.trace(param_only=True) as model_params:
             model_trace = scored(poutine.trace(poutine.replay(model, trace=altered)).get_trace(*args))
         if self.freeze_model:
@@ -56,9 +50,9 @@ class Rescorer:
 
 
 @contextmanager
-def _frozen(guide: Program, params: Trace, freeze: bool) -> Iterator[None]:
-    """Build no graph to the guide's parameters, those of its modules and those it announces."""
-    owned = [p for module in modules_of(guide) for p in module.parameters()]
+def _frozen(program: Program, params: Trace, freeze: bool) -> Iterator[None]:
+    """Build no graph to a program's parameters, those of its modules and those it announces."""
+    owned = [p for module in modules_of(program) for p in module.parameters()]
     announced = [site["value"].unconstrained() for site in params.nodes.values() if site["type"] == "param"]
     held = [p for p in {id(p): p for p in [*owned, *announced]}.values() if freeze and p.requires_grad]
     for param in held:

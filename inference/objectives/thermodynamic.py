@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.objectives.base import Arguments, Objective
+from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.gradients import at_fixed_draws, valued
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Args, Program
 
 LOWEST = -1e30  # stands for log 0 where 0 times it must be 0
 
@@ -29,7 +29,8 @@ class TVO(Objective):
         beta_1: the first point after 0.
         gradient: "covariance", the paper's: consistent in K, for any guide; "pathwise", "score" or "vimco", that
             of the K-particle estimate itself.
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Raises:
         ValueError: if ``beta_1`` is not in (0, 1).
@@ -68,7 +69,7 @@ class TVO(Objective):
         bound = (widths[:, None] * terms.sum(1)).sum(0)
         return bound.masked_fill((log_w == -math.inf).any(0), -math.inf)  # as the ELBO, its first term
 
-    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def surrogate(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return a tensor of shape (B,) with the bound's value and the chosen estimator's gradient."""
         if self.gradient != "covariance":
             return super().surrogate(model, guide, args)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.inference.objectives.base import Arguments, Objective
+from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
 from pyro_vae.inference.objectives.gradients import at_fixed_draws, valued, weighted_sum
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.simulate import simulate
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import scored
+from pyro_vae.inference.programs.weights import total
 
 
 class RWS(Objective):
@@ -27,7 +27,8 @@ class RWS(Objective):
     Args:
         num_particles: K.
         phi: "wake", "sleep", or "both", their mean.
-        chunk_size: as in ``IWAE``.
+        chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
+            ``IWAE``.
 
     Raises:
         ValueError: for another ``phi``, or in sleep as ``simulate`` does.
@@ -47,7 +48,7 @@ class RWS(Objective):
         """Return log-mean-exp of log w over particles."""
         return log_mean_exp(log_w)
 
-    def surrogate(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def surrogate(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return a tensor of shape (B,) with the value of L_K and the wake and sleep gradients."""
         log_w, log_p, log_q = at_fixed_draws(self, model, guide, args)
         weights = log_w.detach().softmax(0)
@@ -57,10 +58,9 @@ class RWS(Objective):
         total = total + (wake + sleep) / (2 if self.phi == "both" else 1)
         return valued(self.bound(log_w.detach()), total)
 
-    def _sleep(self, model: Program, guide: Program, args: Arguments) -> Tensor:
+    def _sleep(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return log q(z | x) at as many draws of (z, x) from the model as there are data, shape (B,)."""
         dream = simulate(model, args)
         trace = scored(poutine.trace(poutine.condition(guide, data=dream.latents)).get_trace(*dream.args))
-        return torch.stack(
-            [site["unscaled_log_prob"].reshape(len(args[0]), -1).sum(-1) for site in sample_sites(trace).values()]
-        ).sum(0)
+        sites = sample_sites(trace).items()
+        return total({name: site["unscaled_log_prob"].reshape(len(args[0]), -1).sum(-1) for name, site in sites})

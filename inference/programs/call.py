@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -20,11 +21,14 @@ _FOREIGN = {"builtins", "functools", "matplotlib", "numpy", "pandas", "pyro", "s
 """Packages whose functions and objects hold no modules of a user's."""
 Program = Callable[..., Any]
 """A Pyro model or guide: a function or a module that calls ``pyro.sample``."""
-Data = Tensor | tuple[Tensor, ...]
-"""x, shape (N, *event); or a tuple of tensors with the data first in each, passed as separate arguments."""
+Args = tuple[Tensor, ...]
+"""The positional arguments of a program: tensors with the data first in each."""
+Data = Tensor | Args
+"""What users hand in: x, shape (N, *event), or such a tuple, passed as separate arguments."""
+_full_precision: ContextVar[bool] = ContextVar("full_precision", default=False)
 
 
-def as_args(x: Data) -> tuple[Tensor, ...]:
+def as_args(x: Data) -> Args:
     """Return the positional arguments that a program is called with."""
     return x if isinstance(x, tuple) else (x,)
 
@@ -85,7 +89,7 @@ def modules_of_both(model: Program, guide: Program) -> list[nn.Module]:
 def check_data(model: Program, x: Data, name: str = "x", guide: Program | None = None) -> None:
     """Refuse data that no program can take, and those that model or guide themselves refuse.
 
-    Both may have a method ``check_data(x, name=...)``; one of the model, such as that of ``VAE``, has the say on
+    Both may have a method ``check_data(x, name=...)``; one of the model, such as that of ``VAE``, decides about
     NaN and infinities.
 
     Raises:
@@ -106,7 +110,7 @@ def check_data(model: Program, x: Data, name: str = "x", guide: Program | None =
     _check_dtype(model, args[0], name)
 
 
-def _check_by_program(program: Program | None, args: tuple[Tensor, ...], name: str) -> None:
+def _check_by_program(program: Program | None, args: Args, name: str) -> None:
     check = getattr(program, "check_data", None)
     if check is None:
         return
@@ -130,17 +134,13 @@ def _check_dtype(model: Program, x: Tensor, name: str) -> None:
         )
 
 
-def place(
-    model: Program, guide: Program, args: tuple[Tensor, ...], device: str | torch.device
-) -> tuple[tuple[Tensor, ...], torch.device]:
+def place(model: Program, guide: Program, args: Args, device: str | torch.device) -> tuple[Args, torch.device]:
     """Move the programs' modules and the data to the device; see ``place_programs``."""
     chosen = place_programs(model, guide, args, device)
     return tuple(arg.to(chosen) for arg in args), chosen
 
 
-def place_programs(
-    model: Program, guide: Program, args: tuple[Tensor, ...], device: str | torch.device
-) -> torch.device:
+def place_programs(model: Program, guide: Program, args: Args, device: str | torch.device) -> torch.device:
     """Move the programs' modules to the device, and return it.
 
     "auto" is a GPU where there is one and both programs are modules: the parameters of plain functions live
@@ -205,6 +205,21 @@ def training_mode(model: Program, guide: Program, mode: bool) -> Iterator[None]:
     finally:
         for module, was in before.items():
             module.training = was
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Run programs whose layers are to round more coarsely as they were given, to tell an error from rounding."""
+    before = _full_precision.set(True)
+    try:
+        yield
+    finally:
+        _full_precision.reset(before)
+
+
+def in_full_precision() -> bool:
+    """Say whether programs run under ``full_precision``."""
+    return _full_precision.get()
 
 
 @contextmanager

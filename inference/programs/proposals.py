@@ -12,24 +12,22 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.core.checks import describe_support
-from pyro_vae.inference.programs.call import Program, fork_rng
+from pyro_vae.inference.programs.call import Args, Program, fork_rng
 from pyro_vae.inference.programs.structure import Site, check_measure, distribution_name, is_delta, sample_sites
 
 
 @torch.no_grad()
-def check_proposal(model: Program, guide: Program, args: tuple[Tensor, ...]) -> None:
+def check_proposal(model: Program, guide: Program, args: Args) -> None:
     """Refuse a guide that cannot be a proposal, and warn of one that cannot reach what the prior can.
 
     Neither shows in the weights: those of a point mass are all equal, and those of a guide on half the prior's
-    support miss the other half at every K, so that neither ESS nor k-hat would say a word.
+    support miss the other half at every K, so that neither ESS nor k-hat shows it.
 
     Raises:
         ValueError: if a latent site of the guide is a Delta and the model's is not, unless the Delta carries the
             density of auxiliary sites, as in Pyro's AutoGuides; or as ``check_latents`` does.
     """
-    with poutine.block(), fork_rng(args[0].device):
-        guide_trace = poutine.trace(guide).get_trace(*args)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    model_trace, guide_trace = _traces(model, guide, args)
     check_latents(model_trace, guide_trace)
     guide_sites = sample_sites(guide_trace)
     if any(site["infer"].get("is_auxiliary") for site in guide_sites.values()):
@@ -44,15 +42,13 @@ def check_proposal(model: Program, guide: Program, args: tuple[Tensor, ...]) -> 
 
 
 @torch.no_grad()
-def check_observations(model: Program, guide: Program, args: tuple[Tensor, ...]) -> None:
+def check_observations(model: Program, guide: Program, args: Args) -> None:
     """Refuse a model that observes nothing, or a guide that observes something: log p(x) would be of another thing.
 
     Raises:
         ValueError: asking whether the two are swapped.
     """
-    with poutine.block(), fork_rng(args[0].device):
-        guide_trace = poutine.trace(guide).get_trace(*args)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    model_trace, guide_trace = _traces(model, guide, args)
     if not any(site["is_observed"] for site in sample_sites(prune_subsample_sites(model_trace)).values()):
         raise ValueError(
             "Expected a model that observes its data, pyro.sample(..., obs=x); it has no such site. Are model and "
@@ -64,6 +60,13 @@ def check_observations(model: Program, guide: Program, args: tuple[Tensor, ...])
                 f"Expected a guide without observations; its site {name!r} is one, and log p(x) would lack it. Are "
                 "model and guide swapped?"
             )
+
+
+def _traces(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
+    """Return traces of model and guide that are not scored, and leave the random state as it was."""
+    with poutine.block(), fork_rng(args[0].device):
+        guide_trace = poutine.trace(guide).get_trace(*args)
+        return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args), guide_trace
 
 
 def check_latents(model_trace: Trace, guide_trace: Trace) -> None:
@@ -85,7 +88,7 @@ def check_latents(model_trace: Trace, guide_trace: Trace) -> None:
 
 
 def _shared_latents(model_trace: Trace, guide_trace: Trace) -> dict[str, Site]:
-    """Return the model's latent sites that the guide has; ``check_structure`` speaks of the others."""
+    """Return the model's latent sites that the guide has; ``check_structure`` refuses the others."""
     sites = sample_sites(prune_subsample_sites(model_trace))
     return {n: s for n, s in sites.items() if not s["is_observed"] and n in guide_trace.nodes}
 
@@ -102,7 +105,7 @@ def _check_draws(name: str, site: Site, guide_site: Site) -> None:
 
 
 def _inside(fn: Any, value: Tensor) -> bool | None:
-    """Say whether values are all in a distribution's support; None where nobody knows."""
+    """Say whether values are all in a distribution's support; None where it is not known."""
     try:
         return bool(fn.support.check(value).all())
     except (AttributeError, NotImplementedError, RuntimeError, ValueError):  # none declared, or not one to broadcast

@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Data, Program, as_args
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args
 from pyro_vae.inference.programs.structure import Site, sample_sites
 
 
@@ -23,7 +23,7 @@ class Simulation:
         places: {site: i} where argument i is what the site observes.
     """
 
-    args: tuple[Tensor, ...]
+    args: Args
     latents: dict[str, Tensor]
     places: dict[str, int]
 
@@ -64,7 +64,7 @@ def simulate(model: Program, x: Data) -> Simulation:
     return Simulation(tuple(drawn), latents, places)
 
 
-def with_missing(drawn: Simulation, like: tuple[Tensor, ...]) -> Simulation:
+def with_missing(drawn: Simulation, like: Args) -> Simulation:
     """Take out of simulated data what is missing, NaN, in data of the same shape.
 
     Args:
@@ -78,7 +78,7 @@ def with_missing(drawn: Simulation, like: tuple[Tensor, ...]) -> Simulation:
     return Simulation(tuple(args), drawn.latents, drawn.places)
 
 
-def _place(name: str, site: Site, args: tuple[Tensor, ...]) -> int:
+def _place(name: str, site: Site, args: Args) -> int:
     """Return the position of the argument that a site observes."""
     data = site["infer"].get("observes", site["infer"]["obs"])  # VAE observes a copy where entries are missing
     for i, arg in enumerate(args):
@@ -90,7 +90,7 @@ def _place(name: str, site: Site, args: tuple[Tensor, ...]) -> int:
     )
 
 
-def example_data(model: Program, num_data: int, x: Data | None = None) -> tuple[Tensor, ...]:
+def example_data(model: Program, num_data: int, x: Data | None = None) -> Args:
     """Return arguments of the shape of ``num_data`` data, from example data or the model's ``event_shape``.
 
     Raises:

@@ -148,7 +148,7 @@ def _measure(dimensions: int, site: Site) -> str:
 
 
 def _dimensions(site: Site) -> int | None:
-    """Return in how many dimensions a site has a density, 0 if it is discrete, None where nobody knows."""
+    """Return in how many dimensions a site has a density, 0 if it is discrete, None where it is not known."""
     fn = site["fn"]
     try:
         if fn.support.is_discrete:

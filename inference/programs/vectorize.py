@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import pyro
 import torch
@@ -11,15 +10,14 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vae.inference.compile.precision import full_precision
-from pyro_vae.inference.programs.call import Program, fork_rng, training_mode
+from pyro_vae.inference.programs.call import Args, Program, fork_rng, full_precision, training_mode
 from pyro_vae.inference.programs.structure import PARTICLES, StructureError, check_structure, sample_sites
 
 PROBES = 3
 
 
 @torch.no_grad()
-def plan_particles(model: Program, guide: Program, args: tuple[Tensor, ...]) -> int:
+def plan_particles(model: Program, guide: Program, args: Args) -> int:
     """Return how many batch dimensions the programs' own plates use, or 0 to run particle by particle.
 
     Particles take one more dimension on the left, so that z has shape (K, B, D). A program that indexes or
@@ -51,7 +49,7 @@ def plan_particles(model: Program, guide: Program, args: tuple[Tensor, ...]) -> 
     return 0 if reason else depth
 
 
-def trace_pair(model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[Trace, Trace]:
+def trace_pair(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
     """Trace the guide, replay the model against it, and score every site; returns (model, guide) traces."""
     guide_trace = poutine.trace(guide).get_trace(*args)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
@@ -65,7 +63,7 @@ def scored(trace: Trace) -> Trace:
     return trace
 
 
-def _few(model: Program, guide: Program, args: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
+def _few(model: Program, guide: Program, args: Args) -> tuple[Args, int]:
     """Return a few data, or all where the programs are tied to their number, and the data plate's depth."""
     few = tuple(arg[:PROBES] for arg in args)
     try:
@@ -76,7 +74,7 @@ def _few(model: Program, guide: Program, args: tuple[Tensor, ...]) -> tuple[tupl
         return args, check_structure(*trace_pair(model, guide, args), len(args[0]))
 
 
-def _difference(model: Program, guide: Program, args: tuple[Tensor, ...], together: tuple[Trace, Trace]) -> str:
+def _difference(model: Program, guide: Program, args: Args, together: tuple[Trace, Trace]) -> str:
     """Return which site's log_prob differs between two particles run together and each alone, or ""."""
     for k in range(2):
         latents = {n: s["value"][k] for n, s in sample_sites(together[1]).items() if not s["is_observed"]}
@@ -92,5 +90,5 @@ def _difference(model: Program, guide: Program, args: tuple[Tensor, ...], togeth
     return ""
 
 
-def _alone(program: Program, args: tuple[Tensor, ...], latents: dict[str, Tensor]) -> Trace:
+def _alone(program: Program, args: Args, latents: dict[str, Tensor]) -> Trace:
     return scored(poutine.trace(poutine.condition(program, data=latents)).get_trace(*args))

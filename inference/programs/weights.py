@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Data, Program, as_args
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args
 from pyro_vae.inference.programs.structure import PARTICLES, Site, check_structure, sample_sites
 from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
 
@@ -39,7 +39,7 @@ class KLWeight(Messenger):
             msg["kl_weight"] = msg.get("kl_weight", 1.0) * self.beta
 
 
-Tracer = Callable[[Program, Program, tuple[Any, ...]], tuple[Trace, Trace]]
+Tracer = Callable[[Program, Program, Args], tuple[Trace, Trace]]
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class WeightTerms:
         prior: log p(z) of each latent site of the model.
         guide: log q(z | x) of each site of the guide.
         log_q: their sum without the weight that ``KLWeight`` gave them, shape (K, B).
-        guide_sites: the guide's sites, for the distributions and values behind the terms.
-        model_sites: the model's sites, likewise.
+        guide_sites: the guide's sites: the distributions and values behind the terms.
+        model_sites: the model's sites.
         inner_plates: number of batch dimensions inside the data plate.
     """
 
@@ -70,9 +70,19 @@ class WeightTerms:
         return next((site.get("kl_weight", 1.0) for site in self.guide_sites.values()), 1.0)
 
     @property
+    def log_likelihood(self) -> Tensor:
+        """Log p(x | z), the sum over observed sites, shape (K, B)."""
+        return total(self.likelihood)
+
+    @property
+    def log_prior(self) -> Tensor:
+        """Log p(z), the sum over the model's latent sites, shape (K, B)."""
+        return total(self.prior)
+
+    @property
     def log_p(self) -> Tensor:
         """Log joint density log p(x, z), shape (K, B)."""
-        return torch.stack([*self.likelihood.values(), *self.prior.values()]).sum(0)
+        return total(self.likelihood | self.prior)
 
     @property
     def kl_divisor(self) -> float | Tensor:
@@ -83,8 +93,12 @@ class WeightTerms:
     @property
     def log_w(self) -> Tensor:
         """Log importance weights, the sum of the terms, shape (K, B)."""
-        minus = list(self.guide.values())
-        return self.log_p - (torch.stack(minus).sum(0) if minus else 0)
+        return self.log_p - (total(self.guide) if self.guide else 0)
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """Return the sum over sites of terms of one shape, of at least one site."""
+    return torch.stack(list(terms.values())).sum(0)
 
 
 def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1) -> Tensor:
@@ -124,9 +138,9 @@ def weight_terms(
     """Return the terms of ``log_weights``, kept apart by site.
 
     Args:
-        model: as in ``log_weights``.
-        guide: as in ``log_weights``.
-        x: as in ``log_weights``.
+        model: Pyro program for p(x, z), called as ``model(x)``.
+        guide: Pyro program for q(z | x), called with the same arguments.
+        x: data, shape (B, *event), or a tuple of such tensors.
         num_particles: K.
         plan: what ``plan_particles`` returned for these programs, found out where K > 1 and it is not given.
         tracer: how the pair is run and scored; the estimators of a gradient run it in ways of their own.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pyro_vae.inference.annealing.chains import anneal
-from pyro_vae.inference.annealing.path import Annealing, CompiledTarget, Path, tune
+from pyro_vae.inference.annealing.path import Annealing, CompiledTarget, Path, start_of, tune
 from pyro_vae.inference.annealing.unconstrained import plan_for
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.proposals import check_proposal
-from pyro_vae.inference.scoring.base import Args, Method, Pair, Weights
+from pyro_vae.inference.scoring.base import Method, Programs, Weights
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class AIS(Annealing, Method):
             check_proposal(model, guide, batch)
 
     def weights(
-        self, pair: Pair, batch: Args, counts: list[int], advance: Callable[[int], object]
+        self, programs: Programs, batch: Args, counts: list[int], advance: Callable[[int], object]
     ) -> Iterator[Weights]:
         """Yield the weights of chains whose step sizes are tuned once for each chunk of data, and then frozen."""
-        guide = pair.guide if self.start == "guide" else None
-        plan = plan_for(pair.model, guide, batch)
-        tuning = tune(pair.model, guide, batch, settings=self, plan=plan)
+        guide = start_of(programs.guide, self)
+        plan = plan_for(programs.model, guide, batch)
+        tuning = tune(programs.model, guide, batch, settings=self, plan=plan)
         for count in counts:
             chains = anneal(
-                pair.model,
+                programs.model,
                 guide,
                 batch,
                 count,
@@ -65,12 +65,12 @@ class AIS(Annealing, Method):
                 plan=plan,
                 tuning=tuning,
                 advance=advance,
-                compiled=pair.compiled,
+                compiled=programs.compiled,
             )
             yield Weights(chains.log_w, chains.acceptance)
 
-    def compile(self, pair: Pair, chunk: Args, other: Args, count: int) -> CompiledTarget:
+    def compile(self, programs: Programs, chunk: Args, other: Args, count: int) -> CompiledTarget:
         """Return the log densities and gradients that chains move by; the pilot run has few of them, and stays."""
-        guide = pair.guide if self.start == "guide" else None
-        plan = plan_for(pair.model, guide, chunk)
-        return CompiledTarget(Path(pair.model, guide, chunk, count, self, plan), other)
+        guide = start_of(programs.guide, self)
+        plan = plan_for(programs.model, guide, chunk)
+        return CompiledTarget(Path(programs.model, guide, chunk, count, self, plan), other)

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae.inference.compile.record import CannotCompileError
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.scoring.tail import WeightStream
-
-Args = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class Pair:
+class Programs:
     """A model, a guide, and how their particles run.
 
     Attributes:
@@ -58,22 +56,22 @@ class Method(ABC):
 
     @abstractmethod
     def weights(
-        self, pair: Pair, batch: Args, counts: list[int], advance: Callable[[int], object]
+        self, programs: Programs, batch: Args, counts: list[int], advance: Callable[[int], object]
     ) -> Iterator[Weights]:
         """Yield the log weights of one chunk of data, in chunks of so many particles.
 
         Args:
-            pair: the programs.
+            programs: the programs.
             batch: arguments of the programs, B data.
             counts: particles in each chunk; they add up to K.
             advance: called with the number of weights done since the last call.
         """
 
-    def compile(self, pair: Pair, chunk: Args, other: Args, count: int) -> Any:
-        """Return what takes all the time as one compiled graph, which ``weights`` finds in the pair.
+    def compile(self, programs: Programs, chunk: Args, other: Args, count: int) -> Any:
+        """Return what takes all the time as one compiled graph, which ``weights`` finds in the programs.
 
         Args:
-            pair: the programs.
+            programs: the programs.
             chunk: a chunk of data, of the shape that is compiled.
             other: another of this shape, on which the graph is compared with the programs.
             count: particles in a chunk; chunks of other sizes run as they are.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Data, Program
-from pyro_vae.inference.scoring.estimates import Evidence, standard_error
+from pyro_vae.inference.programs.standard_errors import monte_carlo_error, standard_error
+from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.inference.scoring.evidence import evidence
 from pyro_vae.inference.scoring.importance import IW
 
@@ -63,13 +64,13 @@ def compare(evidences: Mapping[str, Evidence]) -> pd.DataFrame:
 def _row(rank: int, evidence: Evidence, best: Evidence) -> dict[str, float]:
     same = evidence is best
     difference: Tensor = best.log_px - evidence.log_px
-    noise = (best.std_error.square() + evidence.std_error.square()).sum().sqrt().item() / len(difference)
+    noise = monte_carlo_error(best.std_error.square() + evidence.std_error.square()).item()
     return {
         "rank": rank,
         "log_px": evidence.mean,
         "stderr": evidence.stderr,
         "diff": difference.mean().item(),
-        "diff_stderr": 0.0 if same else standard_error(difference),
+        "diff_stderr": 0.0 if same else standard_error(difference).item(),
         "diff_mc_stderr": 0.0 if same else noise,
         "bias": evidence.bias,
         "num_unreliable": evidence.num_unreliable,
@@ -131,7 +132,7 @@ class Gaps:
     def means(self) -> dict[str, tuple[float, float]]:
         """{part: (mean over data, its standard error over data and Monte Carlo)}, nats per datum."""
         parts = {"approximation": self.approximation, "amortization": self.amortization, "inference": self.inference}
-        return {name: (values.mean().item(), standard_error(values)) for name, values in parts.items()}
+        return {name: (values.mean().item(), standard_error(values).item()) for name, values in parts.items()}
 
     def __str__(self) -> str:
         """Return the means in one line."""

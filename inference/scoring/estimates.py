@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,14 +16,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.files import atomic_path
-from pyro_vae.inference.programs.call import fork_rng, training_mode
+from pyro_vae.inference.programs.call import Args
+from pyro_vae.inference.programs.loop import evaluation, send
 from pyro_vae.inference.programs.simulate import example_data, simulate
+from pyro_vae.inference.programs.standard_errors import monte_carlo_error, standard_error
 from pyro_vae.inference.scoring.posterior import Source, posterior_draws
-from pyro_vae.inference.training.batches import send
-
-if TYPE_CHECKING:
-    from pyro_vae.inference.scoring.posterior import Source
-
 
 KHAT_LIMIT = 0.7
 """Above it importance weights are not to be trusted (Vehtari et al., 2024)."""
@@ -80,12 +77,12 @@ class Evidence:
         Monte Carlo noise, so that s^2 already contains the mean Monte Carlo variance, and adding it would
         count it twice. NaN for N = 1. The noise's downward bias is in ``bias``, not here.
         """
-        return standard_error(self.log_px)
+        return standard_error(self.log_px).item()
 
     @property
     def mc_stderr(self) -> float:
         """The Monte Carlo part of ``stderr``: sqrt(sum_n std_error_n^2) / N."""
-        return (self.std_error.square().sum().sqrt() / len(self.std_error)).item()
+        return monte_carlo_error(self.std_error.square()).item()
 
     @property
     def bias(self) -> float:
@@ -138,8 +135,6 @@ class Evidence:
         Raises:
             ValueError: if the evidence was loaded from a file, which holds no programs.
         """
-        from pyro_vae.inference.scoring.estimates import to_arviz
-
         return to_arviz(self, num_draws, seed)
 
     def save(self, path: str | Path) -> None:
@@ -170,12 +165,6 @@ class Evidence:
             raise ValueError(f"Cannot read {path}: {error}. Run the evaluation again.") from error
 
 
-def standard_error(values: Tensor) -> float:
-    """Return the standard error of the mean of independent values, NaN for a single one."""
-    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
-
-
-PER_DATUM = ("log_px", "std_error", "ess", "khat", "elbo")
 Groups = dict[str, Any]
 
 
@@ -192,9 +181,9 @@ def to_arviz(evidence: Evidence, num_draws: int = 100, seed: int = 0) -> Any:
             "guide, x, ...) anew and call to_arviz() on what it returns."
         )
     source = replace(source, args=send(source.args, source.device))
-    with torch.no_grad(), training_mode(source.model, source.guide, False), fork_rng(source.device, seed):
+    with evaluation(source.model, source.guide, source.device, seed):
         groups = _groups(source, num_draws)
-    groups["constant_data"] = _dataset({name: getattr(evidence, name) for name in PER_DATUM}, ("data",))
+    groups["constant_data"] = _dataset({name: getattr(evidence, name) for name in _PER_DATUM}, ("data",))
     facts = {"inference_library": "pyro-vae", "method": evidence.method, "num_particles": evidence.num_particles}
     return _assemble(groups, facts)
 
@@ -219,7 +208,7 @@ def _groups(source: Source, num_draws: int) -> Groups:
     }
 
 
-def _observed(args: tuple[Tensor, ...], places: Mapping[str, int]) -> dict[str, Tensor]:
+def _observed(args: Args, places: Mapping[str, int]) -> dict[str, Tensor]:
     return {name: args[i] for name, i in places.items()}
 
 

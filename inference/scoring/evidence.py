@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from pyro_vae.core.checks import check_positive_int, check_seed, did_you_mean
-from pyro_vae.inference.compile.compile import check_compile
 from pyro_vae.inference.compile.precision import at_precision, check_precision, in_precision
+from pyro_vae.inference.compile.record import CannotCompileError
+from pyro_vae.inference.compile.worthwhile import check_compile, is_worthwhile
 from pyro_vae.inference.programs.call import (
+    Args,
     Data,
     Program,
     as_args,
     check_data,
-    fork_rng,
     place_programs,
     seed_rng,
     short_errors,
-    training_mode,
     unvalidated,
 )
+from pyro_vae.inference.programs.loop import batch_size, evaluation, progress_bar, send, split_data, split_particles
 from pyro_vae.inference.programs.proposals import check_observations
+from pyro_vae.inference.programs.standard_errors import standard_error
 from pyro_vae.inference.programs.vectorize import plan_particles
 from pyro_vae.inference.scoring import methods
-from pyro_vae.inference.scoring.base import Args, Method, Pair
-from pyro_vae.inference.scoring.compiled import compile_if_worthwhile
-from pyro_vae.inference.scoring.estimates import Evidence, standard_error
+from pyro_vae.inference.scoring.base import Method, Programs
+from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.inference.scoring.partial import PartialResults, hash_of_data, hash_of_programs, hash_of_text
 from pyro_vae.inference.scoring.posterior import Source
 from pyro_vae.inference.scoring.tail import WeightSummary
-from pyro_vae.inference.training.batches import send
 
 METHODS = {"iw": methods.IW, "jackknife": methods.Jackknife, "ais": methods.AIS}
 
@@ -106,42 +107,108 @@ def evidence(
     check_compile(compile)
     check_precision(precision)
     check_data(model, x, guide=guide)
-    args = as_args(x)
-    device = place_programs(model, guide, args, device)
-    chunk_data = max(1, min(len(args[0]), chunk_size // max(min(num_particles, 256), how.particles_of_its_own)))
-    counts = _split(num_particles, max(1, chunk_size // chunk_data))
-    data = hash_of_data(args)
+    device = place_programs(model, guide, as_args(x), device)
+    run = _Evaluation(how, as_args(x), device, num_particles, chunk_size, seed)
+    data = hash_of_data(run.args)
 
-    with training_mode(model, guide, False), fork_rng(device, seed), at_precision(precision, device, model, guide):
-        first, last = (
-            send(tuple(arg[s] for arg in args), device) for s in (slice(chunk_data), slice(-chunk_data, None))
-        )
-        programs = in_precision(model, precision), in_precision(guide, precision)
-        pair = _look_at(how, *programs, first, num_particles)
-        settings = (how, num_particles, chunk_size, seed, device.type, data, hash_of_programs(*programs, first))
+    with evaluation(model, guide, device, seed), at_precision(precision, device, model, guide):
+        first, last = run.examples()
+        programs = _prepare(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
+        of_programs = hash_of_programs(programs.model, programs.guide, first)
+        settings = (how, num_particles, chunk_size, seed, device.type, data, of_programs)
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
-        total = len(args[0]) * num_particles * how.steps_per_particle
         # By what there is in all, not what is left: a call that goes on rounds as it would have undisturbed.
-        pair = compile_if_worthwhile(how, pair, compile, total, (first, last), counts[0])
-        with tqdm(total=total, desc="log p(x)", unit="weight", unit_scale=True, disable=_hidden(progress)) as bar:
+        programs = compile_if_worthwhile(how, programs, compile, run.num_rounds, (first, last), run.counts[0])
+        with _errors_for_users(model):
+            run.score(programs, partial, progress)
+    partial.remove()
+    return run.result(partial.done, data, (model, guide))
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What is scored and how, and in what portions.
+
+    Attributes:
+        how: the estimator.
+        args: the data, wherever they are.
+        device: where the programs are.
+        num_particles: K.
+        chunk_size: largest number of (particle, datum) pairs in memory at once.
+        seed: seed of the draws.
+    """
+
+    how: Method
+    args: Args
+    device: torch.device
+    num_particles: int
+    chunk_size: int
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """Data in a chunk."""
+        most = max(1, self.chunk_size // self.how.particles_of_its_own)
+        return min(most, batch_size(len(self.args[0]), self.num_particles, self.chunk_size))
+
+    @property
+    def counts(self) -> list[int]:
+        """Particles in each chunk of a chunk of data."""
+        return split_particles(self.num_particles, self.size, self.chunk_size)
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of work in all, for the progress bar and the choice to compile."""
+        return len(self.args[0]) * self.num_particles * self.how.steps_per_particle
+
+    def examples(self) -> tuple[Args, Args]:
+        """Return the first and the last data as chunks of full size, on the device."""
+        ends = (slice(self.size), slice(-self.size, None))
+        first, last = (send(tuple(arg[end] for arg in self.args), self.device) for end in ends)
+        return first, last
+
+    def score(self, programs: Programs, partial: PartialResults, progress: bool) -> None:
+        """Weigh the chunks of data that are not done yet, and keep their summaries; on disk where it is interrupted."""
+        chunks = list(enumerate(split_data(self.args, self.size)))[len(partial.done) :]
+        with progress_bar(self.num_rounds, progress, "log p(x)", unit="weight") as bar:
             try:
-                with _running(model):
-                    for index, batch in _remaining(args, chunk_data, len(partial.done)):
-                        seed_rng(device, _seed_of_chunk(seed, index))
-                        partial.add(_summarize(how, pair, send(batch, device), counts, bar))
+                for index, batch in chunks:
+                    seed_rng(self.device, _seed_of_chunk(self.seed, index))
+                    partial.add(_summarize(self.how, programs, send(batch, self.device), self.counts, bar.update))
             except BaseException:
                 partial.write()
                 raise
-    partial.remove()
-    source = Source(model, guide, args, device)
-    return _collect(partial.done, num_particles, seed, str(how), data, how.debiased, source)
+
+    def result(self, parts: list[WeightSummary], data: str, programs: tuple[Program, Program]) -> Evidence:
+        """Join the chunks of data; refuse NaN and inf rather than average over it."""
+        joined = {n: torch.cat([part.tensors()[n] for part in parts]) for n in parts[0].tensors() if "bounds:" not in n}
+        log_px = joined["log_px"]
+        bad = log_px.isnan() | (log_px == math.inf)  # -inf is an answer: x has probability 0 at every particle
+        if bad.any():
+            datum = int(bad.nonzero()[0])
+            raise ValueError(
+                f"The log weights of datum {datum} are NaN or inf: the programs' parameters or densities are not "
+                "finite."
+            )
+        bounds = {k: torch.cat([part.bounds[k] for part in parts]) for k in parts[0].bounds}
+        curve = {k: (b.mean().item(), standard_error(b).item()) for k, b in bounds.items()}
+        return Evidence(
+            **joined,
+            curve=curve,
+            num_particles=self.num_particles,
+            seed=self.seed,
+            method=str(self.how),
+            data=data,
+            debiased=self.how.debiased,
+            source=Source(*programs, self.args, self.device),
+        )
 
 
 def as_method(method: str | Method) -> Method:
     """Return the estimator that a name or an estimator means.
 
     Raises:
-        ValueError: for a name that there is not.
+        ValueError: for an unknown name.
     """
     if isinstance(method, Method):
         return method
@@ -154,32 +221,42 @@ def as_method(method: str | Method) -> Method:
 
 
 @contextmanager
-def _running(model: Program) -> Iterator[None]:
+def _errors_for_users(model: Program) -> Iterator[None]:
     """Cut Pyro's tables from errors, and leave out checks of what a model that has its own has checked already."""
     with short_errors(), unvalidated() if hasattr(model, "check_data") else nullcontext():
         yield
 
 
-def _look_at(how: Method, model: Program, guide: Program, first: Args, num_particles: int) -> Pair:
+def _prepare(how: Method, model: Program, guide: Program, first: Args, num_particles: int) -> Programs:
     """Find out on the first chunk how the programs run, and whether they can be scored in this way."""
     with short_errors():
         check_observations(model, guide, first)
         how.check(model, guide, first)
         many = num_particles > 1 or how.particles_of_its_own > 1
-        return Pair(model, guide, plan_particles(model, guide, first) if many else None)
+        return Programs(model, guide, plan_particles(model, guide, first) if many else None)
 
 
-def _hidden(progress: bool) -> bool | None:
-    return None if progress else True
+def compile_if_worthwhile(
+    how: Method, programs: Programs, setting: bool | str, num_rounds: int, chunks: tuple[Args, Args], count: int
+) -> Programs:
+    """Return the programs with what the method compiles, always if the setting is True, if "auto" where that pays.
 
-
-def _split(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
-
-
-def _remaining(args: Args, chunk_data: int, done: int) -> Iterator[tuple[int, Args]]:
-    chunks = list(zip(*(arg.split(chunk_data) for arg in args), strict=True))
-    yield from list(enumerate(chunks))[done:]
+    Args:
+        how: the method.
+        programs: model and guide.
+        setting: True, False or "auto".
+        num_rounds: how many weights there will be, times the temperatures of each where they are annealed.
+        chunks: the first data and the last as chunks of full size.
+        count: particles in a chunk; chunks of another size run as they are.
+    """
+    if not is_worthwhile(num_rounds, "weights", setting):
+        return programs
+    try:
+        return replace(programs, compiled=how.compile(programs, *chunks, count))
+    except CannotCompileError as reason:
+        if setting is True:
+            warnings.warn(f"Cannot compile, so the weights are computed eagerly: {reason}.", stacklevel=3)
+        return programs
 
 
 def _seed_of_chunk(seed: int, index: int) -> int:
@@ -187,34 +264,10 @@ def _seed_of_chunk(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed % 2**64, index]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _summarize(how: Method, pair: Pair, batch: Args, counts: list[int], bar: tqdm) -> WeightSummary:
+def _summarize(
+    how: Method, programs: Programs, batch: Args, counts: list[int], advance: Callable[[int], object]
+) -> WeightSummary:
     stream = how.stream(len(batch[0]), sum(counts), batch[0].device)
-    for weights in how.weights(pair, batch, counts, bar.update):
+    for weights in how.weights(programs, batch, counts, advance):
         stream.add(weights.log_w, weights.acceptance)
     return stream.summary()
-
-
-def _collect(
-    parts: list[WeightSummary], num_particles: int, seed: int, method: str, data: str, debiased: bool, source: Source
-) -> Evidence:
-    """Join the chunks of data; refuse NaN and inf rather than average over it."""
-    joined = {n: torch.cat([part.tensors()[n] for part in parts]) for n in parts[0].tensors() if "bounds:" not in n}
-    log_px = joined["log_px"]
-    bad = log_px.isnan() | (log_px == math.inf)  # -inf is an answer: x has probability 0 at every particle
-    if bad.any():
-        datum = int(bad.nonzero()[0])
-        raise ValueError(
-            f"The log weights of datum {datum} are NaN or inf: the programs' parameters or densities are not finite."
-        )
-    bounds = {k: torch.cat([part.bounds[k] for part in parts]) for k in parts[0].bounds}
-    curve = {k: (b.mean().item(), standard_error(b)) for k, b in bounds.items()}
-    return Evidence(
-        **joined,
-        curve=curve,
-        num_particles=num_particles,
-        seed=seed,
-        method=method,
-        data=data,
-        debiased=debiased,
-        source=source,
-    )

@@ -13,14 +13,13 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vae.inference.compile.compile import layout
-from pyro_vae.inference.compile.state import compile_programs
-from pyro_vae.inference.programs.call import Program, unvalidated
+from pyro_vae.inference.compile.compile import compile_programs, layout
+from pyro_vae.inference.programs.call import Args, Program, unvalidated
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.structure import PARTICLES, Site, sample_sites
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import weight_terms
-from pyro_vae.inference.scoring.base import Args, Method, Pair, Weights
+from pyro_vae.inference.scoring.base import Method, Programs, Weights
 from pyro_vae.inference.scoring.refinement import NUM_PARTICLES, CompiledRefinement, refine
 from pyro_vae.inference.scoring.tail import JackknifeStream, WeightStream
 
@@ -37,10 +36,10 @@ def defensive_log_weights(
     Args:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x).
-        args: their arguments.
+        args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
         share: alpha.
-        plan: as in ``weight_terms``.
+        plan: what ``plan_particles`` found out about the programs, if anything.
 
     Source: Hesterberg (1995), Weighted Average Importance Sampling and Defensive Mixture Distributions.
     """
@@ -49,10 +48,10 @@ def defensive_log_weights(
         return _trace_mixture(model, guide, args, share)
 
     terms = weight_terms(model, guide, args, num_particles, plan=plan, tracer=tracer)
-    log_p = torch.stack(list(terms.prior.values())).sum(0)
+    log_p = terms.log_prior
     log_q = terms.log_q.nan_to_num(-math.inf, math.inf, -math.inf)  # a draw of the prior may be none of the guide's
     log_q = torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p)
-    return torch.stack(list(terms.likelihood.values())).sum(0) + log_p - log_q
+    return terms.log_likelihood + log_p - log_q
 
 
 def _trace_mixture(model: Program, guide: Program, args: Args, share: float) -> tuple[Trace, Trace]:
@@ -106,36 +105,40 @@ class _Importance(Method):
         check_proposal(model, guide, batch)
 
     def weights(
-        self, pair: Pair, batch: Args, counts: list[int], advance: Callable[[int], object]
+        self, programs: Programs, batch: Args, counts: list[int], advance: Callable[[int], object]
     ) -> Iterator[Weights]:
         """Yield log p(x, z) - log q(z) for z drawn from the guide, refined or mixed with the prior where asked."""
-        log_weights = self._of_data(pair, batch)
+        log_weights = self._of_data(programs, batch)
         for count in counts:
             yield Weights(log_weights(batch, count))
             advance(count * len(batch[0]))
 
-    def compile(self, pair: Pair, chunk: Args, other: Args, count: int) -> _Compiled:
+    def compile(self, programs: Programs, chunk: Args, other: Args, count: int) -> _Compiled:
         """Return what draws from the guide and weighs, and what fits the guide where asked."""
-        refinement = CompiledRefinement(pair.model, pair.guide, chunk, other, pair.plan) if self.refine else None
-        pair = replace(pair, guide=refinement.guide) if refinement else pair
-        return _Compiled(_CompiledWeights(pair, self._weigh(pair, pair.guide), chunk, other, count), refinement)
+        refinement = (
+            CompiledRefinement(programs.model, programs.guide, chunk, other, programs.plan) if self.refine else None
+        )
+        programs = replace(programs, guide=refinement.guide) if refinement else programs
+        return _Compiled(
+            _CompiledWeights(programs, self._weigh(programs, programs.guide), chunk, other, count), refinement
+        )
 
-    def _of_data(self, pair: Pair, batch: Args) -> LogWeights:
+    def _of_data(self, programs: Programs, batch: Args) -> LogWeights:
         """Return the log weights of these data: compiled where they are, of a guide that is fitted where asked."""
-        compiled: _Compiled | None = pair.compiled
-        guide = pair.guide
+        compiled: _Compiled | None = programs.compiled
+        guide = programs.guide
         if self.refine:
             how = None if compiled is None else compiled.refinement
-            guide = refine(pair.model, guide, batch, self.refine, plan=pair.plan, compiled=how)
+            guide = refine(programs.model, guide, batch, self.refine, plan=programs.plan, compiled=how)
         if compiled is not None and compiled.weights.guide is guide:
             return compiled.weights
-        return self._weigh(pair, guide)
+        return self._weigh(programs, guide)
 
-    def _weigh(self, pair: Pair, guide: Program) -> LogWeights:
+    def _weigh(self, programs: Programs, guide: Program) -> LogWeights:
         def log_weights(batch: Args, count: int) -> Tensor:
             if self.defensive:
-                return defensive_log_weights(pair.model, guide, batch, count, self.defensive, plan=pair.plan)
-            return weight_terms(pair.model, guide, batch, count, plan=pair.plan).log_w
+                return defensive_log_weights(programs.model, guide, batch, count, self.defensive, plan=programs.plan)
+            return weight_terms(programs.model, guide, batch, count, plan=programs.plan).log_w
 
         return log_weights
 
@@ -143,10 +146,12 @@ class _Importance(Method):
 class _CompiledWeights:
     """A function of the same log weights, compiled for the shapes of one chunk."""
 
-    def __init__(self, pair: Pair, function: LogWeights, chunk: Args, other: Args, count: int) -> None:
-        self.guide = pair.guide
+    def __init__(self, programs: Programs, function: LogWeights, chunk: Args, other: Args, count: int) -> None:
+        self.guide = programs.guide
         self._function, self._count, self._layout = function, count, layout(chunk)
-        self._graph = compile_programs(pair.model, pair.guide, lambda *args: (function(args, count),), chunk, other)
+        self._graph = compile_programs(
+            programs.model, programs.guide, lambda *args: (function(args, count),), chunk, other
+        )
 
     def __call__(self, batch: Args, count: int) -> Tensor:
         if count != self._count or layout(batch) != self._layout:
@@ -193,8 +198,8 @@ class Jackknife(_Importance):
     data are held in memory.
 
     Args:
-        defensive: as in ``IW``.
-        refine: as in ``IW``.
+        defensive: share of the draws that come from the prior instead of the guide, at their mixture's density.
+        refine: gradient steps that fit a guide of its own to each datum before the draws that count are made.
 
     Raises:
         ValueError: if a setting is out of its range.

@@ -1,4 +1,7 @@
-"""Estimators of log p(x): importance weighting, its jackknife, annealed importance sampling."""
+"""Estimators of log p(x), by name: importance weighting, its jackknife, annealed importance sampling.
+
+A method of one's own derives from ``Method``.
+"""
 
 from pyro_vae.inference.scoring.ais import AIS as AIS
 from pyro_vae.inference.scoring.base import Method as Method

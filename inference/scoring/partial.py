@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.files import atomic_path, make_folder
-from pyro_vae.inference.programs.call import Program, fork_rng, modules_of_both
+from pyro_vae.inference.programs.call import Args, Program, fork_rng, modules_of_both
 from pyro_vae.inference.programs.weights import weight_terms
 from pyro_vae.inference.scoring.tail import WeightSummary
 
@@ -86,7 +86,7 @@ def hash_of_text(text: str) -> str:
 
 
 @torch.no_grad()
-def hash_of_programs(model: Program, guide: Program, args: tuple[Tensor, ...]) -> str:
+def hash_of_programs(model: Program, guide: Program, args: Args) -> str:
     """Return a hash of the parameters of a pair of programs, and of what they do with some data and fixed noise.
 
     A constant, a closure or a line of code that changes shows in the log weights, and nowhere else.

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Program, check_data, fork_rng, place, training_mode
+from pyro_vae.inference.programs.call import Args, Program, check_data
+from pyro_vae.inference.programs.latents import latent_values
+from pyro_vae.inference.programs.loop import batches, evaluating, particle_terms
 from pyro_vae.inference.programs.structure import PARTICLES, sample_sites
-from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
-from pyro_vae.inference.programs.weights import weight_terms
+from pyro_vae.inference.programs.vectorize import plan_particles
 
 
 class Resampler:
@@ -48,13 +46,27 @@ class Resampler:
         self.log_sum = torch.logaddexp(self.log_sum.to(chunk.device), chunk)
         share = torch.where(possible, (chunk - self.log_sum).exp(), 0)
         weights = torch.where(possible, log_w.softmax(0), 1.0).T
-        chosen = torch.multinomial(weights, self.num_draws, replacement=True).T  # (R, B)
+        chosen = _draw_particles(weights, self.num_draws)
         kept = torch.rand(chosen.shape, dtype=share.dtype, device=share.device) >= share
         for name, value in values.items():
-            tail = [1] * (value.ndim - 2)
-            fresh = value.take_along_dim(chosen.reshape(*chosen.shape, *tail), 0)
+            fresh = _take(value, chosen)
             before = self.latents.get(name, fresh)
-            self.latents[name] = torch.where(kept.reshape(*kept.shape, *tail), before, fresh)
+            self.latents[name] = torch.where(_widened(kept, value.ndim), before, fresh)
+
+
+def _draw_particles(weights: Tensor, num_draws: int) -> Tensor:
+    """Return the numbers of R particles of each datum, drawn by weights of shape (B, K) with replacement: (R, B)."""
+    return torch.multinomial(weights, num_draws, replacement=True).T
+
+
+def _take(values: Tensor, chosen: Tensor) -> Tensor:
+    """Return the values (K, B, ...) of the particles that are chosen, (R, B): shape (R, B, ...)."""
+    return values.take_along_dim(_widened(chosen, values.ndim), 0)
+
+
+def _widened(index: Tensor, ndim: int) -> Tensor:
+    """Return a tensor (R, B) with so many dimensions, the further ones of size 1."""
+    return index.reshape(*index.shape, *[1] * (ndim - index.ndim))
 
 
 MAX_PAIRS = 10_000
@@ -74,7 +86,7 @@ class Source:
 
     model: Program
     guide: Program
-    args: tuple[Tensor, ...]
+    args: Args
     device: torch.device
 
 
@@ -99,7 +111,7 @@ class PosteriorDraws:
 def posterior_draws(
     model: Program,
     guide: Program,
-    args: tuple[Tensor, ...],
+    args: Args,
     num_draws: int,
     num_particles: int = 1000,
     *,
@@ -125,11 +137,8 @@ def posterior_draws(
     check_positive_int(num_particles, "num_particles")
     size = max(1, MAX_PAIRS // max(num_particles, num_draws))
     plan = plan_particles(model, guide, tuple(arg[:size] for arg in args))
-    parts = []
-    with tqdm(total=len(args[0]), desc="posterior", unit="datum", disable=None if progress else True) as bar:
-        for chunk in zip(*(arg.split(size) for arg in args), strict=True):
-            parts.append(_draws_of_chunk(model, guide, chunk, num_draws, num_particles, plan))
-            bar.update(len(chunk[0]))
+    chunks = batches(args, size, "posterior", progress)
+    parts = [_draws_of_chunk(model, guide, chunk, num_draws, num_particles, plan) for chunk in chunks]
 
     def join(name: str) -> dict[str, Tensor]:
         return {site: torch.cat([getattr(part, name)[site] for part in parts], 1) for site in getattr(parts[0], name)}
@@ -139,49 +148,27 @@ def posterior_draws(
 
 
 def _draws_of_chunk(
-    model: Program, guide: Program, args: tuple[Tensor, ...], num_draws: int, num_particles: int, plan: int
+    model: Program, guide: Program, args: Args, num_draws: int, num_particles: int, plan: int
 ) -> PosteriorDraws:
-    recorder = _Recorder()
-    terms = weight_terms(model, guide, args, num_particles, plan=plan, tracer=recorder)
-    log_w = terms.log_w
+    chunks = list(particle_terms(model, guide, args, num_particles, num_particles * len(args[0]), plan))
+    log_w = torch.cat([terms.log_w for terms in chunks])
     lost = log_w.isneginf().all(0)
     if lost.any():
         raise ValueError(
             f"Cannot draw from p(z|x): all weights of datum {int(lost.nonzero()[0])} of a chunk of {len(lost)} are 0. "
             "Leave out the data with log p(x) = -inf."
         )
-    chosen = torch.multinomial(log_w.T.softmax(1), num_draws, replacement=True).T  # (S, B)
+    chosen = _draw_particles(log_w.T.softmax(1), num_draws)
 
-    def choose(values: Tensor) -> Tensor:
-        index = chosen.reshape(*chosen.shape, *[1] * (values.ndim - 2))
-        return values.take_along_dim(index, 0)
+    def choose(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: _take(torch.cat([part[name] for part in parts]), chosen) for name in parts[0]}
 
-    drawn = recorder.values(num_particles)
-    latents = {name: choose(value) for name, value in drawn.items() if name in terms.prior}
-    likelihood = {name: choose(value) for name, value in terms.likelihood.items()}
-    return PosteriorDraws(latents, predict(model, args, latents, plan), likelihood, choose(log_w))
+    latents = choose([latent_values(terms) for terms in chunks])
+    likelihood = choose([terms.likelihood for terms in chunks])
+    return PosteriorDraws(latents, predict(model, args, latents, plan), likelihood, _take(log_w, chosen))
 
 
-class _Recorder:
-    """Tracer for ``weight_terms`` that keeps the latents of every run."""
-
-    def __init__(self) -> None:
-        self.runs: list[dict[str, Tensor]] = []
-
-    def __call__(self, model: Program, guide: Program, args: tuple[Any, ...]) -> tuple[Trace, Trace]:
-        traces = trace_pair(model, guide, args)
-        sites = sample_sites(traces[1]).items()
-        self.runs.append({name: site["value"] for name, site in sites if not site["is_observed"]})
-        return traces
-
-    def values(self, num_particles: int) -> dict[str, Tensor]:
-        """Return {site: value, shape (K, B, ...)}."""
-        if len(self.runs) == 1 and num_particles > 1:
-            return self.runs[0]
-        return {name: torch.stack([run[name] for run in self.runs]) for name in self.runs[0]}
-
-
-def predict(model: Program, args: tuple[Tensor, ...], latents: dict[str, Tensor], plan: int) -> dict[str, Tensor]:
+def predict(model: Program, args: Args, latents: dict[str, Tensor], plan: int) -> dict[str, Tensor]:
     """Draw the observed sites at given latents.
 
     Args:
@@ -202,13 +189,12 @@ def predict(model: Program, args: tuple[Tensor, ...], latents: dict[str, Tensor]
         return _observed(model, args, latents)
 
 
-def _observed(model: Program, args: tuple[Tensor, ...], latents: dict[str, Tensor]) -> dict[str, Tensor]:
+def _observed(model: Program, args: Args, latents: dict[str, Tensor]) -> dict[str, Tensor]:
     program = poutine.condition(poutine.uncondition(model), data=latents)
     sites = sample_sites(poutine.trace(program).get_trace(*args))
     return {name: site["value"] for name, site in sites.items() if site["infer"].get("was_observed")}
 
 
-@torch.no_grad()
 def impute(
     model: Program,
     guide: Program,
@@ -252,8 +238,7 @@ def impute(
     """
     check_positive_int(num_draws, "num_draws")
     check_data(model, x, guide=guide)
-    args, device = place(model, guide, (x,), device)
-    with training_mode(model, guide, False), fork_rng(device, seed):
+    with evaluating(model, guide, x, seed, device) as args:
         drawn = posterior_draws(model, guide, args, num_draws, num_particles, progress=progress).predictive
     if len(drawn) != 1:
         raise ValueError(f"Expected a model with one observed site to impute; it has {list(drawn)}.")

@@ -17,13 +17,12 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import AffineTransform, Transform
 
 from pyro_vae.core.distributions import as_pyro
-from pyro_vae.inference.compile.compile import layout
+from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.compile.precision import as_given
 from pyro_vae.inference.compile.record import Function
-from pyro_vae.inference.compile.state import compile_programs
-from pyro_vae.inference.guides import AmortizedGuide
+from pyro_vae.inference.guides.amortized import AmortizedGuide
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
-from pyro_vae.inference.programs.call import Program
+from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.structure import is_delta
 from pyro_vae.inference.programs.weights import weight_terms
 
@@ -34,7 +33,7 @@ NUM_PARTICLES = 8
 def refine(
     model: Program,
     guide: Program,
-    args: tuple[Tensor, ...],
+    args: Args,
     steps: int,
     *,
     plan: int | None = None,
@@ -57,9 +56,9 @@ def refine(
     Args:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x), continuous.
-        args: their arguments, B data; the guide that is returned is for these data alone.
+        args: their arguments, B data, tensors of shape (B, *event); the guide that is returned is for these data alone.
         steps: number of gradient steps.
-        plan: as in ``weight_terms``.
+        plan: what ``plan_particles`` found out about the programs, if anything.
         compiled: the gradient compiled, used for data of its shape; then it is its guide that is returned.
 
     Raises:
@@ -86,11 +85,11 @@ class CompiledRefinement:
     """The gradient by which a guide is fitted to each datum of a chunk, compiled for all chunks of a shape.
 
     Args:
-        model: as in ``refine``.
-        guide: as in ``refine``.
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x), continuous.
         chunk: data of the shape.
         other: other data of it, on which the graph is compared with the programs.
-        plan: as in ``refine``.
+        plan: what ``plan_particles`` found out about the programs.
 
     Attributes:
         guide: the guide that is fitted, to one chunk after another.
@@ -100,13 +99,11 @@ class CompiledRefinement:
         CannotCompileError: where the programs have to run as they are.
     """
 
-    def __init__(
-        self, model: Program, guide: Program, chunk: tuple[Tensor, ...], other: tuple[Tensor, ...], plan: int | None
-    ) -> None:
+    def __init__(self, model: Program, guide: Program, chunk: Args, other: Args, plan: int | None) -> None:
         self.guide, self._layout = _local_guide(guide, chunk), layout(chunk)
         self.gradient = compile_programs(model, self.guide, partial(_gradient, model, self.guide, plan), chunk, other)
 
-    def fits(self, args: tuple[Tensor, ...]) -> bool:
+    def fits(self, args: Args) -> bool:
         """Say whether data have the shape that the gradient was compiled for."""
         return layout(args) == self._layout
 
@@ -118,7 +115,7 @@ class CompiledRefinement:
         return self.guide
 
 
-def _local_guide(guide: Program, args: tuple[Tensor, ...]) -> LocalGuide:
+def _local_guide(guide: Program, args: Args) -> LocalGuide:
     given = as_given(guide)
     return _LocalFeatures(given, args[0]) if type(given) is AmortizedGuide else _LocalAffine(guide, args)
 
@@ -148,7 +145,7 @@ class _LocalFeatures(nn.Module):
 class _LocalAffine(nn.Module):
     """Any guide with a shift and a log scale of its own for each datum and latent site."""
 
-    def __init__(self, guide: Program, args: tuple[Tensor, ...]) -> None:
+    def __init__(self, guide: Program, args: Args) -> None:
         super().__init__()
         self.guide = guide
         self.names: list[str] = []

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.inference.programs.standard_errors import error_of_log_mean, standard_error
+
 FLAT = 1e-4
 """Largest weights within so many nats are equal: what is left in single precision is rounding."""
 
@@ -120,21 +122,13 @@ class WeightStream:
         ess = (2 * self.log_sum - self.log_sum_squares).exp()
         return WeightSummary(
             log_px=log_px.cpu(),
-            std_error=self._std_error(ess).cpu(),
+            std_error=error_of_log_mean(self.num_particles / ess, self.num_particles).cpu(),
             ess=ess.cpu(),
             elbo=(self.sum / self.num_particles).cpu(),
             khat=khat_from_tail(self.top),
             bounds=self.curve.bounds() | {self.num_particles: log_px.cpu()},
             acceptance=None if self.accepted is None else self.accepted.cpu(),
         )
-
-    def _std_error(self, ess: Tensor) -> Tensor:
-        """Return the delta method's standard error of log_px, NaN for K = 1.
-
-        se^2 = Var(w) / (K mean(w)^2) = (K / ESS - 1) / (K - 1), with the unbiased sample variance of w.
-        """
-        count = self.num_particles
-        return ((count / ess - 1).clamp(min=0) / (count - 1)).sqrt() if count > 1 else torch.full_like(ess, math.nan)
 
 
 class JackknifeStream(WeightStream):
@@ -174,7 +168,7 @@ def jackknife(log_w: Tensor) -> tuple[Tensor, Tensor]:
     pseudo = count * bound - (count - 1) * left
     defined = left.isfinite().all(0)
     estimate = torch.where(defined, pseudo.mean(0), bound)
-    return estimate, torch.where(defined, pseudo.std(0) / math.sqrt(count), torch.nan)
+    return estimate, torch.where(defined, standard_error(pseudo), torch.nan)
 
 
 def _sums_without_each(log_w: Tensor) -> Tensor:

@@ -1,1 +1,5 @@
-"""Training by stochastic variational inference: ``fit``, its steps, epochs, checkpoints and schedules."""
+"""Training by stochastic variational inference: ``fit`` runs ``epochs`` of a ``step``.
+
+``batches`` are what a step sees, ``schedules`` the weights of the KL term, ``checkpoints`` what is kept on disk;
+``compiled`` takes the step as one graph, and ``whole_step`` as one CUDA graph.
+"""

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-Batch = tuple[Tensor, ...]
+from pyro_vae.inference.programs.call import Args
+from pyro_vae.inference.programs.loop import send
+
 Transform = Callable[[Tensor], Tensor]
 
 
-def fits(args: Batch, device: torch.device) -> bool:
+def fits(args: Args, device: torch.device) -> bool:
     """Say whether data take no more than half of what a CUDA device has free; those that are there count nothing."""
     if device.type != "cuda":
         return True
@@ -19,18 +21,7 @@ def fits(args: Batch, device: torch.device) -> bool:
     return sum(arg.nbytes for arg in args if not arg.is_cuda) <= free / 2
 
 
-def send(batch: Batch, device: torch.device) -> Batch:
-    """Return tensors on the device; a copy to a GPU goes on by itself, from memory that stays where it is."""
-    pinned = (arg.pin_memory() if device.type == "cuda" and not arg.is_cuda else arg for arg in batch)
-    return tuple(arg.to(device, non_blocking=device.type == "cuda") for arg in pinned)
-
-
-def in_order(args: Batch, batch_size: int, device: torch.device) -> Iterator[Batch]:
-    """Yield the data in their order, so many at a time, on the device."""
-    return (send(batch, device) for batch in zip(*(arg.split(batch_size) for arg in args), strict=True))
-
-
-def transformed(transform: Transform | None, batch: Batch) -> Batch:
+def transformed(transform: Transform | None, batch: Args) -> Args:
     """Return a minibatch with its first tensor transformed."""
     return batch if transform is None else (transform(batch[0]), *batch[1:])
 
@@ -51,7 +42,7 @@ class Minibatches:
     """
 
     def __init__(
-        self, args: Batch, batch_size: int, device: torch.device, transform: Transform | None, resident: bool
+        self, args: Args, batch_size: int, device: torch.device, transform: Transform | None, resident: bool
     ) -> None:
         self.args = tuple(arg.to(device) for arg in args) if resident else args
         self.batch_size, self.device, self.transform, self.resident = batch_size, device, transform, resident
@@ -60,30 +51,30 @@ class Minibatches:
         """Return N."""
         return len(self.args[0])
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Args]:
         """Yield the minibatches of an epoch."""
         order = torch.randperm(len(self)).to(self.args[0].device)
         batches = (self._take(index) for index in order.split(self.batch_size))
         for batch in batches if self.resident else one_ahead(batches):
             yield self._transformed(batch)
 
-    def examples(self) -> tuple[Batch, Batch]:
+    def examples(self) -> tuple[Args, Args]:
         """Return the first and the last data as minibatches of full size, laid out in memory as those of an epoch."""
         every = torch.arange(len(self), device=self.args[0].device)
         first, last = self._take(every[: self.batch_size]), self._take(every[-self.batch_size :])
         return self._transformed(first), self._transformed(last)
 
-    def _transformed(self, batch: Batch) -> Batch:
+    def _transformed(self, batch: Args) -> Args:
         """Transform a minibatch, whole in memory: a step that is one CUDA graph copies it into memory of its own."""
         x, *others = transformed(self.transform, batch)
         return x.contiguous(), *others
 
-    def _take(self, index: Tensor) -> Batch:
+    def _take(self, index: Tensor) -> Args:
         rows = tuple(arg.index_select(0, index) for arg in self.args)  # copied whole, as arg[index] does not
         return send(rows, self.device)
 
 
-def one_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+def one_ahead(batches: Iterable[Args]) -> Iterator[Args]:
     """Yield the same, each when the next one has been made."""
     iterator = iter(batches)
     ready = next(iterator)

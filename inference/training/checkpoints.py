@@ -81,7 +81,7 @@ def load_checkpoint(path: str | Path, model: Program, guide: Program) -> State:
     Args:
         path: the file given to ``fit(checkpoint=...)``.
         model: module, built as for training. (Plain functions resume through ``fit(resume=True)``.)
-        guide: module, likewise.
+        guide: module, built as for training.
 
     Returns:
         the checkpoint, with "history" and "epoch".

@@ -7,22 +7,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from pyro_vae.inference.compile.compile import NotWorthwhileError, agree, layout
+from pyro_vae.inference.compile.compile import NotWorthwhileError, agree, compile_programs, layout
 from pyro_vae.inference.compile.record import CannotCompileError, Function
-from pyro_vae.inference.compile.state import Attributes, compile_programs, state_kept
-from pyro_vae.inference.programs.call import fork_rng, modules_of_both, training_mode
+from pyro_vae.inference.compile.worthwhile import excess, is_worthwhile
+from pyro_vae.inference.programs.call import Args, fork_rng, modules_of_both, training_mode
+from pyro_vae.inference.programs.state import Attributes, state_kept
+from pyro_vae.inference.training.step import Stepper
 from pyro_vae.inference.training.whole_step import WholeStep, host_settings, make_capturable
-
-if TYPE_CHECKING:
-    from pyro_vae.inference.training.step import Batch, Stepper
-
 
 SETTINGS = ("amsgrad", "maximize", "eps", "weight_decay", "lr")
 """What the kernel is told of a group besides betas, each time, since schedules change it."""
@@ -129,11 +127,9 @@ def _is_plain_adam(optimizer: Optimizer, group: dict[str, Any]) -> bool:
     )
 
 
-WORTHWHILE = 10_000
-"""Steps, times the particles of each, that pay for compilation: about 5 ms of each are saved, and 15 s spent."""
 MOST_OPERATIONS = 4000
-"""Operations in the graph of a step that so many steps pay for: each takes about 20 ms to compile, and more in large
-graphs, and saves 8 us a step."""
+"""Operations in the graph of a step that the fewest worthwhile steps pay for: each takes about 20 ms to compile, and
+more in large graphs, and saves 8 us a step."""
 LOSSES_FIRST = 1000
 """Losses without gradient that are computed as they are before they are compiled."""
 CHECK_EVERY = 500
@@ -144,7 +140,7 @@ def compile_if_worthwhile(
     stepper: Stepper,
     setting: bool | str,
     num_steps: int,
-    batches: tuple[Batch, Batch],
+    batches: tuple[Args, Args],
     warms_up: bool,
     announce: Callable[[str], object],
 ) -> str:
@@ -165,17 +161,17 @@ def compile_if_worthwhile(
         how the steps run, in words; where they were to be compiled and cannot be, a warning says why too.
     """
     work = num_steps * getattr(stepper.objective, "num_particles", 1)
-    if setting is False or (setting == "auto" and work < WORTHWHILE):
+    if not is_worthwhile(work, "steps", setting):
         return "eager"
     started = time.perf_counter()
     announce("compiling")
-    most = math.inf if setting is True else MOST_OPERATIONS * work / WORTHWHILE
+    most = math.inf if setting is True else MOST_OPERATIONS * excess(work, "steps")
     try:
         stepper.compiled = CompiledStep(stepper, *batches, warms_up, most)
     except NotWorthwhileError as reason:
         return f"eager: {reason}"
     except CannotCompileError as reason:
-        warnings.warn(f"Cannot compile, so training runs eagerly: {reason}.", stacklevel=3)
+        warnings.warn(f"Cannot compile, so training runs eagerly: {reason}.", stacklevel=4)
         return f"eager: {reason}"
     stepper.compiled_loss = CompiledLoss(stepper, batches[0])
     return f"compiled in {time.perf_counter() - started:.1f} s"
@@ -189,11 +185,11 @@ class CompiledLoss:
         batch: a minibatch of the shape that is compiled.
     """
 
-    def __init__(self, stepper: Stepper, batch: Batch) -> None:
+    def __init__(self, stepper: Stepper, batch: Args) -> None:
         self._stepper, self._shapes, self._calls = stepper, layout(batch), 0
         self._graph: Function | None = None
 
-    def __call__(self, batch: Batch) -> Tensor | None:
+    def __call__(self, batch: Args) -> Tensor | None:
         """Return the loss, or None where it is not compiled."""
         if layout(batch) != self._shapes:
             return None
@@ -202,7 +198,7 @@ class CompiledLoss:
             self._compile(batch)
         return None if self._graph is None else self._graph(*batch)[0]
 
-    def _compile(self, batch: Batch) -> None:
+    def _compile(self, batch: Args) -> None:
         stepper, other = self._stepper, tuple(arg.flip(0) for arg in batch)
 
         def loss(*batch: Tensor) -> tuple[Tensor]:
@@ -223,14 +219,14 @@ class CompiledStep:
         batch: a minibatch, whose shape all others have.
         other: another minibatch, on which the graph is compared with the programs.
         warms_up: whether the weight of the KL term changes; it is an input of the graph then.
-        most_operations: as in ``compiled``.
+        most_operations: how many operations in its graph are worth compiling.
 
     Raises:
         CannotCompileError: where the programs have to run as they are.
     """
 
     def __init__(
-        self, stepper: Stepper, batch: Batch, other: Batch, warms_up: bool, most_operations: float = math.inf
+        self, stepper: Stepper, batch: Args, other: Args, warms_up: bool, most_operations: float = math.inf
     ) -> None:
         self.shapes = layout(batch)
         self._stepper, self._warms_up, self._until_check = stepper, warms_up, CHECK_EVERY
@@ -248,11 +244,11 @@ class CompiledStep:
         if batch[0].is_cuda and make_capturable(stepper.optimizer):
             self._step = WholeStep(self._update, inputs, settings=partial(host_settings, stepper.optimizer))
 
-    def fits(self, batch: Batch) -> bool:
+    def fits(self, batch: Args) -> bool:
         """Say whether a minibatch has the shape that the graph was compiled for."""
         return layout(batch) == self.shapes
 
-    def __call__(self, batch: Batch, beta: float) -> Tensor:
+    def __call__(self, batch: Args, beta: float) -> Tensor:
         """Take one step and return the loss before it, which the next step may overwrite."""
         return self._step(*self._inputs(batch, beta))
 
@@ -270,7 +266,7 @@ class CompiledStep:
         self._stepper.update(self._take_step)
         return loss
 
-    def holds(self, batch: Batch, beta: float) -> bool:
+    def holds(self, batch: Args, beta: float) -> bool:
         """Say whether the graph still has the programs' values, compared from time to time.
 
         It has not where a program keeps count of its calls, say, in an attribute that is no tensor.
@@ -292,7 +288,7 @@ class CompiledStep:
         batch, beta = (inputs[:-1], inputs[-1]) if self._warms_up else (inputs, 1.0)
         return self._stepper.gradient(batch, beta)[: 1 + len(self._parameters)]
 
-    def _inputs(self, batch: Batch, beta: float) -> Batch:
+    def _inputs(self, batch: Args, beta: float) -> Args:
         """Return the inputs of the graph: the weight of the KL term is one of them where it changes."""
         if not self._warms_up:
             return batch

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
-from pyro_vae.inference.programs.call import fork_rng, training_mode
-from pyro_vae.inference.training.batches import Batch, in_order
+from pyro_vae.inference.programs.call import Args
+from pyro_vae.inference.programs.loop import evaluation, in_order
 from pyro_vae.inference.training.checkpoints import State, load_program_state, program_state
 from pyro_vae.inference.training.schedules import Schedule
 from pyro_vae.inference.training.step import Stepper
@@ -52,7 +52,7 @@ class Epochs:
         self.best: State | None = None
         self.best_epoch = 0
 
-    def train_epoch(self, batches: Iterable[Batch], schedule: Schedule, bar: tqdm) -> None:
+    def train_epoch(self, batches: Iterable[Args], schedule: Schedule, bar: tqdm) -> None:
         """Pass over the data once and append a row to the history."""
         started, count, beta = time.perf_counter(), 0, 1.0
         total = torch.zeros((), device=self.device, dtype=torch.float64)
@@ -77,11 +77,11 @@ class Epochs:
                 "the learning rate, clip the gradient (clip_norm=10), or check the scale of the data."
             )
 
-    def close_epoch(self, valid: Batch | None, seed: int) -> None:
+    def close_epoch(self, valid: Args | None, seed: int) -> None:
         """Validate on the same noise each time, remember the best epoch, and step the scheduler."""
         row = self.history[-1]
         if valid is not None:
-            with fork_rng(self.device, seed), training_mode(self.stepper.model, self.stepper.guide, False):
+            with evaluation(self.stepper.model, self.stepper.guide, self.device, seed):
                 losses = [self.stepper.loss(b) * len(b[0]) for b in in_order(valid, self.batch_size, self.device)]
             row["valid_bound"] = -sum(losses) / len(valid[0])
             if self.patience is not None and row["valid_bound"] >= max(r["valid_bound"] for r in self.history):

@@ -15,10 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.compile.compile import check_compile
 from pyro_vae.inference.compile.precision import at_precision, check_precision, in_precision
-from pyro_vae.inference.objectives import Objective
+from pyro_vae.inference.compile.worthwhile import check_compile
+from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.programs.call import (
+    Args,
     Data,
     Program,
     as_args,
@@ -28,6 +29,7 @@ from pyro_vae.inference.programs.call import (
     seed_rng,
     training_mode,
 )
+from pyro_vae.inference.programs.loop import progress_bar
 from pyro_vae.inference.training.batches import Minibatches, fits, transformed
 from pyro_vae.inference.training.checkpoints import load_program_state, read_checkpoint, save_checkpoint
 from pyro_vae.inference.training.compiled import compile_if_worthwhile
@@ -133,62 +135,106 @@ def fit(
     check_settings(data, epochs, batch_size, valid, patience, kl_warmup, clip_norm)
     check_compile(compile)
     check_precision(precision)
-    if not isinstance(objective, pyro.infer.ELBO | None) or type(objective).__name__.startswith("Jit"):
-        raise ValueError(
-            f"Expected objective to be a pyro.infer.ELBO object such as objectives.IWAE(5); got {objective!r}. "
-            "(Pyro's Jit objectives keep the first step's settings and know only parameters in the global store.)"
-        )
-    if resume and checkpoint is None:
-        raise ValueError("Expected checkpoint=PATH with resume=True; got no path to resume from.")
-    with fork_rng(next((a.device for a in as_args(data) if isinstance(a, Tensor)), torch.device("cpu")), seed):
-        check_data(model, transformed(transform, as_args(data)), "data", guide)
-    if valid is not None:
-        check_data(model, valid, "valid", guide)
+    _check_objective(objective)
+    path = _path_of(checkpoint, resume)
+    _check_all_data(model, guide, data, valid, transform, seed)
     objective = objective or pyro.infer.Trace_ELBO()
     device = place_programs(model, guide, as_args(data), device)
-    valid_args = None if valid is None else as_args(valid)
-    resident = fits((*as_args(data), *(valid_args or ())), device)
-    batches = Minibatches(as_args(data), batch_size, device, transform, resident)
-    if valid_args is not None and resident:
-        valid_args = tuple(arg.to(device) for arg in valid_args)
-    path = None if checkpoint is None else Path(checkpoint)
-    schedule_kl = as_schedule(kl_warmup)
+    batches, valid_args = _load(data, valid, batch_size, transform, device)
 
     with fork_rng(device, seed), training_mode(model, guide, True), at_precision(precision, device, model, guide):
-        first, last = batches.examples()
+        examples = batches.examples()
         programs = in_precision(model, precision), in_precision(guide, precision)
-        stepper = Stepper(*programs, objective, optimizer, clip_norm, first)
+        stepper = Stepper(*programs, objective, optimizer, clip_norm, examples[0])
         schedule = scheduler and scheduler(stepper.optimizer)
         run = Epochs(stepper, schedule, batch_size, len(batches), patience, device, precision)
         seed_rng(device, seed)  # whatever the programs drew while their parameters were found
-        if resume and path is not None:
-            run.load(read_checkpoint(path))
-        elif path is not None:
-            save_checkpoint(path, run.state())
-        with tqdm(
-            total=epochs * run.steps, initial=run.epoch * run.steps, unit="step", disable=None if progress else True
-        ) as bar:
-            try:
-                compile = False if compile == "auto" and _is_chunked(objective, batch_size) else compile
-                execution = compile_if_worthwhile(
-                    stepper,
-                    compile,
-                    epochs * run.steps,
-                    (first, last),
-                    kl_warmup != 0,
-                    bar.set_description_str,
-                )
-                while run.epoch < epochs and not run.out_of_patience():
-                    run.train_epoch(batches, schedule_kl, bar)
-                    run.close_epoch(valid_args, seed)
-                    if path is not None:
-                        save_checkpoint(path, run.state())
-                    bar.set_description_str(_describe(run.history[-1], epochs))
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(_interrupted(run.epoch, path)) from None
+        training = _Training(run, batches, valid_args, as_schedule(kl_warmup), epochs, seed, path)
+        training.start(resume)
+        setting = False if compile == "auto" and _is_chunked(objective, batch_size) else compile
+        execution = training.train(_Compilation(setting, examples, kl_warmup != 0), progress)
         if run.best is not None:
             load_program_state(run.best, model, guide, stepper.loose)
     return FitResult(run.history, run.best_epoch or None, path, execution)
+
+
+@dataclass(frozen=True)
+class _Compilation:
+    """Whether and on what the steps are compiled: the setting, two minibatches, and whether the KL weight changes."""
+
+    setting: bool | str
+    examples: tuple[Args, Args]
+    warms_up: bool
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A run of epochs, the data that it passes over, and the file that keeps its state.
+
+    Attributes:
+        run: the epochs, with steps, history and the state to resume from.
+        batches: the training data.
+        valid: the validation data, if there are any.
+        schedule: the weight of the KL term.
+        epochs: number of passes over the data in all.
+        seed: seed of the validation's noise.
+        path: the checkpoint's path; None keeps nothing.
+    """
+
+    run: Epochs
+    batches: Minibatches
+    valid: Args | None
+    schedule: Schedule
+    epochs: int
+    seed: int
+    path: Path | None
+
+    def start(self, resume: bool) -> None:
+        """Take up the state in the checkpoint, or write the first one."""
+        if resume and self.path is not None:
+            self.run.load(read_checkpoint(self.path))
+        else:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint, where one is kept."""
+        if self.path is not None:
+            save_checkpoint(self.path, self.run.state())
+
+    def train(self, compilation: _Compilation, progress: bool) -> str:
+        """Run the epochs that are left, compiled where that pays, and return how the steps ran."""
+        run, total = self.run, self.epochs * self.run.steps
+        done = run.epoch * run.steps
+        with progress_bar(total, progress, unit="step", unit_scale=False, initial=done) as bar:
+            try:
+                how = (compilation.setting, total, compilation.examples, compilation.warms_up)
+                execution = compile_if_worthwhile(run.stepper, *how, bar.set_description_str)
+                while run.epoch < self.epochs and not run.out_of_patience():
+                    self._one_epoch(bar)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(_interrupted(run.epoch, self.path)) from None
+        return execution
+
+    def _one_epoch(self, bar: tqdm) -> None:
+        self.run.train_epoch(self.batches, self.schedule, bar)
+        self.run.close_epoch(self.valid, self.seed)
+        self.save()
+        bar.set_description_str(_describe(self.run.history[-1], self.epochs))
+
+
+def _load(
+    data: Data,
+    valid: Data | None,
+    batch_size: int,
+    transform: Callable[[Tensor], Tensor] | None,
+    device: torch.device,
+) -> tuple[Minibatches, Args | None]:
+    """Return training data as minibatches and validation data, both on the device if they fit there together."""
+    args, valid_args = as_args(data), None if valid is None else as_args(valid)
+    resident = fits((*args, *(valid_args or ())), device)
+    if valid_args is not None and resident:
+        valid_args = tuple(arg.to(device) for arg in valid_args)
+    return Minibatches(args, batch_size, device, transform, resident), valid_args
 
 
 def _is_chunked(objective: pyro.infer.ELBO, batch_size: int) -> bool:
@@ -203,6 +249,36 @@ def _describe(row: Row, epochs: int) -> str:
 def _interrupted(epoch: int, path: Path | None) -> str:
     kept = f"The checkpoint {path} holds {epoch} epochs; resume from it." if path else "There is no checkpoint."
     return f"Interrupted in epoch {epoch + 1}. {kept}"
+
+
+def _check_objective(objective: pyro.infer.ELBO | None) -> None:
+    if not isinstance(objective, pyro.infer.ELBO | None) or type(objective).__name__.startswith("Jit"):
+        raise ValueError(
+            f"Expected objective to be a pyro.infer.ELBO object such as objectives.IWAE(5); got {objective!r}. "
+            "(Pyro's Jit objectives keep the first step's settings and know only parameters in the global store.)"
+        )
+
+
+def _path_of(checkpoint: str | Path | None, resume: bool) -> Path | None:
+    if resume and checkpoint is None:
+        raise ValueError("Expected checkpoint=PATH with resume=True; got no path to resume from.")
+    return None if checkpoint is None else Path(checkpoint)
+
+
+def _check_all_data(
+    model: Program,
+    guide: Program,
+    data: Data,
+    valid: Data | None,
+    transform: Callable[[Tensor], Tensor] | None,
+    seed: int,
+) -> None:
+    """Check the training data as the programs will see them, transformed, and the validation data."""
+    device = next((arg.device for arg in as_args(data) if isinstance(arg, Tensor)), torch.device("cpu"))
+    with fork_rng(device, seed):
+        check_data(model, transformed(transform, as_args(data)), "data", guide)
+    if valid is not None:
+        check_data(model, valid, "valid", guide)
 
 
 def check_settings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import pyro.infer
 import torch
@@ -13,13 +13,23 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pyro_vae.inference.objectives import Objective
-from pyro_vae.inference.programs.call import Program, modules_of_both
+from pyro_vae.inference.objectives.base import Objective
+from pyro_vae.inference.programs.call import Args, Program, modules_of_both
 from pyro_vae.inference.programs.proposals import check_latents
 from pyro_vae.inference.programs.weights import KLWeight
-from pyro_vae.inference.training.compiled import CompiledLoss, CompiledStep
 
-Batch = tuple[Tensor, ...]
+
+class FasterStep(Protocol):
+    """What takes steps in the stepper's place, for minibatches of one shape: ``CompiledStep``."""
+
+    def fits(self, batch: Args) -> bool:
+        """Say whether a minibatch has that shape."""
+
+    def holds(self, batch: Args, beta: float) -> bool:
+        """Say whether it still does what the programs do."""
+
+    def __call__(self, batch: Args, beta: float) -> Tensor:
+        """Take one step and return the loss before it."""
 
 
 class Stepper:
@@ -32,7 +42,7 @@ class Stepper:
         objective: pyro.infer.ELBO,
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
         clip_norm: float | None,
-        first: Batch,
+        first: Args,
     ) -> None:
         self.model, self.guide, self.objective, self.clip_norm = model, guide, objective, clip_norm
         modules = modules_of_both(model, guide)
@@ -46,10 +56,10 @@ class Stepper:
         _check_optimizer(self.optimizer)
         _count_plates(objective, model, guide, first)
         self.kl = KLWeight()
-        self.compiled: CompiledStep | None = None
-        self.compiled_loss: CompiledLoss | None = None
+        self.compiled: FasterStep | None = None
+        self.compiled_loss: Callable[[Args], Tensor | None] | None = None
 
-    def step(self, batch: Batch, beta: float = 1.0) -> Tensor | float:
+    def step(self, batch: Args, beta: float = 1.0) -> Tensor | float:
         """Take one step with this weight of the KL term and return the loss before it, in nats per datum."""
         self.kl.beta = beta
         if self.compiled is not None and self.compiled.fits(batch) and self._still_holds(self.compiled, batch, beta):
@@ -68,7 +78,7 @@ class Stepper:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         (take_step or self.optimizer.step)()
 
-    def gradient(self, batch: Batch, beta: float | Tensor = 1.0) -> tuple[Tensor | None, ...]:
+    def gradient(self, batch: Args, beta: float | Tensor = 1.0) -> tuple[Tensor | None, ...]:
         """Return the loss and its gradient by each parameter, None where it has none, and leave ``.grad`` alone."""
         self.kl.beta = beta
         size = self._size(batch)
@@ -77,10 +87,10 @@ class Stepper:
                 loss = self.objective.differentiable_loss(self.model, self.guide, *batch) / size
                 return loss.detach(), *torch.autograd.grad(loss, self.parameters, allow_unused=True)
             with _gradients_aside(self.parameters):
-                loss = _first(self.objective.loss_and_grads(self.model, self.guide, *batch)) / size
+                loss = _of_model(self.objective.loss_and_grads(self.model, self.guide, *batch)) / size
                 return torch.as_tensor(loss), *(None if p.grad is None else p.grad / size for p in self.parameters)
 
-    def _still_holds(self, compiled: CompiledStep, batch: Batch, beta: float) -> bool:
+    def _still_holds(self, compiled: FasterStep, batch: Args, beta: float) -> bool:
         if not compiled.holds(batch, beta):
             self.compiled = self.compiled_loss = None
             warnings.warn(
@@ -90,22 +100,22 @@ class Stepper:
             )
         return self.compiled is not None
 
-    def loss(self, batch: Batch) -> float:
+    def loss(self, batch: Args) -> float:
         """Return the loss in nats per datum."""
         loss = None if self.compiled_loss is None else self.compiled_loss(batch)
         return float(self.raw_loss(batch) if loss is None else loss)
 
     @torch.no_grad()
-    def raw_loss(self, batch: Batch) -> Tensor | float:
+    def raw_loss(self, batch: Args) -> Tensor | float:
         """Return the same by the programs as they are."""
         try:
             loss = self.objective.loss(self.model, self.guide, *batch)
         except NotImplementedError as error:
             name = type(self.objective).__name__
             raise ValueError(f"{name} has a gradient but no value to validate with. Fit without valid=...") from error
-        return _first(loss) / self._size(batch)
+        return _of_model(loss) / self._size(batch)
 
-    def _loss_and_grads(self, batch: Batch) -> Tensor | float:
+    def _loss_and_grads(self, batch: Args) -> Tensor | float:
         size = self._size(batch)
         with poutine.trace(param_only=True) as capture:
             if hasattr(self.objective, "differentiable_loss"):
@@ -120,9 +130,9 @@ class Stepper:
         for param in self.parameters:
             if param.grad is not None:
                 param.grad /= size
-        return _first(loss) / size
+        return _of_model(loss) / size
 
-    def _size(self, batch: Batch) -> int:
+    def _size(self, batch: Args) -> int:
         """Return what the loss is a sum over: 1 for ours, which is a mean already."""
         return 1 if isinstance(self.objective, Objective) else self.full_size or len(batch[0])
 
@@ -150,7 +160,7 @@ def _gradients_aside(parameters: list[Tensor]) -> Iterator[None]:
 
 
 def _find_parameters(
-    model: Program, guide: Program, batch: Batch, owned: Mapping[int, Tensor]
+    model: Program, guide: Program, batch: Args, owned: Mapping[int, Tensor]
 ) -> tuple[dict[str, Tensor], int | None]:
     """Run both programs once; return their param sites and the full size of a subsampled data plate."""
     few = tuple(arg[: max(1, len(arg) // 2)] for arg in batch)  # fewer than all, so that a full size stands out
@@ -191,7 +201,7 @@ def _check_optimizer(optimizer: Any) -> None:
         )
 
 
-def _count_plates(objective: pyro.infer.ELBO, model: Program, guide: Program, batch: Batch) -> None:
+def _count_plates(objective: pyro.infer.ELBO, model: Program, guide: Program, batch: Args) -> None:
     """Let Pyro's objective count the plates now, lest it draws random numbers for that at the first step."""
     enumerates = isinstance(objective, pyro.infer.TraceEnum_ELBO | pyro.infer.TraceTMC_ELBO)
     guesses = objective.vectorize_particles or enumerates
@@ -205,6 +215,6 @@ def param_sites(trace: Any) -> dict[str, Tensor]:
     return {name: site["value"].unconstrained() for name, site in sites if site["type"] == "param"}
 
 
-def _first(loss: Any) -> Any:
+def _of_model(loss: Any) -> Any:
     """Return the loss, or of several, as ReweightedWakeSleep has, the model's."""
     return loss[0] if isinstance(loss, tuple) else loss

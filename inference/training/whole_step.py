@@ -26,7 +26,7 @@ class CannotCaptureError(Exception):
 
 
 class WholeStep:
-    """A step that is run a few times as it is, then captured and replayed, without a word to the host.
+    """A step that is run a few times as it is, then captured and replayed without the host's part in it.
 
     A step that cannot be captured, such as one that waits for the GPU, goes on as it is, and a warning says why.
 

@@ -181,6 +181,6 @@ def test_progress_counts_to_the_end(monkeypatch):
         def update(self, n):
             self.done += n
 
-    monkeypatch.setattr("pyro_vae.inference.annealing.sandwich.tqdm", Bar)
+    monkeypatch.setattr("pyro_vae.inference.programs.loop.tqdm", Bar)
     run(LINEAR.model, x=EXAMPLE, num_data=5, num_temperatures=4, chunk_size=8)
     assert [(bar.done, bar.total) for bar in bars] == [(2 * 5 * 4 * 4,) * 2]

@@ -17,11 +17,10 @@ from test_svi_and_fit import OBJECTIVES, STOCK
 from torch import nn
 
 from pyro_vae.inference import AmortizedGuide, evidence, guides, methods, objectives
-from pyro_vae.inference.compile.compile import agree, compiled
+from pyro_vae.inference.compile import worthwhile
+from pyro_vae.inference.compile.compile import agree, compile_programs, compiled
 from pyro_vae.inference.compile.record import CannotCompileError, record
-from pyro_vae.inference.compile.state import compile_programs
 from pyro_vae.inference.programs.call import fork_rng
-from pyro_vae.inference.scoring import compiled as scoring
 from pyro_vae.inference.training import compiled as training
 from pyro_vae.inference.training.step import Stepper
 from pyro_vae.models import VAE, HierarchicalVAE, likelihoods, mlp, priors
@@ -162,13 +161,13 @@ def test_running_means_are_those_of_the_eager_run(recorded_only):
 
 def test_auto_compiles_long_runs_alone(monkeypatch, recorded_only):
     assert quick(*make_pair(), PIXELS).execution == "eager"
-    monkeypatch.setattr(training, "WORTHWHILE", 9 * 4)
+    monkeypatch.setitem(worthwhile.LEAST, "steps", 9 * 4)
     assert quick(*make_pair(), PIXELS).execution == "eager"
     assert quick(*make_pair(), PIXELS, objective=objectives.IWAE(4)).execution.startswith("compiled")
 
 
 def test_auto_leaves_large_programs_alone(monkeypatch, recorded_only):
-    monkeypatch.setattr(training, "WORTHWHILE", 9)
+    monkeypatch.setitem(worthwhile.LEAST, "steps", 9)
     monkeypatch.setattr(training, "MOST_OPERATIONS", 20)
     result = quick(*make_pair(), PIXELS)
     assert "operations take longer to compile than it saves" in result.execution
@@ -341,7 +340,7 @@ def test_guides_that_are_fitted_to_each_datum_are_recorded(how, amortized, monke
 def test_evidence_says_what_it_cannot_compile(monkeypatch, recorded_only):
     with pytest.warns(UserWarning, match="Cannot compile, so the weights are computed eagerly: a program reads"):
         evidence(*_with_model(_branch), PIXELS, 10, method=methods.IW(refine=2), compile=True, progress=False)
-    monkeypatch.setattr(scoring, "WORTHWHILE", 600)
+    monkeypatch.setitem(worthwhile.LEAST, "weights", 600)
     made = []
     monkeypatch.setattr(torch, "compile", lambda graph, **options: made.append(1) or graph)
     evidence(*make_pair(), PIXELS, 9, progress=False)

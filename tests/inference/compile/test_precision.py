@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.inference import AmortizedGuide, evidence, guides, log_weights, methods
 from pyro_vae.inference.compile.compile import agree
-from pyro_vae.inference.compile.precision import at_precision, full_precision, in_precision
+from pyro_vae.inference.compile.precision import at_precision, in_precision
 from pyro_vae.inference.objectives import ELBO, IWAE
-from pyro_vae.inference.programs.call import fork_rng
+from pyro_vae.inference.programs.call import fork_rng, full_precision
 from pyro_vae.inference.programs.vectorize import plan_particles
 from pyro_vae.inference.training.checkpoints import load_checkpoint
 from pyro_vae.inference.training.step import Stepper

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.inference.compile.state import Attributes
+from pyro_vae.inference.programs.state import Attributes
 
 
 class Keeper(nn.Module):

@@ -13,8 +13,7 @@ from scipy import stats
 from setups import make_pair
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
-from pyro_vae.inference.diagnostics import criticism as pit
-from pyro_vae.inference.diagnostics import ecdf_band, expected_coverage, sbc, uniformity
+from pyro_vae.inference.diagnostics import ecdf_band, expected_coverage, pit, sbc, uniformity
 from pyro_vae.inference.diagnostics.calibration import Counter
 from pyro_vae.inference.diagnostics.uniformity import holm, random_ranks
 

@@ -10,8 +10,7 @@ from scipy import stats
 from setups import make_pair, plain_guide, plain_model
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
-from pyro_vae.inference.diagnostics import PredictiveCheck, outliers, predictive_check
-from pyro_vae.inference.diagnostics import criticism as pit
+from pyro_vae.inference.diagnostics import PredictiveCheck, outliers, pit, predictive_check
 from pyro_vae.inference.programs.simulate import simulate
 from pyro_vae.inference.scoring.posterior import Resampler
 

@@ -17,8 +17,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.profiler import ProfilerActivity, profile
 
 from pyro_vae.inference import AmortizedGuide, guides, objectives
+from pyro_vae.inference.compile import worthwhile
 from pyro_vae.inference.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, RWS, TVO, Renyi, chunks
-from pyro_vae.inference.objectives.chunks import split_particles
+from pyro_vae.inference.programs.loop import split_particles
 from pyro_vae.inference.programs.weights import KLWeight
 from pyro_vae.models import VAE, likelihoods, priors
 
@@ -285,7 +286,7 @@ def test_fit_runs_chunks_eagerly_and_says_why():
 
 
 def test_fit_does_not_try_to_compile_chunks_by_itself(monkeypatch):
-    monkeypatch.setattr("pyro_vae.inference.training.compiled.WORTHWHILE", 1)
+    monkeypatch.setitem(worthwhile.LEAST, "steps", 1)
     assert quick(*make_pair(), PIXELS, objective=IWAE(5, chunk_size=40), epochs=1).execution == "eager"
 
 

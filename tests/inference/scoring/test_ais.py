@@ -10,6 +10,8 @@ from setups import make_pair
 from truth import GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import AmortizedGuide, Evidence, evidence, guides, methods
+from pyro_vae.inference.compile import worthwhile
+from pyro_vae.inference.scoring.base import Programs
 from pyro_vae.models import mlp
 
 
@@ -47,7 +49,7 @@ def test_name_default_chains_progress_and_seed(monkeypatch):
     assert math.isfinite(first.mean)
     counted = []
     how = methods.AIS(20, 2)
-    pair = methods.base.Pair(model, guide, None)
+    pair = Programs(model, guide, None)
     list(how.weights(pair, (x,), [5, 2], counted.append))
     assert sum(counted) == 7 * 3 * how.steps_per_particle
 
@@ -89,7 +91,7 @@ def test_chains_by_the_compiler_itself():
 
 def test_chains_are_compiled_where_they_are_many_and_run_together(monkeypatch, made):
     model, guide, x, _ = next(_annealed_pairs())
-    monkeypatch.setattr("pyro_vae.inference.scoring.compiled.WORTHWHILE", 5 * 4 * 10)
+    monkeypatch.setitem(worthwhile.LEAST, "weights", 5 * 4 * 10)
     for num_temperatures, count in ((9, 0), (10, 1)):
         evidence(model, guide, x, 4, method=methods.AIS(num_temperatures, 2), progress=False)
         assert len(made) == count

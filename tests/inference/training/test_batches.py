@@ -7,7 +7,8 @@ import torch
 from setups import PIXELS, losses_of, make_pair, quick, weights_of
 
 from pyro_vae.inference.compile.compile import layout
-from pyro_vae.inference.training.batches import Minibatches, fits, in_order, one_ahead, send
+from pyro_vae.inference.programs.loop import in_order, send
+from pyro_vae.inference.training.batches import Minibatches, fits, one_ahead
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 

@@ -1,23 +1,14 @@
-"""What programs keep from call to call beside their parameters, and compilation of those that keep it in tensors."""
+"""What programs keep from call to call beside their parameters: plain attributes and buffers of their modules."""
 
 from __future__ import annotations
 
-import math
-import pickle
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
-from pyro import get_param_store
 from torch import Tensor, nn
-
-from pyro_vae.inference.compile.compile import compiled
-from pyro_vae.inference.compile.record import CannotCompileError, Function
-from pyro_vae.inference.programs.call import Program, fork_rng, modules_of_both
 
 Plain = bool | int | float | str
 
@@ -76,7 +67,7 @@ class Snapshot:
     graph may hold them.
 
     Args:
-        modules: as in ``Attributes``.
+        modules: outermost ones; their submodules count too.
         earlier: a snapshot of the same modules, which shares its copies of what has not changed since.
     """
 
@@ -99,41 +90,6 @@ class Snapshot:
         self._now.put_back()
 
 
-def compile_programs(
-    model: Program,
-    guide: Program,
-    function: Function,
-    example: tuple[Tensor, ...],
-    other: tuple[Tensor, ...],
-    most_operations: float = math.inf,
-) -> Function:
-    """Compile a function of two programs, after a trial which says whether they keep anything but tensors.
-
-    Args:
-        model: one of the programs.
-        guide: the other.
-        function: as in ``compiled``.
-        example: likewise.
-        other: likewise.
-        most_operations: likewise.
-
-    Raises:
-        CannotCompileError: if so, or as ``compiled`` does. Buffers, attributes and parameters are then as before.
-    """
-    modules = modules_of_both(model, guide)
-    with state_kept(modules) as attributes:
-        with _no_other_noise(), fork_rng(example[0].device), _store_unchanged():
-            try:
-                function(*example)
-            except Exception as error:  # the run that is not compiled raises it again, in the program's own words
-                raise CannotCompileError(f"a program fails with {type(error).__name__}") from error
-        if name := attributes.changed():
-            raise CannotCompileError(
-                f"a program sets {name!r} anew in each call; keep it in a buffer, changed in place"
-            )
-        return compiled(function, example, other, most_operations, lambda: state_kept(modules))
-
-
 @contextmanager
 def state_kept(modules: list[nn.Module]) -> Iterator[Attributes]:
     """Put back buffers, such as the running means of batch normalisation, and attributes that a trial changes."""
@@ -147,32 +103,3 @@ def state_kept(modules: list[nn.Module]) -> Iterator[Attributes]:
         with torch.no_grad():
             for buffer, kept in zip(buffers, before, strict=True):
                 buffer.copy_(kept)
-
-
-@contextmanager
-def _store_unchanged() -> Iterator[None]:
-    """Refuse what announces new parameters or replaces one in Pyro's store, and take that back."""
-    store = get_param_store()
-    before = {name: (value, value.unconstrained()) for name, value in store.items()}
-    yield
-    for name, value in list(store.items()):
-        if name not in before:
-            del store[name]
-            raise CannotCompileError(f"parameter {name!r} turns up during training")
-        if value.unconstrained() is not before[name][1]:
-            store[name] = before[name][0].detach()
-            raise CannotCompileError(f"a program replaces parameter {name!r} in Pyro's store in each call")
-
-
-@contextmanager
-def _no_other_noise() -> Iterator[None]:
-    """Refuse draws from the generators of Python or NumPy, and take them back: a record would repeat them for good."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is users' programs that draw
-    try:
-        yield
-        drawn = random.getstate() != python or pickle.dumps(np.random.get_state()) != pickle.dumps(numpy)  # noqa: NPY002 - likewise
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-    if drawn:
-        raise CannotCompileError("a program draws random numbers from Python or NumPy; draw them from torch")
