@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -70,7 +70,7 @@ def run(options: Namespace) -> None:
 
 
 def score(
-    directory: Run, trained: Trained, num_particles: int, split: str = "test", device: str = "auto", **settings: object
+    directory: Run, trained: Trained, num_particles: int, split: str = "test", device: str = "auto", **settings: Any
 ) -> None:
     """Estimate log p(x), write result and report, and print the line that says it.
 
@@ -83,8 +83,8 @@ def score(
         settings: further ones of ``evidence``.
     """
     kind, splits = trained.kind, trained.splits
-    how: dict[str, object] = {"device": device, "checkpoint": directory.path, **settings}
-    ev = evidence(trained.model, trained.guide, kind.data(splits, split), num_particles, **how)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"device": device, "checkpoint": directory.path, **settings}
+    ev = evidence(trained.model, trained.guide, kind.data(splits, split), num_particles, **how)
     cited = facts(trained.config, splits, ev, split, str(next(trained.model.parameters()).device))
     bits = bits_per_dimension(trained.config.parts.likelihood, splits, ev)
     cited |= {"bits per dimension": bits} if bits else {}

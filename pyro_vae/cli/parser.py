@@ -56,7 +56,7 @@ class Choices:
     def part(self, kind: str) -> type | None:
         """Return the class of a kind of part, None where none is named and there is no default."""
         default = self.defaults.get(kind)
-        return self.classes.get(kind) or (default and REGISTRIES[kind].find(default.class_path))
+        return self.classes.get(kind, None if default is None else REGISTRIES[kind].find(default.class_path))
 
     def start(self, kind: str) -> dict[str, Any] | None:
         """Return what the parser starts from: the arguments of a default are its own, but for a learning rate."""

@@ -121,7 +121,7 @@ def _fit(
             batch_size=training.batch_size,
             valid=kind.data(splits, "valid"),
             optimizer=OPTIMIZERS.partial(training.optimizer),
-            scheduler=training.scheduler and SCHEDULERS.partial(training.scheduler),
+            scheduler=None if training.scheduler is None else SCHEDULERS.partial(training.scheduler),
             kl_warmup=training.kl_warmup,
             clip_norm=training.clip_norm,
             patience=training.patience,
@@ -138,8 +138,7 @@ def _fit(
 
 
 def _score(directory: Run, trained: Trained) -> None:
-    training = trained.config.training
-    how = {"device": training.device, "compile": training.compile, "precision": training.precision}
+    how: dict[str, Any] = {name: trained.config[name] for name in ("device", "compile", "precision")}
     try:
         score(directory, trained, trained.config.num_particles, **how)
     except KeyboardInterrupt:

@@ -118,7 +118,7 @@ def _read(
         )
     splits, values = _from_arrays(read_arrays(path), path.name, str(path), generator, missing)
     names = read_header(path) if path.suffix.lower() == ".csv" else None
-    return replace(splits, columns=names and tuple(names)), values
+    return replace(splits, columns=None if names is None else tuple(names)), values
 
 
 def _digits(generator: torch.Generator) -> Splits:

@@ -138,7 +138,7 @@ class Config:
         unknown = next((name for name in values if name not in (*SETTINGS, "format")), None)
         if unknown is not None:
             raise ValueError(f"Unknown setting {unknown!r} in the config.{did_you_mean(unknown, SETTINGS)}")
-        groups = {group: {} for group in (*GROUPS, "")}
+        groups: dict[str, dict[str, Any]] = {group: {} for group in (*GROUPS, "")}
         for name, value in values.items():
             if name in SETTINGS:
                 groups[SETTINGS[name]][name] = Spec.of(value) if name in PARTS and value is not None else value

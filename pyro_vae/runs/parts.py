@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from pyro_vae.core.conditioning import join
 from pyro_vae.core.registry import Registry, Spec
 from pyro_vae.data.splits import Splits
+from pyro_vae.data.tables import LIKELIHOODS
 from pyro_vae.models.networks import Factory, NetworkFactory, mlp
 from pyro_vae.runs.config import ACTIVATIONS, LATENT_DIM, Config
 from pyro_vae.runs.loading import filled
-from pyro_vae.runs.registry import DECODERS, ENCODERS, GUIDES, LIKELIHOODS, PRIORS
+from pyro_vae.runs.registry import DECODERS, ENCODERS, GUIDES, PRIORS
 
 NETWORKS = {"encoder": ENCODERS, "decoder": DECODERS}
 ImageShape = tuple[int, int, int]
