@@ -6,12 +6,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from setups import make_pair
+from programs import make_pair
 from truth import GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import AmortizedGuide, guides
-from pyro_vae.inference.diagnostics import criticism as pit
-from pyro_vae.inference.diagnostics import predictive_check
+from pyro_vae.inference.diagnostics import pit, predictive_check
 from pyro_vae.inference.programs.simulate import example_data, simulate, with_missing
 from pyro_vae.models import VAE, likelihoods, mlp, priors
 
