@@ -32,8 +32,9 @@ def pytest_configure(config):
 
     Small operations on two threads wait for each other: where the cores are shared that is most of the time.
     """
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
+    if not config.getoption("--exact"):  # how sums are split between threads shows in the last bits
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}_{worker}"
     if config.getoption("--device") != "cpu":

@@ -115,6 +115,34 @@ def branch(z):
     return 1.0 if z.mean() > 0 else 0.0
 
 
+def counting_programs():
+    """z ~ N(0, 1), x | z ~ N(z, 1) and its exact guide, with the numbers of latents that exist at once in each call."""
+    sizes = []
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            sizes.append(z.numel())
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            sizes.append(pyro.sample("z", dist.Normal(x / 2, 0.5**0.5)).numel())
+
+    return model, guide, sizes
+
+
+def decoded(decode, dim=3):
+    """z ~ N(0, I), x | z ~ N(decode(z), 0.49 I), as somebody else may write it."""
+
+    def model(x):
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(dim, dtype=torch.float64), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decode(z), 0.7).to_event(1), obs=x)
+
+    return model
+
+
 class TwoLayers(nn.Module):
     """a ~ N(0, 1), b | a ~ N(u a, 1), x | b ~ N(w b, 1); q(b | x) = N(m x, s^2), q(a | b) = N(r b, t^2)."""
 

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import make_pair
+from programs import counting_programs, make_pair
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.inference.diagnostics import expected_coverage, pit, sbc
@@ -222,18 +222,7 @@ def test_a_guide_without_inverse_has_sbc_and_no_coverage():
 
 @pytest.mark.parametrize("name", [*BOTH, "pit"])
 def test_no_more_pairs_than_the_chunk_size_exist_at_once(name):
-    sizes = []
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-            sizes.append(z.numel())
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            sizes.append(pyro.sample("z", dist.Normal(x / 2, 0.5**0.5)).numel())
-
+    model, guide, sizes = counting_programs()
     if name == "pit":
         pit(model, torch.randn(50), num_draws=19, chunk_size=40, **quiet)
     else:

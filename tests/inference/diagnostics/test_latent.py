@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import chain_guide, chain_model, make_pair, plain_guide, plain_model
+from programs import chain_guide, chain_model, counting_programs, make_pair, plain_guide, plain_model
 from torch.distributions import kl_divergence
 from truth import BernoulliMixture, Diagonal, GammaPoisson, LinearGaussian
 
@@ -166,18 +166,7 @@ def test_any_pair_of_programs(name):
 @pytest.mark.parametrize("num_particles", [16, 300])
 @pytest.mark.parametrize("name", ALL)
 def test_no_more_pairs_than_the_chunk_size_exist_at_once(name, num_particles):
-    sizes = []
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-            sizes.append(z.numel())
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            sizes.append(pyro.sample("z", dist.Normal(x / 2, 0.5**0.5)).numel())
-
+    model, guide, sizes = counting_programs()
     ALL[name](model, guide, torch.randn(12), num_particles=num_particles, chunk_size=40, **quiet)
     assert max(sizes) <= 40
 

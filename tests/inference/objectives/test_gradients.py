@@ -61,10 +61,10 @@ DISCRETE = {
 @pytest.mark.parametrize("beta", [1.0, 0.4])
 @pytest.mark.parametrize("name", DISCRETE)
 def test_discrete_gradients_have_the_mean_that_brute_force_gives(name, beta):
-    # 40 repeats x 900 data; 5 parameters at 5 standard errors: one false alarm in 15,000.
+    # 60 repeats x 600 data; 5 parameters at 5 standard errors: one false alarm in 300,000.
     program, objective = Coin(), DISCRETE[name]
     exact = program.gradient(program.exact(objective.bound, objective.num_particles, X, beta).mean())
-    within_errors(*mean_gradient(program, objective, 40, copies=300, beta=beta), exact)
+    within_errors(*mean_gradient(program, objective, 60, beta=beta), exact)
 
 
 @pytest.mark.parametrize("beta", [1.0, 2.5])

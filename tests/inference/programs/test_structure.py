@@ -6,20 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import decoded
 
 from pyro_vae.inference import log_weights
 
 D, P = 3, 4
 WEIGHT = torch.randn(D, P, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def _model(decode):
-    def model(x):
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", dist.Normal(torch.zeros(D, dtype=torch.float64), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(decode(z), 0.7).to_event(1), obs=x)
-
-    return model
 
 
 def _forgot_to_event(x):
@@ -83,7 +75,7 @@ SILENT = {
     "one batch too many": (_forgot_to_squeeze, _scalar_guide, (6, 1), r"declare them with \.to_event\(n\)"),
     "subsampled inside": (_inner_subsample, _outer_guide, (6, 4), "plate 'counts'; it is subsampled, 2 of 4"),
     "guide narrower": (
-        _model(lambda z: z[..., :1] * WEIGHT[0]),
+        decoded(lambda z: z[..., :1] * WEIGHT[0]),
         _wide_guide,
         (6, P),
         r"event shape at latent site 'z'; model \(3,\)",

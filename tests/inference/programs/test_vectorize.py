@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import decoded
 from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
 from torch import nn
 from torch.nn import functional
@@ -19,15 +20,6 @@ from pyro_vae.inference.programs.vectorize import plan_particles
 
 D, P = 3, 4
 WEIGHT = torch.randn(D, P, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def _model(decode):
-    def model(x):
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", dist.Normal(torch.zeros(D, dtype=torch.float64), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(decode(z), 0.7).to_event(1), obs=x)
-
-    return model
 
 
 def _guide(x):
@@ -50,7 +42,7 @@ X = torch.randn(6, P, generator=torch.Generator().manual_seed(1), dtype=torch.fl
 
 @pytest.mark.parametrize("name", FROM_THE_LEFT)
 def test_programs_that_count_dimensions_from_the_left_run_one_by_one_and_rightly(name):
-    model = _model(FROM_THE_LEFT[name])
+    model = decoded(FROM_THE_LEFT[name])
     with pytest.warns(UserWarning, match=r"run one by one.*count dimensions from the right"):
         log_w = log_weights(model, _guide, X, 5)
     assert log_w.shape == (5, 6)
@@ -65,13 +57,13 @@ def test_programs_that_count_dimensions_from_the_left_run_one_by_one_and_rightly
 
 def test_programs_that_count_from_the_right_run_at_once():
     for decode in (lambda z: functional.softmax(z, -1) @ WEIGHT, lambda z: z.cumsum(-1) @ WEIGHT):
-        assert plan_particles(_model(decode), _guide, (X,)) == 1
+        assert plan_particles(decoded(decode), _guide, (X,)) == 1
 
 
 def test_looking_leaves_generator_and_mode_alone():
     dropout = nn.Sequential(nn.Dropout(0.5), nn.Linear(D, P).double())
     state = torch.get_rng_state()
-    assert plan_particles(_model(dropout), _guide, (X,)) == 1
+    assert plan_particles(decoded(dropout), _guide, (X,)) == 1
     assert torch.equal(torch.get_rng_state(), state)
     assert dropout.training
 
@@ -79,7 +71,7 @@ def test_looking_leaves_generator_and_mode_alone():
 def test_objectives_train_a_program_that_runs_one_by_one():
     decoder = nn.Linear(D, P).double()
     objective = objectives.IWAE(4)
-    model = _model(lambda z: decoder(z.view(len(z), -1)))
+    model = decoded(lambda z: decoder(z.view(len(z), -1)))
     with pytest.warns(UserWarning, match="one by one"):
         objective.differentiable_loss(model, _guide, X).backward()
     assert decoder.weight.grad.abs().sum() > 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import PIXELS, make_pair
+from programs import PIXELS, evidence_of, make_pair
 from truth import GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import Evidence, evidence
@@ -18,7 +20,7 @@ from pyro_vae.inference import Evidence, evidence
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=FutureWarning)
     import arviz as az
-from programs import evidence_of
+matplotlib.use("Agg")
 
 
 def test_result_line():
@@ -102,8 +104,13 @@ def test_arviz_summarises_and_plots_it():
     assert len(summary) == 4
     posterior = truth.posterior(truth.sample(2)).mean.flatten()
     np.testing.assert_allclose(summary["mean"].astype(float), posterior, atol=0.8)
+    plt.close("all")
     (az.plot_forest if "plot_forest" in vars(az) else az.plot_dist)(data)
     (az.plot_posterior if "plot_posterior" in vars(az) else az.plot_dist)(data)
+    figures = [plt.figure(number) for number in plt.get_fignums()]
+    assert len(figures) == 2
+    assert all(axes.has_data() for figure in figures for axes in figure.axes)
+    plt.close("all")
 
 
 def test_modules_plates_and_programs_run_one_by_one():

@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import evidence_of, split_evidence
+from programs import counting_programs, evidence_of, split_evidence
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import AmortizedGuide, evidence, guides
@@ -69,21 +69,10 @@ def test_answer_does_not_depend_on_chunk_size_beyond_noise(chunk_size):
 
 @pytest.mark.parametrize(("num_particles", "chunk_size"), [(1, 7), (50, 7), (3, 100), (1000, 300), (400, 1000)])
 def test_no_more_pairs_than_the_chunk_size_exist_at_once(num_particles, chunk_size):
-    sizes = []
-
-    def model(x):
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
-            sizes.append(z.numel())
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", x.shape[0]):
-            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
-
+    model, guide, sizes = counting_programs()
     ev = evidence(model, guide, torch.randn(40), num_particles, chunk_size=chunk_size, progress=False)
     assert max(sizes) <= chunk_size
-    assert sum(sizes) >= 40 * num_particles  # a few more to see how the programs run
+    assert sum(sizes) >= 2 * 40 * num_particles  # in model and guide, and a few more to see how the programs run
     assert len(ev.log_px) == 40
 
 

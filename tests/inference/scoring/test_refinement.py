@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import make_pair
+from programs import counting_programs, make_pair
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.inference import AmortizedGuide, evidence, guides, log_weights, methods
@@ -79,17 +79,6 @@ def test_auxiliary_guides_cannot_be_refined():
 
 
 def test_a_guide_is_fitted_in_bounded_memory():
-    sizes = []
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            sizes.append(z.numel())
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x / 3, 1.0))
-
+    model, guide, sizes = counting_programs()
     evidence(model, guide, torch.randn(40), 2, method=methods.IW(refine=3), chunk_size=64, progress=False)
     assert max(sizes) <= 64
