@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
+import os
+import tempfile
 
 import numpy as np
 import pyro
@@ -25,7 +28,15 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_configure(config):
-    """Let torch look for Triton once, before tests that hide the GPU would answer for all: it asks no more."""
+    """Give each worker one thread and a cache of its own, and let torch look for Triton, which it does only once.
+
+    Small operations on two threads wait for each other: where the cores are shared that is most of the time.
+    """
+    if not config.getoption("--exact"):  # how sums are split between threads shows in the last bits
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}_{worker}"
     if config.getoption("--device") != "cpu":
         has_triton()
 
@@ -50,6 +61,14 @@ def folder(tmp_path, monkeypatch):
     bits = np.random.default_rng(0).random((100, 6)) < 0.4
     np.save("bits.npy", bits.astype(np.float32))
     return tmp_path
+
+
+@pytest.fixture
+def recorded_only(monkeypatch):
+    """Leave recorded graphs as they are, since the compiler needs seconds for each; return those it would get."""
+    graphs = []
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: graphs.append(graph) or graph)
+    return graphs
 
 
 @pytest.fixture(autouse=True)

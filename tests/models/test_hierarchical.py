@@ -1,115 +1,53 @@
-"""Hierarchies of latent layers and their guides, against the linear one, whose posterior and evidence are normal."""
+"""Hierarchies of latent layers, against the linear one, whose posterior and evidence are normal."""
 
 from __future__ import annotations
-
-import copy
-import math
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from truth import LinearHierarchy
 
-from pyro_vae.inference import evidence, fit, guides, log_weights, objectives, weight_terms
+from pyro_vae.inference import evidence, guides, log_weights, objectives, weight_terms
 from pyro_vae.inference.guides import HierarchicalGuide, LadderGuide
-from pyro_vae.inference.guides.ladder import combine
-from pyro_vae.models import HierarchicalVAE, gated_mlp, likelihoods, mlp, priors
+from pyro_vae.models import HierarchicalVAE, likelihoods, mlp, priors
 
 F64 = torch.float64
-A, LOC, S1 = 0.8, -0.3, 0.6  # z_1 | z_2 ~ N(A z_2 + LOC, S1^2)
-WEIGHT, BIAS, SCALE = torch.tensor([1.0, -0.5, 2.0], dtype=F64), torch.tensor([0.2, 0.0, -1.0], dtype=F64), 0.9
+LINEAR = LinearHierarchy()
 
 
-def _affine(linear: nn.Linear, weight, bias) -> None:
-    with torch.no_grad():
-        linear.weight.copy_(torch.as_tensor(weight))
-        linear.bias.copy_(torch.as_tensor(bias))
-
-
-def _linear_model() -> HierarchicalVAE:
-    model = HierarchicalVAE((1, 1), likelihoods.Normal(3, SCALE), mlp(())).double()
-    _affine(model.decoder.layers[0], WEIGHT[:, None], BIAS)
-    _affine(model.transitions[0].network.layers[0], [[A], [0.0]], [LOC, math.log(S1)])
-    return model
-
-
-def _exact_log_px(x):
-    variance = A**2 + S1**2
-    covariance = variance * torch.outer(WEIGHT, WEIGHT) + SCALE**2 * torch.eye(3, dtype=F64)
-    return dist.MultivariateNormal(WEIGHT * LOC + BIAS, covariance).log_prob(x)
-
-
-def _message():
-    """Return slope and intercept of the mean of the likelihood as a normal density of z_1, and its scale."""
-    precision = WEIGHT @ WEIGHT / SCALE**2
-    slope = WEIGHT / SCALE**2 / precision
-    return slope, -slope @ BIAS, precision**-0.5
-
-
-def _bottom_up() -> HierarchicalGuide:
-    """Exact: z_1 | x joins the message with z_1 ~ N(LOC, A^2 + S1^2); z_2 | z_1 is that of one observation."""
-    guide = HierarchicalGuide(3, (guides.DiagonalNormal(1), guides.DiagonalNormal(1)), (mlp(()), mlp(()))).double()
-    slope, intercept, scale = _message()
-    prior_precision, precision = 1 / (A**2 + S1**2), scale**-2
-    variance = 1 / (precision + prior_precision)
-    weight = torch.stack([variance * precision * slope, torch.zeros_like(slope)])
-    loc = variance * (precision * intercept + prior_precision * LOC)
-    _affine(guide.layers[0].encoder.layers[0], weight, [loc, variance.sqrt().log()])
-    top = 1 / (1 + A**2 / S1**2)
-    gain = top * A / S1**2
-    _affine(guide.layers[1].encoder.layers[0], [[gain], [0.0]], [-gain * LOC, 0.5 * math.log(top)])
-    return guide
-
-
-def _top_down(model) -> LadderGuide:
-    """Exact: the message of layer 1 is the likelihood's, that of the top is the posterior z_2 | x itself."""
-    guide = LadderGuide(3, model, (mlp(()), mlp(())), widths=(1, 1)).double()
-    slope, intercept, scale = _message()
-    _affine(guide.encoders[0].layers[0], slope[None], [intercept])
-    _affine(guide.heads[0], [[1.0], [0.0]], [0.0, scale.log()])
-    _affine(guide.encoders[1].layers[0], [[1.0]], [0.0])
-    noise = scale**2 + S1**2  # m_1 | z_2 ~ N(A z_2 + LOC, noise)
-    top = 1 / (1 + A**2 / noise)
-    _affine(guide.heads[1], [[top * A / noise], [0.0]], [-top * A / noise * LOC, 0.5 * top.log()])
-    return guide
-
-
-EXACT = {"bottom-up": lambda model: _bottom_up(), "ladder": _top_down}
-
-
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", LINEAR.kinds)
 def test_weights_of_the_exact_guide_are_constant_and_equal_to_the_evidence(name):
-    model = _linear_model()
+    model = LINEAR.model()
     x = 2 * torch.randn(5, 3, dtype=F64)
-    log_w = log_weights(model, EXACT[name](model), x, 7)
-    torch.testing.assert_close(log_w, _exact_log_px(x).expand(7, 5))
+    log_w = log_weights(model, LINEAR.guide(name, model), x, 7)
+    torch.testing.assert_close(log_w, LINEAR.log_px(x).expand(7, 5))
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", LINEAR.kinds)
 def test_evidence_of_an_inexact_guide(name):
     # 4 standard errors for each of 6 data; the guide is too wide, so that its weights are bounded.
-    model = _linear_model()
-    guide = EXACT[name](model)
+    model = LINEAR.model()
+    guide = LINEAR.guide(name, model)
     with torch.no_grad():
         last = guide.layers[0].encoder.layers[0] if name == "bottom-up" else guide.heads[1]
         last.bias[-1] += 0.3
     x = torch.randn(6, 3, dtype=F64)
     found = evidence(model, guide, x, 4000, progress=False)
-    assert ((found.log_px - _exact_log_px(x)).abs() < 4 * found.std_error).all()
+    assert ((found.log_px - LINEAR.log_px(x)).abs() < 4 * found.std_error).all()
     assert (found.std_error > 1e-4).all()
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", LINEAR.kinds)
 def test_gradient_of_the_bound_at_the_exact_guide_is_that_of_the_evidence(name):
     # At the exact posterior the guide's own terms have a gradient of mean zero, which "stl" leaves out: the rest is
     # the Fisher identity. Its Monte Carlo error over 2,000 particles is the tolerance, 5 standard errors.
-    model = _linear_model()
-    guide = EXACT[name](model)
+    model = LINEAR.model()
+    guide = LINEAR.guide(name, model)
     x = torch.randn(4, 3, dtype=F64)
-    bias = BIAS.clone().requires_grad_()
-    covariance = (A**2 + S1**2) * torch.outer(WEIGHT, WEIGHT) + SCALE**2 * torch.eye(3, dtype=F64)
-    exact = dist.MultivariateNormal(WEIGHT * LOC + bias, covariance).log_prob(x).mean()
+    bias = LINEAR.bias.clone().requires_grad_()
+    exact = dist.MultivariateNormal(LINEAR.mean - LINEAR.bias + bias, LINEAR.covariance).log_prob(x).mean()
     (expected,) = torch.autograd.grad(exact, bias)
     parameter = model.decoder.layers[0].bias
     draws = []
@@ -147,7 +85,7 @@ def _by_hand(kind, model, guide, x, noise):
     return log_z + dist.Bernoulli(logits=model.decoder(z_1)).log_prob(x).sum(-1) - log_q
 
 
-@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("kind", LINEAR.kinds)
 def test_log_weights_are_the_hand_formula_in_value_and_gradient(kind):
     model = HierarchicalVAE((3, 2), likelihoods.Bernoulli(4), (mlp((6,)), mlp((5,)))).double()
     networks = (mlp((6,)), mlp((5,)))
@@ -190,10 +128,10 @@ def test_the_program_is_the_one_it_says():
 
 def test_samples_have_the_law_of_the_linear_hierarchy():
     # Mean and covariance of 20,000 draws, 5 standard errors of each entry.
-    x = _linear_model().sample(20_000)
-    covariance = (A**2 + S1**2) * torch.outer(WEIGHT, WEIGHT) + SCALE**2 * torch.eye(3, dtype=F64)
+    x = LINEAR.model().sample(20_000)
+    covariance = LINEAR.covariance
     variances = covariance.diagonal()
-    assert ((x.mean(0) - WEIGHT * LOC - BIAS).abs() < 5 * (variances / 20_000).sqrt()).all()
+    assert ((x.mean(0) - LINEAR.mean).abs() < 5 * (variances / 20_000).sqrt()).all()
     error = (torch.outer(variances, variances) + covariance**2).div(20_000).sqrt()
     assert ((x.T.cov() - covariance).abs() < 5 * error).all()
 
@@ -212,78 +150,6 @@ def test_the_architecture_of_burda_et_al_in_one_line():
     assert widths(model.transitions[0].network) == [100, 100, 2 * 100]
     assert widths(model.decoder) == [200, 200, 784]
     assert log_weights(model, guide, torch.zeros(2, 784), 3).shape == (3, 2)
-
-
-def test_combine_is_the_normalised_product_of_the_densities():
-    m, s = torch.randn(4, 2, dtype=F64), torch.rand(4, 2, dtype=F64) + 0.5
-    p = dist.Normal(torch.randn(4, 2, dtype=F64), torch.rand(4, 2, dtype=F64) + 0.3).to_event(1)
-    grid = torch.linspace(-12, 12, 6001, dtype=F64)[:, None, None]
-    product = (dist.Normal(m, s).log_prob(grid) + p.base_dist.log_prob(grid)).exp()
-    density = product / torch.trapezoid(product, grid.flatten(), dim=0)
-    torch.testing.assert_close(combine((m, s), p).log_prob(grid).exp(), density, rtol=1e-8, atol=1e-10)
-
-
-def _deep_pair(kind):
-    model = HierarchicalVAE((3, 2, 2), likelihoods.Bernoulli((2, 3)), (mlp((6,)), mlp((5,)), gated_mlp((4,))))
-    networks = (mlp((6,)), mlp((5,)), mlp((4,)))
-    if kind == "ladder":
-        return model, LadderGuide((2, 3), model, networks, widths=(6, 5, 4), loc=0.3, scale=0.5)
-    families = (guides.DiagonalNormal(3), guides.DiagonalNormal(2), guides.DiagonalNormal(2))
-    return model, HierarchicalGuide((2, 3), families, networks, loc=0.3, scale=0.5)
-
-
-@pytest.mark.parametrize("kind", EXACT)
-def test_three_layers_train_and_every_parameter_gets_a_gradient(kind):
-    model, guide = _deep_pair(kind)
-    x = torch.bernoulli(torch.full((40, 2, 3), 0.3))
-    before = copy.deepcopy((model.state_dict(), guide.state_dict()))
-    result = fit(model, guide, x, objective=objectives.IWAE(3), epochs=2, batch_size=20, progress=False)
-    assert all(math.isfinite(row["loss"]) for row in result.history)
-    for module, old in zip((model, guide), before, strict=True):
-        assert all(not torch.equal(value, old[name]) for name, value in module.named_parameters())
-
-
-@pytest.mark.parametrize("kind", EXACT)
-@pytest.mark.parametrize("objective", [pyro.infer.Trace_ELBO(), objectives.IWAE(4, "dreg")], ids=["stock", "dreg"])
-def test_they_work_in_stock_svi(kind, objective):
-    model, guide = _deep_pair(kind)
-    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.02}), objective)
-    x = torch.tensor([[0.0, 1, 1], [1, 0, 0]]).expand(30, 2, 3)
-    losses = [svi.step(x) for _ in range(60)]
-    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
-
-
-def test_the_ladder_shares_the_models_networks():
-    model, guide = _deep_pair("ladder")
-    assert guide.transitions is model.transitions
-    both = copy.deepcopy((model, guide))
-    assert both[1].transitions is both[0].transitions
-    other_model, other_guide = _deep_pair("ladder")
-    other_model.load_state_dict(model.state_dict())
-    other_guide.load_state_dict(guide.state_dict())
-    x = torch.ones(2, 2, 3)
-    torch.manual_seed(1)
-    first = log_weights(model, guide, x, 3)
-    torch.manual_seed(1)
-    torch.testing.assert_close(log_weights(other_model, other_guide, x, 3), first)
-
-
-def test_posterior_of_the_first_layer():
-    guide, x = _bottom_up(), torch.randn(5, 3, dtype=F64)
-    q = guide.posterior(x)
-    assert q.batch_shape == (5,)
-    assert q.event_shape == (1,)
-
-
-@pytest.mark.parametrize("kind", EXACT)
-def test_float64_and_device(kind, device):
-    model, guide = (module.to(device, F64) for module in _deep_pair(kind))
-    log_w = log_weights(model, guide, torch.ones(3, 2, 3, dtype=F64, device=device), 2)
-    assert log_w.dtype == F64
-    assert log_w.device.type == model.sample(2).device.type == device.type
-
-
-NORMAL = guides.DiagonalNormal
 
 
 @pytest.mark.parametrize(
@@ -315,34 +181,6 @@ NORMAL = guides.DiagonalNormal
         (
             lambda: HierarchicalVAE((2,), likelihoods.Bernoulli(3)).check_data(torch.full((2, 3), 0.5)),
             r"Expected x in \{0, 1\} for Bernoulli; got 0.5",
-        ),
-        (
-            lambda: HierarchicalGuide(3, (NORMAL(2), NORMAL(2)), (mlp(),)),
-            "Expected one encoder for each of the 2 layers",
-        ),
-        (lambda: HierarchicalGuide(3, (NORMAL(2),), mlp()), "Expected one encoder for each of the 1 layers"),
-        (
-            lambda: LadderGuide(3, nn.Linear(2, 2), (mlp(),), widths=(3,)),
-            "with latent_dims and transitions.*Linear",
-        ),
-        (lambda: LadderGuide(3, _linear_model(), (mlp(),), widths=(3, 3)), "Expected one encoder for each of the 2"),
-        (lambda: LadderGuide(3, _linear_model(), (mlp(),) * 2, widths=(3,)), "Expected one width for each of the 2"),
-        (lambda: LadderGuide(3, _linear_model(), (mlp(),) * 2, widths=(3, 0)), "Expected widths to be an integer >= 1"),
-        (
-            lambda: log_weights(_linear_model(), _bottom_up(), torch.zeros(2, 4, dtype=F64)),
-            r"Expected x of shape \(N, 3\); got \(2, 4\)",
-        ),
-        (
-            lambda: _top_down(_linear_model())(torch.zeros(2, 4, dtype=F64)),
-            r"Expected x of shape \(N, 3\); got \(2, 4\)",
-        ),
-        (
-            lambda: log_weights(
-                _linear_model(),
-                HierarchicalGuide(3, (NORMAL(2), NORMAL(1)), (mlp(), mlp())).double(),
-                torch.zeros(2, 3, dtype=F64),
-            ),
-            r"Expected z_1 of event shape \(1,\), the prior's; the guide draws \(2, 2\)",
         ),
     ],
 )

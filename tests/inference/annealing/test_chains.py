@@ -8,12 +8,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from setups import make_pair
-from truth import GammaPoisson, LinearGaussian
+from programs import make_pair
+from truth import GammaPoisson, LinearGaussian, Logistic, TwoModes, TwoSites
 
 from pyro_vae.inference import evidence
 from pyro_vae.inference.annealing.chains import Annealing, anneal, anneal_back
-from pyro_vae.inference.annealing.path import Path, schedule, tune
+from pyro_vae.inference.annealing.path import Path, tune
 from pyro_vae.inference.programs.simulate import simulate
 
 F64 = torch.float64
@@ -23,75 +23,7 @@ def log_mean(log_w):
     return log_w.logsumexp(0) - math.log(len(log_w))
 
 
-class Logistic:
-    """z ~ N(0, 1), x_i | z ~ Bernoulli(sigmoid(2 z + b_i)), i = 1, ..., 5: no closed form, one dimension."""
-
-    bias = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=F64)
-
-    def model(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=F64), 1.0))
-            pyro.sample("x", dist.Bernoulli(logits=2 * z[..., None] + self.bias).to_event(1), obs=x)
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x.mean(1) * 2 - 1, 0.8))
-
-    def log_px(self, x):
-        z = torch.linspace(-10, 10, 2001, dtype=F64)
-        values, index = torch.unique(x, dim=0, return_inverse=True)
-        likelihood = dist.Bernoulli(logits=2 * z[:, None, None] + self.bias).log_prob(values).sum(-1)
-        return ((likelihood + dist.Normal(0.0, 1.0).log_prob(z)[:, None]).logsumexp(0) + math.log(0.01))[index]
-
-
-class TwoModes:
-    """z ~ N(0, 1), x | z ~ N(z^2, 0.3^2): two modes near +-sqrt(x), of which the guide knows one."""
-
-    def model(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=F64), 1.0))
-            pyro.sample("x", dist.Normal(z.square(), 0.3), obs=x)
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x.clamp(min=0.2).sqrt(), 0.15))
-
-    def log_px(self, x):
-        z = torch.linspace(-6, 6, 1201, dtype=F64)
-        joint = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z.square(), 0.3).log_prob(x[:, None])
-        return joint.logsumexp(1) + math.log(0.01)
-
-
-class TwoSites:
-    """A linear-Gaussian model in which z is drawn as two sites, the second given the first."""
-
-    def __init__(self):
-        self.whole = LinearGaussian.random(3, 4)
-
-    def model(self, x):
-        with pyro.plate("data", len(x)):
-            a = pyro.sample("a", dist.Normal(torch.zeros(2, dtype=F64), 1.0).to_event(1))
-            b = pyro.sample("b", dist.Normal(a.sum(-1), 1.0))  # b - sum(a) is the third standard normal
-            z = torch.cat([a, (b - a.sum(-1))[..., None]], -1)
-            loc = z @ self.whole.weight.T + self.whole.bias
-            pyro.sample("x", dist.Normal(loc, self.whole.scale).to_event(1), obs=x)
-
-    def guide(self, x):
-        mean = self.whole.posterior(x).mean
-        with pyro.plate("data", len(x)):
-            a = pyro.sample("a", dist.Normal(mean[:, :2], 0.5).to_event(1))
-            pyro.sample("b", dist.Normal(a.sum(-1) + mean[:, 2], 0.5))
-
-    def log_px(self, x):
-        return self.whole.marginal.log_prob(x)
-
-
-class Linear(LinearGaussian):
-    def log_px(self, x):
-        return self.marginal.log_prob(x)
-
-
-LINEAR = Linear(**vars(LinearGaussian.random(2, 3)))
+LINEAR = LinearGaussian.random(2, 3)
 TRUTHS = {
     "linear Gaussian": (LINEAR, LINEAR.guide(1.4, 0.5), torch.zeros(4, 3, dtype=F64)),
     "gamma Poisson": (GammaPoisson(), GammaPoisson().exact_guide, torch.zeros(4, 3, dtype=F64)),
@@ -188,76 +120,12 @@ def test_one_temperature_is_importance_sampling():
     assert (prior.acceptance == 1).all()
 
 
-def test_path_interpolates_between_start_and_joint():
-    x = LINEAR.sample(3)
-    for start in ("prior", "guide"):
-        path = Path(LINEAR.model, LINEAR.exact_guide, (x,), 5, Annealing(start=start), None)
-        u = torch.randn(5, 3, 2, dtype=F64)
-        prior = dist.Normal(0.0, 1.0).log_prob(u).sum(-1)
-        first = prior if start == "prior" else LINEAR.posterior(x).log_prob(u)
-        joint = LINEAR.posterior(x).log_prob(u) + LINEAR.log_px(x)
-        terms, gradients = path.target(u)
-        for beta in (0.0, 0.3, 1.0):
-            mixed = sum(c * t for c, t in zip(path.coefficients(beta), terms, strict=True))
-            torch.testing.assert_close(mixed, (1 - beta) * first + beta * joint)
-        h = 1e-6 * torch.tensor([1.0, 0.0], dtype=F64)
-        slopes = (path.target(u + h)[0] - path.target(u - h)[0]) / 2e-6
-        torch.testing.assert_close(gradients[..., 0], slopes, atol=1e-6, rtol=1e-6)
-
-
-def test_schedule():
-    betas = schedule(200)
-    assert (betas[0], betas[100], betas[-1], len(betas)) == (0.0, pytest.approx(0.5), 1.0, 201)
-    steps = torch.tensor(betas).diff()
-    assert (steps > 0).all()
-    torch.testing.assert_close(steps, steps.flip(0), atol=1e-6, rtol=1e-4)
-    # The slope in the middle over that at the ends is s'(0) / s'(4).
-    ends = math.exp(-4) / (1 + math.exp(-4)) ** 2
-    assert (steps[100] / steps[0]).item() == pytest.approx(0.25 / ends, rel=0.05)
-    assert schedule(1) == (0.0, 1.0)
-
-
-def test_step_sizes_follow_the_posterior_and_hold_the_acceptance():
-    # Data of two kinds: five times as informative is a smaller step; every temperature is accepted about as often.
-    def model(x, scale):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(3, dtype=F64), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z, scale[:, None]).to_event(1), obs=x)
-
-    args = torch.zeros(40, 3, dtype=F64), torch.tensor([0.1, 0.5], dtype=F64).repeat(20)
-    tuning = tune(model, None, args, settings=Annealing(60, 3))
-    precise, vague = tuning.step_sizes[-1].view(20, 2).mean(0)
-    assert 2 < vague / precise < 6
-    path = Path(model, None, args, 10, Annealing(60, 3), None)
-    rates = []
-    move = path.move
-    path.move = lambda *a: (lambda moved: rates.append(moved[1].mean().item()) or moved)(move(*a))
-    path.follow(path.space.start, schedule(60), tuning)
-    assert all(0.45 < rate < 0.85 for rate in rates)
-    assert sum(rates) / len(rates) == pytest.approx(0.65, abs=0.07)
-
-
 def test_the_guide_is_never_run_from_the_prior():
     def guide(x):
         raise AssertionError
 
     x = LINEAR.sample(3)
     assert anneal(LINEAR.model, guide, (x,), 2, settings=Annealing(3, 2)).log_w.shape == (2, 3)
-
-
-def test_one_run_of_the_model_for_each_leapfrog_step():
-    runs = []
-
-    def model(x):
-        runs.append(x)
-        LINEAR.model(x)
-
-    x = LINEAR.sample(3)
-    tuning = tune(LINEAR.model, None, (x,), settings=Annealing(8, 5))
-    path = Path(model, None, (x,), 2, Annealing(8, 5), 1)
-    runs.clear()
-    path.follow(path.space.start, schedule(8), tuning)
-    assert len(runs) == 1 + 7 * 5
 
 
 def test_progress_dtype_gradients_and_repetition():

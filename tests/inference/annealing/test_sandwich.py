@@ -8,8 +8,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from setups import make_pair
-from truth import BernoulliMixture, GammaPoisson, LinearGaussian
+from programs import make_pair
+from truth import BernoulliMixture, GammaPoisson, LinearGaussian, TwoModes
 
 from pyro_vae.inference import evidence
 from pyro_vae.inference.annealing.sandwich import Sandwich, sandwich
@@ -64,17 +64,6 @@ def test_data_and_seeds():
     assert torch.equal(chunked.x, first.x)
     assert chunked.lower.shape == (6,)
     torch.testing.assert_close(chunked.mean_lower, first.mean_lower, atol=0.5, rtol=0)
-
-
-class TwoModes:
-    def model(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=F64), 1.0))
-            pyro.sample("x", dist.Normal(z.square(), 0.3), obs=x)
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x.clamp(min=0.1).sqrt(), 0.3))
 
 
 def test_a_guide_that_misses_a_mode_is_found_out():

@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from setups import PIXELS, losses_of, make_pair, quick, weights_of
+from programs import PIXELS, losses_of, make_pair, quick, weights_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -144,8 +144,7 @@ def test_flows_run():
 
 
 @pytest.mark.parametrize("compile", [False, True])
-def test_fit_trains_the_programs_that_it_was_given(tmp_path, monkeypatch, compile):
-    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+def test_fit_trains_the_programs_that_it_was_given(tmp_path, recorded_only, compile):
     settings = {"objective": IWAE(3), "valid": PIXELS[:20], "patience": 3, "kl_warmup": 2, "compile": compile}
     exact = quick(*make_pair(hidden=(64,)), PIXELS, **settings)
     programs, others = make_pair(hidden=(64,)), make_pair(1, (64,))
@@ -160,8 +159,7 @@ def test_fit_trains_the_programs_that_it_was_given(tmp_path, monkeypatch, compil
 
 
 @pytest.mark.parametrize("compile", [False, True])
-def test_evidence_is_that_of_float32_up_to_rounding(monkeypatch, compile):
-    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+def test_evidence_is_that_of_float32_up_to_rounding(recorded_only, compile):
     programs = make_pair(hidden=(64,))
     exact, low = (
         evidence(*programs, PIXELS, 50, compile=compile, precision=precision, progress=False)

@@ -1,4 +1,4 @@
-"""Criticism of the model: predictive checks, PIT and outliers accept the true model and reject others."""
+"""Criticism of the model: predictive checks and PIT accept the true model and reject others."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import make_pair, plain_guide, plain_model
 from scipy import stats
-from setups import make_pair, plain_guide, plain_model
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
-from pyro_vae.inference.diagnostics import PredictiveCheck, outliers, pit, predictive_check
+from pyro_vae.inference.diagnostics import PredictiveCheck, pit, predictive_check
 from pyro_vae.inference.programs.simulate import simulate
-from pyro_vae.inference.scoring.posterior import Resampler
 
 quiet = {"progress": False, "device": "cpu"}
 MOMENTS = {"mean": torch.mean, "sd": torch.std}
-
-
-# Probability integral transform --------------------------------------------------------------------------------------
 
 
 def _true_models():
@@ -81,9 +77,6 @@ def test_pit_with_covariates_and_modules():
         pit(vae, vae.sample(3) + 2, **quiet)
     with pytest.raises(ValueError, match="Expected num_draws"):
         pit(vae, vae.sample(3), num_draws=0, **quiet)
-
-
-# Predictive checks ---------------------------------------------------------------------------------------------------
 
 
 def test_prior_p_values_of_the_true_model_are_uniform():
@@ -156,25 +149,6 @@ def test_tails_by_hand():
     assert str(check) == "prior predictive check: T p = 1.000 +- 0.400, U p = 0.400 +- 0.400  (R=4)"
 
 
-@pytest.mark.parametrize("chunks", [[6], [1, 2, 3], [5, 1]])
-def test_resampled_latents_have_the_law_of_the_weights(chunks):
-    # 40,000 draws over 6 particles, one of weight 0: chi-squared at 1e-4 for each of 2 data.
-    log_w = torch.tensor([[0.1, 0.2, 0.0, 0.3, 0.35, 0.05], [3, 1, 1, 1, 1, 1]]).log().T
-    particles = torch.arange(6.0)[:, None].expand(6, 2)
-    resampler = Resampler(40_000, 2)
-    for weights, values in zip(log_w.split(chunks), particles.split(chunks), strict=True):
-        resampler.add(weights, {"z": values, "y": values[..., None] * torch.ones(3)})
-    for n in range(2):
-        weights = log_w[:, n].softmax(0).double()
-        seen = resampler.latents["z"][:, n].long().bincount(minlength=6)
-        assert (seen[weights == 0] == 0).all()
-        some = weights > 0
-        expected = 40_000 * weights[some] / weights[some].sum()
-        assert stats.chisquare(seen[some].numpy(), expected.numpy()).pvalue > 1e-4
-    assert torch.equal(resampler.latents["y"][..., 2], resampler.latents["z"])
-    torch.testing.assert_close(resampler.log_sum, log_w.double().logsumexp(0))
-
-
 def test_any_pair_of_programs_and_data_in_their_form():
     gamma, mixture = GammaPoisson(), BernoulliMixture()
     counts = torch.poisson(torch.full((12, 3), 4.0, dtype=torch.float64))
@@ -229,53 +203,3 @@ def test_refusals():
 
     with pytest.raises(ValueError, match="A datum has probability 0"):
         predictive_check(impossible, guide, torch.tensor([0.5, 3.0]), MOMENTS, **quiet)
-
-
-# Outliers ------------------------------------------------------------------------------------------------------------
-
-
-def test_outlier_p_values_by_hand():
-    simulated, data = torch.tensor([-3.0, -1.0, -2.0, -2.0]), torch.tensor([-2.0, -9.0, 0.0])
-    assert outliers(data, simulated).p_value.tolist() == [4 / 5, 1 / 5, 1.0]
-    assert outliers(data, simulated, side="high").p_value.tolist() == [4 / 5, 1.0, 1 / 5]
-    assert outliers(data, simulated, side="both").p_value.tolist() == [1.0, 2 / 5, 2 / 5]
-    some = outliers(torch.tensor([-9.0, 0.0, -1.0]), torch.randn(999), alpha=0.01)
-    assert some.flagged.tolist() == [True, False, False]
-    assert str(some) == "1 of 3 data are outliers (false discovery rate 0.01)"
-
-
-@pytest.mark.parametrize("side", ["low", "high", "both"])
-def test_outliers_of_the_model_are_few_and_others_are_found(side):
-    # Noisy estimates of log p(x) alike on both sides. 300 data sets: flags at all in 5% of them, 4 sd more is 10%.
-    noisy = [torch.randn(520) + 0.5 * torch.randn(520) for _ in range(300)]
-    runs = [outliers(values[:20], values[20:], side=side) for values in noisy]
-    assert sum(bool(run.flagged.any()) for run in runs) <= 30
-    p_values = torch.stack([run.p_value for run in runs])
-    for a in (0.05, 0.2, 0.5):
-        assert (p_values <= a).double().mean() <= a + 5 * (a / 6000) ** 0.5 + 0.02
-    sign = -1 if side == "low" else 1
-    mixed = outliers(torch.cat([torch.randn(100), sign * torch.full((20,), 6.0)]), torch.randn(5000), side=side)
-    assert mixed.flagged[100:].all()
-    assert mixed.flagged[:100].sum() <= 8
-
-
-def test_log_px_of_shifted_data_is_found():
-    truth = LinearGaussian.random(2, 5)
-    simulated, x = truth.marginal.log_prob(truth.sample(2000, seed=1)), truth.sample(100, seed=2)
-    assert outliers(truth.marginal.log_prob(x), simulated).flagged.sum() <= 5
-    assert outliers(truth.marginal.log_prob(x + 4.0), simulated).flagged.sum() >= 90
-    flat = truth.marginal.log_prob(truth.bias + 0.01 * (x - truth.bias))  # typical of nothing, and likelier than all
-    assert not outliers(flat, simulated).flagged.any()
-    assert (outliers(flat, simulated, side="both").p_value < 0.05).all()
-
-
-def test_refusals_of_outliers():
-    ok = torch.randn(5)
-    with pytest.raises(ValueError, match="Expected side to be one of low, high, both; got 'left'"):
-        outliers(ok, ok, side="left")
-    with pytest.raises(ValueError, match=r"Expected simulated of shape \(N,\)"):
-        outliers(ok, ok[None])
-    with pytest.raises(ValueError, match="Expected log_px"):
-        outliers(ok * float("nan"), ok)
-    with pytest.raises(ValueError, match="Expected alpha"):
-        outliers(ok, ok, alpha=1.0)

@@ -1,4 +1,4 @@
-"""Active units, KL by dimension, rate and distortion, ELBO surgery: against closed forms and quadrature."""
+"""Active units and KL by dimension, and what holds for all diagnostics of the latents."""
 
 from __future__ import annotations
 
@@ -8,42 +8,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from setups import make_pair, plain_guide, plain_model
+from programs import chain_guide, chain_model, counting_programs, make_pair, plain_guide, plain_model
 from torch.distributions import kl_divergence
-from truth import BernoulliMixture, GammaPoisson, LinearGaussian
+from truth import BernoulliMixture, Diagonal, GammaPoisson, LinearGaussian
 
 from pyro_vae.inference.diagnostics import active_units, elbo_surgery, kl_per_dimension, rate_distortion
-from pyro_vae.inference.diagnostics.rate import _log_aggregated
 
 ALL = {"active": active_units, "kl": kl_per_dimension, "rate": rate_distortion, "surgery": elbo_surgery}
 quiet = {"progress": False, "device": "cpu"}
-
-
-class Diagonal(LinearGaussian):
-    """Columns of W at right angles, so that the posterior factorises; the last dimension is not used at all."""
-
-    def __init__(self):
-        weight = torch.zeros(4, 3, dtype=torch.float64)
-        weight[0, 0], weight[1, 1] = 2.0, 0.8
-        super().__init__(weight, torch.arange(4, dtype=torch.float64), 0.7)
-
-    def diagonal_guide(self, x):
-        q = self.posterior(x)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(q.loc, q.variance.sqrt()).to_event(1))
-
-
-def _chain_model(x):
-    with pyro.plate("data", len(x)):
-        z1 = pyro.sample("z1", dist.Normal(torch.zeros_like(x), 1.0))
-        z2 = pyro.sample("z2", dist.Normal(z1, 1.0))
-        pyro.sample("x", dist.Normal(z2, 1.0), obs=x)
-
-
-def _chain_guide(x):
-    with pyro.plate("data", len(x)):
-        z1 = pyro.sample("z1", dist.Normal(x / 3, (2 / 3) ** 0.5))
-        pyro.sample("z2", dist.Normal((z1 + x) / 2, 0.5**0.5))
 
 
 def test_active_units_are_those_that_are_used():
@@ -63,7 +35,7 @@ def test_active_units_are_those_that_are_used():
 def test_active_units_take_off_the_noise_of_few_particles():
     # With K = 2 the mean of z2's conditional mean has variance 1/4 * 2/3 / 2 from the draws of z1 alone.
     x = torch.randn(20_000, dtype=torch.float64)
-    units = active_units(_chain_model, _chain_guide, x, num_particles=2, **quiet)
+    units = active_units(chain_model, chain_guide, x, num_particles=2, **quiet)
     expected = torch.tensor([1 / 9, 4 / 9], dtype=torch.float64) * x.var()
     assert units.labels == ("z1", "z2")
     assert ((units.variance - expected).abs() < 5 * units.std_error).all()
@@ -73,7 +45,7 @@ def test_active_units_take_off_the_noise_of_few_particles():
             z1 = pyro.sample("z1", dist.Normal(torch.zeros_like(x), 1.0))
             pyro.sample("z2", dist.Normal(z1, 1.0))
 
-    assert active_units(_chain_model, unused, x, num_particles=2, **quiet).count == 0
+    assert active_units(chain_model, unused, x, num_particles=2, **quiet).count == 0
 
 
 def test_a_categorical_site_is_one_unit():
@@ -146,7 +118,7 @@ def test_kl_of_several_sites_and_inner_plates():
         0.5 * (2 / 3 + x.square() / 9 - 1 - math.log(2 / 3)).mean(),
         0.5 * (0.5 + ((2 * x / 3) ** 2 + 2 / 3) / 4 - 1 - math.log(0.5)).mean(),
     ]
-    kl = kl_per_dimension(_chain_model, _chain_guide, x, **quiet)
+    kl = kl_per_dimension(chain_model, chain_guide, x, **quiet)
     assert kl.labels == ("z1", "z2")
     assert kl.kl[0].item() == pytest.approx(expected[0].item())
     assert abs(kl.kl[1] - expected[1]) < 5 * kl.mc_error[1] < 0.1
@@ -177,90 +149,6 @@ def test_auxiliary_sites_make_one_group_and_have_no_surgery():
         elbo_surgery(model, guide, x, **quiet)
 
 
-def test_rate_and_distortion_are_the_closed_forms():
-    truth = Diagonal()
-    x = truth.sample(300)
-    q = truth.posterior(x)
-    rate = 0.5 * (q.variance + q.loc.square() - 1 - q.variance.log()).sum(-1)
-    residual = (x - truth.bias - q.loc @ truth.weight.T).square().sum(-1)
-    trace = (truth.weight @ q.covariance_matrix @ truth.weight.T).diagonal(dim1=-2, dim2=-1).sum(-1)
-    distortion = 2 * math.log(2 * math.pi * 0.49) + (residual + trace) / 0.98
-    found = rate_distortion(truth.model, truth.diagonal_guide, x, num_particles=400, **quiet)
-    torch.testing.assert_close(found.rate, rate)
-    error = found.distortion - distortion
-    assert abs(error.mean()) < 5 * error.std() / 300**0.5 < 0.05
-    # The exact guide's ELBO is log p(x).
-    torch.testing.assert_close(found.elbo, truth.marginal.log_prob(x), atol=0.5, rtol=0)
-    assert found.elbo.mean().item() == pytest.approx(truth.marginal.log_prob(x).mean().item(), abs=0.03)
-    assert found.mean == (found.rate.mean().item(), found.distortion.mean().item())
-    assert found.stderr[0] == pytest.approx(rate.std().item() / 300**0.5)
-
-
-def _by_quadrature(loc, scale):
-    """Return mutual information and marginal KL of the mixture of N(loc_n, scale^2), against N(0, 1)."""
-    z = torch.linspace(-15, 15, 30_001, dtype=torch.float64)
-    log_q = dist.Normal(loc[:, None], scale).log_prob(z).logsumexp(0) - math.log(len(loc))
-    entropy = -torch.trapezoid(log_q.exp() * log_q, z)
-    marginal = -entropy - torch.trapezoid(log_q.exp() * dist.Normal(0.0, 1.0).log_prob(z), z)
-    return (entropy - dist.Normal(0.0, scale).entropy()).item(), marginal.item()
-
-
-@pytest.mark.parametrize(("widen", "shift"), [(1.0, 0.0), (0.5, 0.0), (1.0, 2.0)])
-def test_surgery_agrees_with_quadrature(widen, shift):
-    # Four comparisons at 5 standard errors.
-    truth = LinearGaussian.random(1, 2, scale=0.5)
-    x = truth.sample(40)
-    q = truth.posterior(x)
-    sd = q.scale_tril[0, 0, 0]
-    information, marginal = _by_quadrature(q.loc[:, 0] + shift * sd, widen * sd)
-    found = elbo_surgery(truth.model, truth.guide(widen, shift), x, num_particles=50, **quiet)
-    assert abs(found.mutual_information - information) < 5 * found.mutual_information_error < 0.2
-    assert abs(found.marginal_kl - marginal) < 5 * found.marginal_kl_error < 0.5
-    assert found.kl == pytest.approx(found.mutual_information + found.marginal_kl)
-
-
-def test_surgery_finds_the_limits_of_many_data():
-    # As N grows the exact guide's q(z) becomes the prior, and the information I(x; z) = 1/2 log det(I + W'W / s^2).
-    truth = LinearGaussian.random(2, 3, scale=2.0)
-    found = elbo_surgery(truth.model, truth.exact_guide, truth.sample(1000), **quiet)
-    identity = torch.eye(2, dtype=torch.float64)
-    expected = 0.5 * torch.logdet(identity + truth.weight.T @ truth.weight / 4.0).item()
-    assert found.mutual_information == pytest.approx(expected, abs=0.1)
-    assert abs(found.marginal_kl) < 0.05
-
-
-def test_mutual_information_lies_between_0_and_log_n():
-    truth = LinearGaussian.random(1, 2, scale=0.01)
-    spread = 100 * torch.arange(6, dtype=torch.float64)[:, None].expand(6, 2)
-    apart = elbo_surgery(truth.model, truth.exact_guide, spread, **quiet)
-    assert apart.mutual_information == pytest.approx(math.log(6)) == apart.bound
-    same = elbo_surgery(truth.model, truth.exact_guide, spread[:1].expand(6, 2), **quiet)
-    assert same.mutual_information == pytest.approx(0.0, abs=1e-9)
-    assert "at most log N = 1.79" in str(apart)
-
-
-def test_standard_error_of_surgery_is_that_of_repeats():
-    # 60 repeats: their sd is known to 9%; 0.6 to 1.5 is more than 4 standard errors away on both sides.
-    truth = LinearGaussian.random(1, 2)
-    x = truth.sample(30)
-    runs = [elbo_surgery(truth.model, truth.guide(1.3), x, seed=s, **quiet) for s in range(60)]
-    for name in ("mutual_information", "marginal_kl"):
-        values = torch.tensor([getattr(run, name) for run in runs])
-        claimed = torch.tensor([getattr(run, f"{name}_error") for run in runs]).square().mean().sqrt()
-        assert 0.6 < values.std() / claimed < 1.5
-
-
-@pytest.mark.parametrize("chunk_size", [1, 7, 64, 10_000])
-@pytest.mark.parametrize("plan", [0, 1])
-def test_aggregated_density_does_not_depend_on_chunks(chunk_size, plan):
-    x = torch.randn(9, dtype=torch.float64)
-    draws = {name: torch.randn(11, 1, dtype=torch.float64) for name in ("z1", "z2")}
-    found = _log_aggregated(_chain_guide, (x,), draws, chunk_size, plan)
-    each = dist.Normal(x / 3, (2 / 3) ** 0.5).log_prob(draws["z1"])
-    each = each + dist.Normal((draws["z1"] + x) / 2, 0.5**0.5).log_prob(draws["z2"])
-    torch.testing.assert_close(found, each.logsumexp(1) - math.log(9))
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_any_pair_of_programs(name):
     gamma, mixture = GammaPoisson(), BernoulliMixture()
@@ -278,18 +166,7 @@ def test_any_pair_of_programs(name):
 @pytest.mark.parametrize("num_particles", [16, 300])
 @pytest.mark.parametrize("name", ALL)
 def test_no_more_pairs_than_the_chunk_size_exist_at_once(name, num_particles):
-    sizes = []
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-            sizes.append(z.numel())
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            sizes.append(pyro.sample("z", dist.Normal(x / 2, 0.5**0.5)).numel())
-
+    model, guide, sizes = counting_programs()
     ALL[name](model, guide, torch.randn(12), num_particles=num_particles, chunk_size=40, **quiet)
     assert max(sizes) <= 40
 

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from families import pair
-from setups import PIXELS, quick
+from parts.guides import pair
+from programs import PIXELS, quick
 from torch import nn
 from truth import LinearGaussian
 

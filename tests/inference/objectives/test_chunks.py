@@ -9,9 +9,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import PIXELS, X, losses_of, make_pair, quick
 from pyro import poutine
 from pyro.poutine import runtime
-from setups import PIXELS, losses_of, make_pair, quick
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.profiler import ProfilerActivity, profile
@@ -22,8 +22,6 @@ from pyro_vae.inference.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, RWS, T
 from pyro_vae.inference.programs.loop import split_particles
 from pyro_vae.inference.programs.weights import KLWeight
 from pyro_vae.models import VAE, likelihoods, priors
-
-X = torch.tensor([-1.2, 0.3, 2.0], dtype=torch.float64)
 
 
 class InOrder(dist.Normal):
@@ -102,12 +100,13 @@ def test_value_and_gradient_are_those_of_all_particles_at_once(name, chunk_size)
     assert value == pytest.approx(expected[0].item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["IWAE", "IWAE dreg"])
-def test_particles_that_run_one_by_one(name):
+@pytest.mark.parametrize("chunk_size", [None, 6])
+@pytest.mark.parametrize("name", ["IWAE", "IWAE dreg", "IWAE score", "IWAE vimco"])
+def test_particles_that_run_one_by_one_have_the_same_value_and_gradient(name, chunk_size):
     programs = Programs(one_by_one=True)
-    with pytest.warns(UserWarning, match="they run one by one"):
-        chunked = value_and_gradient(OBJECTIVES[name](chunk_size=6), programs)
-    torch.testing.assert_close(chunked, value_and_gradient(OBJECTIVES[name](), Programs()))
+    with pytest.warns(UserWarning, match="one by one"):
+        alone = value_and_gradient(OBJECTIVES[name](chunk_size=chunk_size), programs)
+    torch.testing.assert_close(alone, value_and_gradient(OBJECTIVES[name](), Programs()))
 
 
 @pytest.mark.parametrize("kind", [float, lambda beta: torch.tensor(beta, dtype=torch.float64)])

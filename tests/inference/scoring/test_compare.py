@@ -1,14 +1,18 @@
-"""Comparison of models: paired differences, and what cannot be compared."""
+"""Comparison of models, paired, and of a guide with the best there is: what cannot be compared is refused."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from truth import LinearGaussian
+from programs import make_pair, split_evidence
+from truth import BernoulliMixture, LinearGaussian
 
-from pyro_vae.inference import compare, evidence
+from pyro_vae.inference import compare, evidence, gaps
 
 
 def _evidence(truth, x, num_particles=50, widen=1.2, **settings):
@@ -26,11 +30,11 @@ def test_differences_are_paired_and_their_error_is_honest():
     # 95.4% with sd 1.5%: 4 sd below is 89.5%. The exact difference is KL(p_truth || p_worse).
     truth, worse = _models()
     exact = torch.distributions.kl_divergence(truth.marginal, worse.marginal).item()
+    x = torch.cat([truth.sample(60, seed=seed) for seed in range(200)])
+    scored = (split_evidence(_evidence(program, x, seed=seed), 60) for program, seed in ((worse, 1), (truth, 2)))
     inside = 0
-    for seed in range(200):
-        x = truth.sample(60, seed=seed)
-        scored = {"worse": _evidence(worse, x, seed=1), "truth": _evidence(truth, x, seed=2)}
-        table = compare(scored)
+    for estimates in zip(*scored, strict=True):
+        table = compare(dict(zip(("worse", "truth"), estimates, strict=True)))
         difference = table.loc["worse"] - table.loc["truth"]
         inside += abs(-difference["log_px"] - exact) < 2 * max(table["diff_stderr"])
     assert 0.895 < inside / 200 < 0.995
@@ -77,3 +81,62 @@ def test_what_cannot_be_compared_is_refused():
             compare({"a": a, "b": other})
     with pytest.raises(ValueError, match="Expected at least two models to compare; got 1"):
         compare({"a": a})
+
+
+TRUTH = LinearGaussian.random(2, 3, seed=4)
+
+
+def _diagonal(x, shift=0.0, widen=1.0):
+    """The best diagonal normal guide, moved off its optimum: its scales are those of the precision's diagonal."""
+    q = TRUTH.posterior(x)
+    scale = q.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(q.loc + shift * scale, widen * scale).to_event(1))
+
+
+def _kl(x):
+    """KL(q* || posterior) of the best diagonal normal, the approximation gap."""
+    q = TRUTH.posterior(x)
+    scale = q.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
+    best = dist.MultivariateNormal(q.loc, torch.diag_embed(scale.square()))
+    return torch.distributions.kl_divergence(best, q)
+
+
+@pytest.mark.parametrize(("shift", "widen"), [(0.0, 1.0), (1.0, 1.0), (0.5, 1.8)])
+def test_parts_equal_the_closed_forms(shift, widen):
+    x = TRUTH.sample(30)
+    result = gaps(TRUTH.model, lambda x: _diagonal(x, shift, widen), x, 3000, progress=False)
+    q = TRUTH.posterior(x)
+    moved = shift * q.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
+    lost = 0.5 * (moved[:, None] @ q.precision_matrix @ moved[..., None]).mean().item()
+    lost += 2 * (0.5 * (widen**2 - 1) - math.log(widen))  # the scales are those of the precision's diagonal
+    assert result.means["approximation"][0] == pytest.approx(_kl(x).mean().item(), abs=0.02)
+    assert result.means["amortization"][0] == pytest.approx(lost, abs=0.02)
+    torch.testing.assert_close(result.inference, result.approximation + result.amortization)
+    assert "amortization" in str(result)
+
+
+def test_an_exact_guide_has_no_gap():
+    x = TRUTH.sample(10)
+    result = gaps(TRUTH.model, TRUTH.exact_guide, x, 200, steps=50, progress=False)
+    assert all(abs(mean) < 0.01 for mean, _ in result.means.values())
+
+
+def test_modules_and_an_estimate_handed_in():
+    model, guide = make_pair()
+    x = torch.bernoulli(torch.full((12, 6), 0.5))
+    reference = evidence(model, guide, x, 20_000, progress=False)
+    result = gaps(model, guide, x, 1000, steps=100, log_px=reference, progress=False)
+    assert result.log_px is reference
+    assert result.means["amortization"][0] > 0
+    assert result.means["approximation"][0] > -0.02
+    with pytest.raises(ValueError, match="Expected the same data of all that are compared; the guide has"):
+        gaps(model, guide, 1 - x, 30, steps=1, log_px=reference, progress=False)
+
+
+def test_what_cannot_be_fitted_is_refused():
+    truth = BernoulliMixture()
+    with pytest.raises(ValueError, match="cannot be fitted to each datum"):
+        gaps(truth, truth.guide, torch.ones(2, 4, dtype=torch.float64), 30, progress=False)
+    with pytest.raises(ValueError, match="Expected steps to be an integer >= 1; got 0"):
+        gaps(truth, truth.guide, torch.ones(2, 4, dtype=torch.float64), 30, steps=0)

@@ -1,29 +1,25 @@
+"""log p(x) by importance weighting against exact values, and what is refused."""
+
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import nn
+from programs import counting_programs, evidence_of, split_evidence
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
-from pyro_vae.inference import AmortizedGuide, Evidence, evidence, guides
-from pyro_vae.inference.scoring.tail import BoundCurve, WeightStream
+from pyro_vae.inference import AmortizedGuide, evidence, guides
 from pyro_vae.models import VAE, likelihoods, mlp, priors
-
-
-def _evidence(truth, guide, x, num_particles, **settings):
-    return evidence(truth.model, guide, x, num_particles, progress=False, device="cpu", **settings)
 
 
 def test_exact_guide_has_no_error_at_all():
     truth = LinearGaussian.random(3, 5)
     x = truth.sample(11)
-    ev = _evidence(truth, truth.exact_guide, x, 100)
+    ev = evidence_of(truth, truth.exact_guide, x, 100)
     torch.testing.assert_close(ev.log_px, truth.marginal.log_prob(x), atol=1e-9, rtol=0)
     torch.testing.assert_close(ev.ess, torch.full((11,), 100.0, dtype=torch.float64))
     assert (ev.std_error < 1e-6).all()
@@ -36,7 +32,7 @@ def test_mismatched_guide_covers_the_truth_as_often_as_it_should():
     # 1,000 has probability 5e-7; the share outside 2 is 4.55%, sd 0.66%, so 7.5% is 4.5 sd away.
     truth = LinearGaussian.random(2, 4)
     x = truth.sample(1000)
-    ev = _evidence(truth, truth.guide(1.4, 0.3), x, 1000)
+    ev = evidence_of(truth, truth.guide(1.4, 0.3), x, 1000)
     score = (ev.log_px - truth.marginal.log_prob(x)) / ev.std_error
     assert int((score.abs() > 4).sum()) <= 3
     assert 0.02 < (score.abs() > 2).double().mean() < 0.075
@@ -47,9 +43,9 @@ def test_mismatched_guide_covers_the_truth_as_often_as_it_should():
 def test_a_guide_too_narrow_is_found_out_and_one_too_wide_is_not_blamed():
     truth = LinearGaussian.random(2, 4)
     x = truth.sample(50)
-    assert _evidence(truth, truth.guide(0.4), x, 1000).num_unreliable > 35
-    assert _evidence(truth, truth.guide(1.5), x, 1000).num_unreliable == 0
-    assert _evidence(truth, truth.guide(1.0, 0.1), x, 1000).num_unreliable <= 2
+    assert evidence_of(truth, truth.guide(0.4), x, 1000).num_unreliable > 35
+    assert evidence_of(truth, truth.guide(1.5), x, 1000).num_unreliable == 0
+    assert evidence_of(truth, truth.guide(1.0, 0.1), x, 1000).num_unreliable <= 2
 
 
 def test_discrete_latents_and_nested_plates():
@@ -58,42 +54,7 @@ def test_discrete_latents_and_nested_plates():
     ev = evidence(mixture, mixture.guide, x, 50_000, progress=False)
     assert ((ev.log_px - mixture.log_px(x)).abs() < 5 * ev.std_error).all()
     counts = torch.tensor([[0.0, 3.0, 2.0]] * 4, dtype=torch.float64)
-    torch.testing.assert_close(_evidence(gamma, gamma.exact_guide, counts, 40).log_px, gamma.log_px(counts))
-
-
-@pytest.mark.parametrize("num_particles", [7, 64, 500])
-def test_answer_does_not_depend_on_chunks_of_weights(num_particles):
-    log_w = torch.randn(num_particles, 3, dtype=torch.float64) * 2
-    sizes = {"whole": [num_particles], "ragged": [1, 2, 3, *[1] * (num_particles - 6)]}
-    summaries = []
-    for chunks in sizes.values():
-        stream = WeightStream(3, num_particles, log_w.device)
-        for chunk in log_w.split(chunks):
-            stream.add(chunk)
-        summaries.append(stream.summary())
-    whole, ragged = summaries
-    for name in ("log_px", "std_error", "ess", "elbo", "khat"):
-        torch.testing.assert_close(getattr(whole, name), getattr(ragged, name), equal_nan=True)
-    w = log_w.exp()
-    torch.testing.assert_close(whole.log_px, w.mean(0).log())
-    torch.testing.assert_close(whole.std_error, w.std(0) / w.mean(0) / num_particles**0.5)
-    torch.testing.assert_close(whole.ess, w.sum(0) ** 2 / (w**2).sum(0))
-    torch.testing.assert_close(whole.elbo, log_w.mean(0))
-    assert whole.bounds.keys() == ragged.bounds.keys()
-    for k in whole.bounds:
-        torch.testing.assert_close(whole.bounds[k], ragged.bounds[k])
-
-
-def test_curve_is_the_mean_over_disjoint_blocks():
-    log_w = torch.randn(11, 2, dtype=torch.float64)
-    curve = BoundCurve()
-    for chunk in log_w.split([3, 4, 1, 3]):
-        curve.add(chunk)
-    bounds = curve.bounds()
-    assert list(bounds) == [1, 2, 4, 8]
-    for k, bound in bounds.items():
-        whole_blocks = log_w[: 11 // k * k].unflatten(0, (-1, k))
-        torch.testing.assert_close(bound, (whole_blocks.logsumexp(1) - math.log(k)).mean(0))
+    torch.testing.assert_close(evidence_of(gamma, gamma.exact_guide, counts, 40).log_px, gamma.log_px(counts))
 
 
 @pytest.mark.parametrize("chunk_size", [1, 10, 64, 10_000])
@@ -101,34 +62,23 @@ def test_answer_does_not_depend_on_chunk_size_beyond_noise(chunk_size):
     # Each of 4 sizes x 5 data lies within 5 standard errors but once in 80,000 runs of this test.
     truth = LinearGaussian.random(2, 3)
     x = truth.sample(5)
-    ev = _evidence(truth, truth.guide(1.3), x, 30, chunk_size=chunk_size)
+    ev = evidence_of(truth, truth.guide(1.3), x, 30, chunk_size=chunk_size)
     assert ev.log_px.shape == ev.khat.shape == (5,)
     assert ((ev.log_px - truth.marginal.log_prob(x)).abs() < 5 * ev.std_error.clamp(min=0.02)).all()
 
 
 @pytest.mark.parametrize(("num_particles", "chunk_size"), [(1, 7), (50, 7), (3, 100), (1000, 300), (400, 1000)])
 def test_no_more_pairs_than_the_chunk_size_exist_at_once(num_particles, chunk_size):
-    sizes = []
-
-    def model(x):
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
-            sizes.append(z.numel())
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", x.shape[0]):
-            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
-
+    model, guide, sizes = counting_programs()
     ev = evidence(model, guide, torch.randn(40), num_particles, chunk_size=chunk_size, progress=False)
     assert max(sizes) <= chunk_size
-    assert sum(sizes) >= 40 * num_particles  # a few more to see how the programs run
+    assert sum(sizes) >= 2 * 40 * num_particles  # in model and guide, and a few more to see how the programs run
     assert len(ev.log_px) == 40
 
 
 def test_curve_rises_to_the_estimate():
     truth = LinearGaussian.random(2, 3)
-    ev = _evidence(truth, truth.guide(1.5), truth.sample(100), 100)
+    ev = evidence_of(truth, truth.guide(1.5), truth.sample(100), 100)
     assert list(ev.curve) == [1, 2, 4, 8, 16, 32, 64, 100]
     means = [mean for mean, _ in ev.curve.values()]
     # K = 100 leaves out nothing, 64 leaves out 36 particles: the last step is not one of nested blocks.
@@ -141,7 +91,8 @@ def test_stderr_covers_data_and_monte_carlo_without_counting_twice():
     # The error of the mean over 200 repetitions, each with new data: its sd is known to 5%, so 22% is 4.4 sd.
     truth = LinearGaussian.random(1, 2)
     expected_log_px = -truth.marginal.entropy().item()
-    runs = [_evidence(truth, truth.guide(2.5), truth.sample(30, seed=s), 40, seed=s) for s in range(200)]
+    x = torch.cat([truth.sample(30, seed=s) for s in range(200)])
+    runs = split_evidence(evidence_of(truth, truth.guide(2.5), x, 40), 30)
     errors = torch.tensor([run.mean - run.bias - expected_log_px for run in runs])
     stated = torch.tensor([run.stderr for run in runs]).square().mean().sqrt()
     assert errors.std().item() == pytest.approx(stated.item(), rel=0.22)
@@ -151,7 +102,7 @@ def test_stderr_covers_data_and_monte_carlo_without_counting_twice():
 def test_bias_is_that_of_first_order():
     truth = LinearGaussian.random(1, 2)
     x = truth.sample(3000)
-    ev = _evidence(truth, truth.guide(2.0), x, 50)
+    ev = evidence_of(truth, truth.guide(2.0), x, 50)
     actual = (ev.log_px - truth.marginal.log_prob(x)).mean().item()
     assert actual == pytest.approx(ev.bias, abs=5 * ev.mc_stderr)
     assert ev.bias < -ev.mc_stderr
@@ -161,47 +112,11 @@ def test_seed_reproduces_and_the_global_generator_is_left_alone():
     truth = LinearGaussian.random(2, 3)
     x = truth.sample(5)
     state = torch.get_rng_state()
-    first, again = (_evidence(truth, truth.guide(1.3), x, 30, seed=4) for _ in range(2))
-    other = _evidence(truth, truth.guide(1.3), x, 30, seed=5)
+    first, again = (evidence_of(truth, truth.guide(1.3), x, 30, seed=4) for _ in range(2))
+    other = evidence_of(truth, truth.guide(1.3), x, 30, seed=5)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.log_px, again.log_px)
     assert not torch.equal(first.log_px, other.log_px)
-
-
-def test_one_particle_and_one_datum_say_what_they_cannot_know():
-    truth = LinearGaussian.random(2, 3)
-    ev = _evidence(truth, truth.guide(1.3), truth.sample(1), 1)
-    assert ev.std_error.isnan().all()
-    assert ev.khat.isnan().all()
-    assert math.isnan(ev.stderr)
-    assert "k-hat > 0.7: unknown, K < 26" in str(ev)
-
-
-def test_result_line():
-    ones = torch.ones(4, dtype=torch.float64)
-    khat = torch.tensor([0.1, 0.71, 0.69, 2.0])
-    ev = Evidence(ones * -3.25, ones, ones, khat, ones, {1: (-3.25, 0.0)}, 100, 0)
-    assert str(ev) == "log p(x) = -3.25 +- 0.00 nats  (K=100, N=4, k-hat > 0.7: 2 of 4)"
-
-
-def test_save_and_load_round_trip(tmp_path):
-    truth = LinearGaussian.random(2, 3)
-    ev = _evidence(truth, truth.guide(1.3), truth.sample(5), 30, seed=4)
-    ev.save(tmp_path / "evidence.npz")
-    back = Evidence.load(tmp_path / "evidence.npz")
-    assert back.curve == ev.curve
-    assert (back.num_particles, back.seed) == (30, 4)
-    for name in ("log_px", "std_error", "ess", "khat", "elbo"):
-        torch.testing.assert_close(getattr(back, name), getattr(ev, name), rtol=0, atol=0)
-    assert [p.name for p in tmp_path.iterdir()] == ["evidence.npz"]
-
-
-def test_unreadable_evidence_says_so(tmp_path):
-    path = tmp_path / "evidence.npz"
-    path.write_bytes(b"PK\x03\x04 truncated")
-    for missing in (path, tmp_path / "absent.npz"):
-        with pytest.raises(ValueError, match=r"Cannot read .*\.npz.*Run the evaluation again"):
-            Evidence.load(missing)
 
 
 VALID = torch.zeros(3, 4)
@@ -270,51 +185,6 @@ def test_swapped_programs_and_observing_guides_are_refused():
         evidence(truth.model, observing, x, 10)
 
 
-def _in_a_list(model):
-    holder = [model]
-    return lambda x: holder[0](x)
-
-
-def _behind_a_function(model):
-    def inner(x):
-        return model(x)
-
-    return lambda x: inner(x)
-
-
-class _Callable:
-    __slots__ = ("model",)
-
-    def __init__(self, model):
-        self.model = model
-
-    def run(self, x):
-        return self.model(x)
-
-
-HIDDEN = {
-    "partial": lambda model: partial(lambda inner, x: inner(x), model),
-    "list": _in_a_list,
-    "function": _behind_a_function,
-    "dict": lambda model: lambda x, parts={"model": model}: parts["model"](x),
-    "slots": lambda model: _Callable(model).run,
-}
-
-
-@pytest.mark.parametrize("name", HIDDEN)
-def test_modules_are_found_wherever_a_program_keeps_them(name):
-    truth = LinearGaussian.random(2, 3)
-    seen = []
-
-    class Model(nn.Module):
-        def forward(self, x):
-            seen.append(self.training)
-            truth.model(x)
-
-    evidence(HIDDEN[name](Model()), truth.exact_guide, truth.sample(3), 10, progress=False)
-    assert seen == [name in ("dict", "slots")] * len(seen)  # defaults and slots are not looked into
-
-
 def test_errors_from_inside_a_program_are_one_line():
     model = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(4), mlp((3,)))
     guide = AmortizedGuide(4, guides.DiagonalNormal(3), mlp((3,)))
@@ -345,9 +215,9 @@ def test_mistakes_in_arguments_get_one_clear_line(x, settings, message):
 def test_seeds_of_numpy_are_seeds():
     truth = LinearGaussian.random(2, 3)
     x = truth.sample(2)
-    runs = [_evidence(truth, truth.guide(1.3), x, 5, seed=seed) for seed in (3, np.int64(3))]
+    runs = [evidence_of(truth, truth.guide(1.3), x, 5, seed=seed) for seed in (3, np.int64(3))]
     assert torch.equal(runs[0].log_px, runs[1].log_px)
-    assert math.isnan(_evidence(truth, truth.guide(1.3), x, 1).bias)
+    assert math.isnan(evidence_of(truth, truth.guide(1.3), x, 1).bias)
 
 
 def test_no_more_than_a_chunk_of_data_is_copied_to_the_device(monkeypatch):
@@ -359,8 +229,8 @@ def test_no_more_than_a_chunk_of_data_is_copied_to_the_device(monkeypatch):
         return tuple(arg.clone() for arg in batch)
 
     x = truth.sample(10)
-    expected = _evidence(truth, truth.guide(1.2), x, 20, chunk_size=60)
+    expected = evidence_of(truth, truth.guide(1.2), x, 20, chunk_size=60)
     monkeypatch.setattr("pyro_vae.inference.scoring.evidence.send", send)
-    result = _evidence(truth, truth.guide(1.2), x, 20, chunk_size=60)
+    result = evidence_of(truth, truth.guide(1.2), x, 20, chunk_size=60)
     assert copied == [3, 3, 3, 3, 3, 1]  # the ends of the data, on which the programs are tried, and the chunks
     assert torch.equal(result.log_px, expected.log_px)

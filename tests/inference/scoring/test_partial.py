@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from setups import make_pair
+from programs import make_pair
 from truth import LinearGaussian
 
 from pyro_vae.inference import evidence, methods

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from setups import PIXELS, losses_of, make_pair, quick, weights_of
+from programs import PIXELS, losses_of, make_pair, quick, weights_of
 
 from pyro_vae.inference.compile.compile import layout
 from pyro_vae.inference.programs.loop import in_order, send
@@ -77,8 +77,7 @@ def test_data_fit_that_take_half_of_what_is_free(monkeypatch):
 
 
 @pytest.mark.parametrize("compile", [False, True])
-def test_fit_is_the_same_with_streamed_data(monkeypatch, compile):
-    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+def test_fit_is_the_same_with_streamed_data(monkeypatch, recorded_only, compile):
     results, parameters = [], []
     for resident in (True, False):
         monkeypatch.setattr("pyro_vae.inference.training.fit.fits", lambda args, device, resident=resident: resident)

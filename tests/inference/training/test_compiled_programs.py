@@ -11,19 +11,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import PIXELS, losses_of, quick
 from pyro.distributions.transforms.spline import _monotonic_rational_spline
-from setups import PIXELS, losses_of, make_pair, quick
 from torch import nn
 
-from pyro_vae.inference.compile.compile import agree
 from pyro_vae.inference.programs.call import modules_of_both
 
+pytestmark = pytest.mark.usefixtures("recorded_only")
+
+
 FASTER = partial(torch.optim.Adam, lr=0.05)
-
-
-@pytest.fixture(autouse=True)
-def _recorded_only(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
 
 
 class Guide(nn.Module):
@@ -241,26 +238,3 @@ def test_distributions_made_when_arguments_were_checked_are_recorded():
         return self.net(z) + 0.1 * prior.log_prob(self.free)
 
     assert runs_of(logits).startswith("compiled")
-
-
-def test_a_compiled_run_of_a_gpu_resumes_elsewhere(tmp_path):
-    """Its checkpoint holds a learning rate in a tensor and an optimizer set up for a GPU."""
-    file, weights = tmp_path / "run.pt", []
-    for as_on_gpu in (False, True):
-        programs = make_pair()
-        quick(*programs, PIXELS, epochs=2, checkpoint=file)
-        state = torch.load(file, weights_only=True)
-        if as_on_gpu:
-            for group in state["optimizer"]["param_groups"]:
-                group.update(capturable=True, fused=True, lr=torch.tensor(group["lr"]))
-        torch.save(state, file)
-        programs = make_pair()
-        result = quick(*programs, PIXELS, checkpoint=file, resume=True)
-        weights.append(torch.cat([p.detach().flatten() for module in programs for p in module.parameters()]))
-        assert result.history[-1]["lr"] == pytest.approx(1e-3)
-    torch.testing.assert_close(*weights)
-
-
-def test_agreement_is_judged_by_finite_entries_and_holds_of_none():
-    assert agree((torch.zeros(0),), (torch.zeros(0),))
-    assert not agree((torch.tensor([torch.inf, 1.0]),), (torch.tensor([torch.inf, 2.0]),))

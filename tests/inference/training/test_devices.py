@@ -11,13 +11,11 @@ import sys
 
 import pytest
 import torch
-from families import DISCRETE, FAMILIES, pair
-from likelihood_table import LIKELIHOODS
-from setups import make_pair
-from test_compile import _guide_for
-from test_hierarchical import _deep_pair
-from test_priors import PRIORS
-from test_svi_and_fit import OBJECTIVES, STOCK
+from parts.guides import DISCRETE, FAMILIES, family_for, pair
+from parts.likelihoods import LIKELIHOODS
+from parts.objectives import OBJECTIVES, STOCK
+from parts.priors import PRIORS
+from programs import deep_pair, make_pair
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.inference import AmortizedGuide, guides, objectives
@@ -95,7 +93,7 @@ def test_guides(name):
 @pytest.mark.parametrize("name", PRIORS)
 def test_priors(name):
     prior = PRIORS[name](3)
-    guide = AmortizedGuide(6, _guide_for(prior)(3), mlp((8,)))
+    guide = AmortizedGuide(6, family_for(prior)(3), mlp((8,)))
     estimator = "vimco" if type(prior).__name__ in ("Bernoulli", "Categorical") else "pathwise"
     x = prior.pseudo_inputs.shape[1:] if "Vamp" in name else (6,)
     if "Vamp" in name:
@@ -112,7 +110,7 @@ def test_likelihoods(name):
 
 def test_hierarchies_and_convolutions():
     for kind in ("bottom-up", "top-down"):
-        check_step(*_deep_pair(kind), objectives.IWAE(3), 2, 3)
+        check_step(*deep_pair(kind), objectives.IWAE(3), 2, 3)
     decoder, encoder = deconv((1, 7, 5), (3, 4), residual_blocks=1), conv((4, 5), residual_blocks=1)
     model = VAE(priors.StandardNormal(2), likelihoods.Bernoulli((1, 7, 5)), decoder)
     check_step(model, AmortizedGuide((1, 7, 5), guides.DiagonalNormal(2), encoder), objectives.ELBO(), 1, 7, 5)

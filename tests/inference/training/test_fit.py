@@ -8,8 +8,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import PIXELS, losses_of, make_pair, module_programs, quick, sgd, weights_of
 from pyro import infer
-from setups import PIXELS, losses_of, make_pair, module_programs, quick, sgd, weights_of
 from truth import LinearGaussian
 
 from pyro_vae.inference import AmortizedGuide, evidence, fit, guides, objectives

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from setups import PIXELS, losses_of, make_pair, weights_of
+from programs import PIXELS, losses_of, make_pair, weights_of
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 
 from pyro_vae.inference import AmortizedGuide, evidence, fit, guides, methods, objectives

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contract
 import pandas as pd
 import pytest
 import torch
+from parts import contract
 from torch import nn
 
 from pyro_vae.models import VAE, likelihoods, mlp, priors

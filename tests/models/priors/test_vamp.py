@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from truth import LinearGaussian
 
-from pyro_vae.cli.train import main
+from pyro_vae.cli import main
 from pyro_vae.inference import AmortizedGuide, evidence, fit, guides
 from pyro_vae.inference.training.checkpoints import load_checkpoint
 from pyro_vae.models import VAE, likelihoods, mlp
