@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyro_vae.cli import compare, evaluate, impute, parts, report, sample, train
-from pyro_vae.cli.parser import Command
+from pyro_vae.cli.options import Command
 
 COMMANDS = {
     "train": Command(train.make, train.run, train.defaults),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vae.cli.parser import Choices, make_parser
+from pyro_vae.cli.options import Choices, make_parser
 from pyro_vae.core.files import atomic_path, write_text
 from pyro_vae.inference.scoring.compare import compare
 from pyro_vae.inference.scoring.estimates import Evidence

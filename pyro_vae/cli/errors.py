@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from pyro_vae.core.checks import did_you_mean
 from pyro_vae.core.registry import Registry
-from pyro_vae.runs.kinds import REGISTRIES
+from pyro_vae.runs.registry import REGISTRIES
 
 OPTIONS = {"load_data(..., missing=True) and VAE(..., missing=True)": "--missing true"}
 """What a message of the library tells a Python program to write, and the option that does the same here."""

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vae.cli.parser import Choices, Classes, add_data_root, add_device, add_part, make_parser
+from pyro_vae.cli.options import Choices, Classes, add_data_root, add_device, add_part, make_parser
+from pyro_vae.cli.scoring import score
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.core.registry import Spec
 from pyro_vae.data.splits import PARTS
-from pyro_vae.inference.scoring.estimates import Evidence
-from pyro_vae.inference.scoring.evidence import evidence
-from pyro_vae.runs.building import facts
-from pyro_vae.runs.loading import bits_per_dimension
 from pyro_vae.runs.registry import METHODS
-from pyro_vae.runs.run import Run, Trained
-
-if TYPE_CHECKING:
-    from pyro_vae.report.page import Section
+from pyro_vae.runs.run import Run
 
 
 def defaults(classes: Classes) -> dict[str, Spec | None]:
@@ -67,70 +58,3 @@ def run(options: Namespace) -> None:
         score(folder, trained, num_particles, method=method, **settings)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Interrupted; the same command goes on from what {folder.path} holds.") from None
-
-
-def score(
-    directory: Run, trained: Trained, num_particles: int, split: str = "test", device: str = "auto", **settings: Any
-) -> None:
-    """Estimate log p(x), write result and report, and print the line that says it.
-
-    Args:
-        directory: where they go.
-        trained: the run.
-        num_particles: K.
-        split: the part of the data that is scored.
-        device: "auto", or a torch device.
-        settings: further ones of ``evidence``.
-    """
-    kind, splits = trained.kind, trained.splits
-    how: dict[str, Any] = {"device": device, "checkpoint": directory.path, **settings}
-    ev = evidence(trained.model, trained.guide, kind.data(splits, split), num_particles, **how)
-    cited = facts(trained.config, splits, ev, split, str(next(trained.model.parameters()).device))
-    bits = bits_per_dimension(trained.config.parts.likelihood, splits, ev)
-    cited |= {"bits per dimension": bits} if bits else {}
-    directory.write_result(ev, cited)
-    write_page(directory, trained, ev, cited, split)
-    remarks = kind.remarks(trained.guide, splits, split)
-    remarks += [f"bits per dimension: {bits}"] if bits else []
-    print("\n".join([f"report: {directory.report}", *remarks, f"{split} {trained.in_words(ev)}"]))
-
-
-def write_page(
-    directory: Run,
-    trained: Trained,
-    ev: Evidence,
-    cited: Mapping[str, str],
-    split: str,
-    further: Sequence[Section] = (),
-) -> None:
-    """Write the report of a result.
-
-    Args:
-        directory: where it goes.
-        trained: the run.
-        ev: the result.
-        cited: the facts to cite it by.
-        split: the part of the data that was scored.
-        further: sections to put at its end.
-    """
-    from pyro_vae.report.report import Scored, write_report
-
-    splits = trained.splits
-    scored = Scored(
-        ev,
-        getattr(splits, split),
-        y=trained.kind.y(splits, split),
-        labels=splits.labels[split] if splits.labels else None,
-        image_shape=splits.image_shape,
-        split=split,
-    )
-    write_report(
-        directory.report,
-        scored,
-        trained.model.cpu(),
-        trained.guide.cpu(),
-        title=f"{splits.name}: {split} {trained.kind.quantity}",
-        facts=cited,
-        history=trained.history,
-        further=further,
-    )

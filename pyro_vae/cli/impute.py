@@ -9,7 +9,7 @@ import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
-from pyro_vae.cli.parser import Choices, add_data_root, make_parser
+from pyro_vae.cli.options import Choices, add_data_root, make_parser
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.core.files import atomic_path
 from pyro_vae.data.files import read_arrays, read_header
@@ -17,8 +17,8 @@ from pyro_vae.data.splits import to_tensor
 from pyro_vae.data.tables import read_table
 from pyro_vae.inference.scoring.posterior import impute
 from pyro_vae.models.likelihoods import Mixed
-from pyro_vae.runs.loading import data_path
 from pyro_vae.runs.run import Run
+from pyro_vae.runs.setup import data_path
 
 if TYPE_CHECKING:
     import pandas as pd

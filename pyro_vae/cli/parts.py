@@ -9,11 +9,11 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-from pyro_vae.cli.parser import TORCH, Choices, make_parser
+from pyro_vae.cli.options import TORCH, Choices, make_parser
 from pyro_vae.core.checks import did_you_mean
 from pyro_vae.core.flows import FLOW_KINDS
 from pyro_vae.core.registry import find_class, load_module
-from pyro_vae.runs.kinds import REGISTRIES
+from pyro_vae.runs.registry import REGISTRIES
 
 LISTED = {kind: registry for kind, registry in REGISTRIES.items() if kind not in TORCH}
 """The kinds that are this library's; of torch's optimizers torch tells."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vae.cli.evaluate import write_page
-from pyro_vae.cli.parser import Choices, add_data_root, make_parser
+from pyro_vae.cli.options import Choices, add_data_root, make_parser
+from pyro_vae.cli.scoring import write_page
 from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.runs.run import Run
 
@@ -30,7 +30,7 @@ def run(options: Namespace) -> None:
     directory = Run(options.run)
     trained = directory.load(options.data_root)
     ev = Evidence.load(directory.evidence)
-    x = trained.kind.data(trained.splits, "test")
+    x = trained.setup.data("test")
     findings = diagnose(trained.model, trained.guide, x, options.seed, device=options.device)
     write_page(directory, trained, ev, directory.facts(), "test", [finding.as_section() for finding in findings])
     for finding in findings:

@@ -9,7 +9,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
-from pyro_vae.cli.parser import Choices, add_data_root, make_parser
+from pyro_vae.cli.options import Choices, add_data_root, make_parser
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.files import atomic_path
 from pyro_vae.runs.run import Run, Trained

@@ -9,22 +9,21 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
-from pyro_vae.cli.evaluate import score
-from pyro_vae.cli.parser import Choices, Classes, add_setting, add_settings, config_of, make_parser
+from pyro_vae.cli.options import Choices, Classes, add_setting, add_settings, make_parser
+from pyro_vae.cli.parser import config_of
+from pyro_vae.cli.scoring import score
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.data.splits import Splits
 from pyro_vae.data.tables import read_schema
 from pyro_vae.inference.programs.call import as_args, check_data, place_programs, short_errors
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.training.checkpoints import read_checkpoint
 from pyro_vae.inference.training.fit import FitResult, check_settings, fit
 from pyro_vae.models.initialization import start_at_data
-from pyro_vae.runs.building import build, completed, load_splits
-from pyro_vae.runs.config import PARTS, Config, DataConfig, NetworksConfig, PartsConfig, TrainingConfig
-from pyro_vae.runs.kinds import KINDS, REGISTRIES, Kind, kind_of
-from pyro_vae.runs.loading import notes
-from pyro_vae.runs.registry import OBJECTIVES, OPTIMIZERS, SCHEDULERS
+from pyro_vae.runs.config import PART_SETTINGS, Config, DataConfig, NetworksConfig, PartsConfig, TrainingConfig
+from pyro_vae.runs.kinds import KINDS
+from pyro_vae.runs.registry import OBJECTIVES, OPTIMIZERS, REGISTRIES, SCHEDULERS
 from pyro_vae.runs.run import Run, Trained, next_path
+from pyro_vae.runs.setup import Setup, notes, set_up
 
 START_DATA = 5000
 """Training data that the decoder's first bias is taken from, at most."""
@@ -42,7 +41,7 @@ KEPT = (*KEPT_PARTS, "latent_dim", "hidden", "activation", "batch_size", "precis
 def defaults(classes: Classes) -> dict[str, Any]:
     """Return the part of each kind where none is named; the kind of model has its own objective."""
     kind: Any = classes.get("model") or KINDS.find(Config().parts.model.class_path)
-    return {name: Config()[name] for name in PARTS} | {"objective": kind.objective}
+    return {name: Config()[name] for name in PART_SETTINGS} | {"objective": kind.objective}
 
 
 def make(choices: Choices) -> ArgumentParser:
@@ -67,20 +66,19 @@ def make(choices: Choices) -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """Train, estimate log p(x) of the test split, and write the run directory."""
-    asked = _with_data_found(config_of(options))
-    splits = load_splits(asked)
-    config = completed(asked, splits)
-    kind, (model, guide) = kind_of(config), build(config, splits)
-    train = _check_before_writing(config, kind, model, guide, splits)
-    if config.networks.start_at_data and not options.resume:
+    setup = set_up(_with_data_found(config_of(options)))
+    model, guide = setup.build()
+    train = _checked_training_data(setup, model, guide)
+    if setup.config.networks.start_at_data and not options.resume:
         _start_at_data(model, train)
-    directory = _directory(options, config, splits)
-    print("\n".join([splits.protocol, *notes(config.data, splits), f"run directory: {directory.path}"]))
-    result = _fit(directory, config, kind, model, guide, splits, resume=bool(options.resume))
+    directory = _directory(options, setup)
+    chosen = notes(setup.config.data, setup.splits)
+    print("\n".join([setup.splits.protocol, *chosen, f"run directory: {directory.path}"]))
+    result = _fit(directory, setup, model, guide, resume=bool(options.resume))
     directory.write_metrics(result.history)
     if result.execution != "eager":
         print(f"training {result.execution}")
-    _score(directory, Trained(config, splits, model, guide, result.history))
+    _score(directory, Trained(setup, model, guide, result.history))
 
 
 def _with_data_found(config: Config) -> Config:
@@ -92,40 +90,38 @@ def _with_data_found(config: Config) -> Config:
     return config.with_settings(**settings)
 
 
-def _directory(options: Namespace, config: Config, splits: Splits) -> Run:
+def _directory(options: Namespace, setup: Setup) -> Run:
     """Return the run directory with its config and fingerprint: a new one, or the one to go on with."""
-    directory = Run(options.resume or options.out or next_path(config.data.data))
+    directory = Run(options.resume or options.out or next_path(setup.config.data.data))
     if not options.resume:
-        directory.create(config, options.overwrite)
-        directory.write_fingerprint(splits)
+        directory.create(setup.config, options.overwrite)
+        directory.write_fingerprint(setup.splits)
         return directory
-    directory.check_fingerprint(splits)
-    _check_same_settings(directory, config)
-    _check_epochs(directory, config.training.epochs)
-    directory.write_config(config)
+    directory.check_fingerprint(setup.splits)
+    _check_same_settings(directory, setup.config)
+    _check_epochs(directory, setup.config.training.epochs)
+    directory.write_config(setup.config)
     return directory
 
 
-def _fit(
-    directory: Run, config: Config, kind: Kind, model: nn.Module, guide: nn.Module, splits: Splits, resume: bool
-) -> FitResult:
-    training = config.training
-    assert training.objective is not None  # the config is completed
+def _fit(directory: Run, setup: Setup, model: nn.Module, guide: nn.Module, resume: bool) -> FitResult:
+    training = setup.config.training
+    assert training.objective is not None  # chosen by the kind of model where none is named
     try:
         return fit(
             model,
             guide,
-            kind.training_data(splits),
+            setup.kind.training_data(setup.splits),
             objective=OBJECTIVES.build(training.objective),
             epochs=training.epochs,
             batch_size=training.batch_size,
-            valid=kind.data(splits, "valid"),
+            valid=setup.data("valid"),
             optimizer=OPTIMIZERS.partial(training.optimizer),
             scheduler=None if training.scheduler is None else SCHEDULERS.partial(training.scheduler),
             kl_warmup=training.kl_warmup,
             clip_norm=training.clip_norm,
             patience=training.patience,
-            transform=splits.transform,
+            transform=setup.splits.transform,
             seed=training.seed,
             device=training.device,
             compile=training.compile,
@@ -180,23 +176,20 @@ def _check_epochs(directory: Run, epochs: int) -> None:
         raise ValueError(f"{directory.path} holds {done} epochs already. Give --epochs {done} or more, or train anew.")
 
 
-def _check_before_writing(
-    config: Config, kind: Kind, model: nn.Module, guide: nn.Module, splits: Splits
-) -> tuple[Tensor, ...]:
+def _checked_training_data(setup: Setup, model: nn.Module, guide: nn.Module) -> tuple[Tensor, ...]:
     """Refuse settings and data that cannot work while there is still nothing to clean up; return the training data."""
-    training = config.training
+    config, training, splits = setup.config, setup.config.training, setup.splits
     check_positive_int(config.num_particles, "num_particles")
     names = ("epochs", "batch_size", "patience", "kl_warmup", "clip_norm")
     check_settings(splits.train, valid=splits.valid, **{name: config[name] for name in names})
-    x, *others = as_args(kind.training_data(splits))
+    x, *others = as_args(setup.kind.training_data(splits))
     device = place_programs(model, guide, (x, *others), training.device)
     optimizer = OPTIMIZERS.partial(training.optimizer)([torch.zeros(1, requires_grad=True)])
     if training.scheduler is not None:
         SCHEDULERS.partial(training.scheduler)(optimizer)
     with torch.random.fork_rng(devices=[]):
         train = (x if splits.transform is None else splits.transform(x), *others)
-    scored = ((name, kind.data(splits, name)) for name in ("valid", "test"))
-    for name, data in (("train", train), *scored):
+    for name, data in (("train", train), ("valid", setup.data("valid")), ("test", setup.data("test"))):
         check_data(model, data, f"{splits.name} {name}")
     with short_errors():
         check_proposal(model, guide, tuple(arg[: training.batch_size].to(device) for arg in train))

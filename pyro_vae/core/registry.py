@@ -15,6 +15,8 @@ from pyro_vae.core.checks import did_you_mean
 
 OURS = "pyro_vae."
 """How the dotted names of this library start."""
+FILLED_IN = frozenset({"dim", "event_shape", "data", "guide"})
+"""Arguments of parts that the latent dimension, the data and the guide determine."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Registry:
         others: further classes by name, from elsewhere.
         filled_in: arguments that data and other parts determine, which are no options.
         filled_in_ours: further ones of the classes that derive from ``base``.
+        always_shown: arguments that a description shows at their defaults too.
     """
 
     kind: str
@@ -88,6 +91,7 @@ class Registry:
     others: Mapping[str, type] = field(default_factory=dict)
     filled_in: frozenset[str] = frozenset()
     filled_in_ours: frozenset[str] = frozenset()
+    always_shown: frozenset[str] = frozenset()
 
     def known(self) -> dict[str, type]:
         """Return {name: class} of ours, and of others that are known by a plain name."""
@@ -124,14 +128,12 @@ class Registry:
         """
         if not issubclass(part, (self.base, *self.accepts)):
             wanted = " or ".join(base.__name__ for base in (self.base, *self.accepts))
-            raise ValueError(
-                f"Expected a class of {wanted} for the {self.kind}; got {part.__module__}.{part.__qualname__}."
-            )
+            raise ValueError(f"Expected a class of {wanted} for the {self.kind}; got {dotted_name(part)}.")
         return part
 
     def name_of(self, part: type) -> str:
         """Return the name under which a config records a class: a plain one, or the dotted one of a user's own."""
-        return next((n for n, known in self.known().items() if known is part), f"{part.__module__}.{part.__qualname__}")
+        return next((name for name, known in self.known().items() if known is part), dotted_name(part))
 
     def build(self, spec: Spec, **known: Any) -> Any:
         """Build a part, filling in what the rest of the model already determines, such as ``dim``.
@@ -168,14 +170,19 @@ class Registry:
         return self.filled_in | (self.filled_in_ours if issubclass(part, self.base) else frozenset())
 
     def changed(self, spec: Spec) -> dict[str, Any]:
-        """Return the arguments of a part that are not at their defaults; a learning rate always."""
+        """Return the arguments of a part that are not at their defaults, and those that are always shown."""
         defaults = inspect.signature(self.find(spec.class_path)).parameters
         given = {name: value for name, value in spec.init_args.items() if value is not None}
-        return {k: v for k, v in given.items() if k == "lr" or v != _plain(defaults[k].default)}
+        return {k: v for k, v in given.items() if k in self.always_shown or v != _plain(defaults[k].default)}
 
     def describe(self, spec: Spec) -> str:
         """Return a part as it would be written in Python, leaving out arguments at their defaults."""
         return f"{spec.name}({', '.join(f'{k}={v}' for k, v in self.changed(spec).items())})"
+
+
+def dotted_name(part: type) -> str:
+    """Return the name by which a class is imported, ``package.module.Class``."""
+    return f"{part.__module__}.{part.__qualname__}"
 
 
 def load_module(name: str, wanted: str) -> ModuleType:

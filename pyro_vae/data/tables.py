@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor, nn
 
 from pyro_vae.core.checks import did_you_mean
-from pyro_vae.core.registry import Registry, Spec
+from pyro_vae.core.registry import FILLED_IN, Registry, Spec
 from pyro_vae.data.files import BadTable, one_line, read_header
 from pyro_vae.models import likelihoods
 from pyro_vae.models.likelihoods import Categorical, Likelihood, Mixed
@@ -28,7 +28,7 @@ LIKELIHOODS = Registry(
     likelihoods,
     "likelihood p(x|z)",
     accepts=(nn.Module,),
-    filled_in=frozenset({"dim", "event_shape", "data", "guide"}),
+    filled_in=FILLED_IN,
     filled_in_ours=frozenset({"columns"}),
 )
 """Likelihoods by name, in a schema and in a config."""

@@ -1,7 +1,7 @@
-"""Runs: a directory, its config, and what the config stands for.
+"""Runs: a directory, its config, and what the config comes to.
 
-Downhill from a config to a run: ``config`` (typed settings), ``registry`` (parts by name), ``loading`` (the
-data), ``parts`` (made to measure), ``kinds`` (of model), ``building`` (model and guide), ``run`` (the directory).
+Downhill from a config to a run: ``config`` (typed settings), ``setup`` (the data, and what they choose), ``kinds`` (of
+model) of ``parts`` (made to measure), ``result`` (to cite), ``run`` (the directory); ``registry``: parts by name.
 """
 
 from pyro_vae.runs.run import Run as Run

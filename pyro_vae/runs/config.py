@@ -141,7 +141,7 @@ class Config:
         groups: dict[str, dict[str, Any]] = {group: {} for group in (*GROUPS, "")}
         for name, value in values.items():
             if name in SETTINGS:
-                groups[SETTINGS[name]][name] = Spec.of(value) if name in PARTS and value is not None else value
+                groups[SETTINGS[name]][name] = Spec.of(value) if name in PART_SETTINGS and value is not None else value
         return cls(**{group: kind(**groups[group]) for group, kind in GROUPS.items()}, **groups[""])
 
     def as_dict(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Config:
 GROUPS = {"data": DataConfig, "parts": PartsConfig, "networks": NetworksConfig, "training": TrainingConfig}
 SETTINGS = {f.name: group for group, kind in GROUPS.items() for f in fields(kind)} | {"num_particles": ""}
 """{setting: its group}, in the order of the options."""
-PARTS = [f.name for kind in GROUPS.values() for f in fields(kind) if f.metadata.get("part")]
+PART_SETTINGS = [f.name for kind in GROUPS.values() for f in fields(kind) if f.metadata.get("part")]
 """The settings that name a part."""
 
 

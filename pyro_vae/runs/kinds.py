@@ -19,9 +19,7 @@ from pyro_vae.data.splits import Splits
 from pyro_vae.inference import guides
 from pyro_vae.inference.programs.call import Data
 from pyro_vae.models.networks import mlp
-from pyro_vae.runs.config import Config
-from pyro_vae.runs.parts import Parts
-from pyro_vae.runs.registry import GUIDES, PARTS, PRIORS
+from pyro_vae.runs.parts import GUIDES, PRIORS, Parts
 
 Programs = tuple[nn.Module, nn.Module]
 
@@ -39,6 +37,10 @@ class Kind(ABC):
     @abstractmethod
     def build(self, parts: Parts) -> Programs:
         """Return model and guide, made of the parts that the config names."""
+
+    def latent_dims_of(self, parts: Parts) -> int | list[int]:
+        """Return the dimension of z, or those of its layers."""
+        return parts.latent_dim
 
     def prepare(self, splits: Splits) -> Splits:
         """Return the data as the model takes them."""
@@ -71,10 +73,10 @@ class Kind(ABC):
         Raises:
             ValueError: for labels that there are not, or a model that is given none.
         """
-        raise ValueError(f"Expected no --label for {type(self).__name__}, whose x depends on no label.")
+        raise ValueError(f"Expected no --label for {KINDS.name_of(type(self))}, whose x depends on no label.")
 
 
-class VAE(Kind):
+class PlainKind(Kind):
     """One layer of latents, z ~ p(z), x ~ p(x|z), and the guide q(z|x)."""
 
     def build(self, parts: Parts) -> Programs:
@@ -87,7 +89,7 @@ class VAE(Kind):
         return guides.AmortizedGuide(parts.event_shape, parts.family(), parts.encoder(), **parts.seen)
 
 
-class HierarchicalVAE(Kind):
+class HierarchicalKind(Kind):
     """Layers of latents, z_L ~ p(z_L), z_l ~ N(mu(z_l+1), diag sigma(z_l+1)^2), x ~ p(x|z_1).
 
     ``--encoder`` and ``--decoder`` stand between x and z_1. The defaults, with the default networks of two layers
@@ -118,6 +120,10 @@ class HierarchicalVAE(Kind):
         if guide not in ("bottom_up", "ladder"):
             raise ValueError(f"Expected guide to be bottom_up or ladder; got {guide!r}.")
         self.latent_dims, self.hidden, self.guide = list(latent_dims), list(hidden), guide
+
+    def latent_dims_of(self, parts: Parts) -> int | list[int]:
+        """Return the dimensions of z_1, ..., z_L."""
+        return self.latent_dims
 
     def build(self, parts: Parts) -> Programs:
         """Return a ``models.HierarchicalVAE`` and a ``guides.HierarchicalGuide`` or ``LadderGuide``."""
@@ -151,7 +157,7 @@ class _Labelled(Kind):
         return given(splits).encode(labels)
 
 
-class ConditionalVAE(_Labelled):
+class ConditionalKind(_Labelled):
     """Model of x given a label y, z ~ p(z) or p(z|y), x ~ p(x|z, y), and the guide q(z|x, y).
 
     The evidence is log p(x|y). A column of whole numbers with at most 20 different values is a class, any other one
@@ -187,7 +193,7 @@ class ConditionalVAE(_Labelled):
         return model, guide
 
 
-class SemiSupervisedVAE(_Labelled):
+class SemiSupervisedKind(_Labelled):
     """Model of x and its class y, known for some of the training data, y ~ p(y), z ~ p(z), x ~ p(x|z, y).
 
     The guide is q(y|x) q(z|x, y); q(y|x) is a network of the hidden layers of ``--hidden``. In training the classes
@@ -257,13 +263,11 @@ class SemiSupervisedVAE(_Labelled):
 KINDS = Registry(
     "model",
     Kind,
-    {kind.__name__: kind for kind in (VAE, HierarchicalVAE, ConditionalVAE, SemiSupervisedVAE)},
+    {
+        "VAE": PlainKind,
+        "HierarchicalVAE": HierarchicalKind,
+        "ConditionalVAE": ConditionalKind,
+        "SemiSupervisedVAE": SemiSupervisedKind,
+    },
     "kind of model: VAE, HierarchicalVAE, ConditionalVAE or SemiSupervisedVAE",
 )
-REGISTRIES = {"model": KINDS, **PARTS}
-"""Everything that a config names, by the setting that names it."""
-
-
-def kind_of(config: Config) -> Kind:
-    """Return the kind of model and guide that a config names."""
-    return KINDS.build(config.parts.model)

@@ -10,17 +10,41 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_vae.core.conditioning import join
-from pyro_vae.core.registry import Registry, Spec
+from pyro_vae.core.registry import FILLED_IN, Registry, Spec
 from pyro_vae.data.splits import Splits
 from pyro_vae.data.tables import LIKELIHOODS
+from pyro_vae.inference import guides
+from pyro_vae.models import networks, priors
 from pyro_vae.models.networks import Factory, NetworkFactory, mlp
 from pyro_vae.runs.config import ACTIVATIONS, LATENT_DIM, Config
-from pyro_vae.runs.loading import filled
-from pyro_vae.runs.registry import DECODERS, ENCODERS, GUIDES, PRIORS
 
-NETWORKS = {"encoder": ENCODERS, "decoder": DECODERS}
+NETWORK_FILLED_IN = frozenset({"in_shape", "out_features", "image_shape"})
+
+
+def _networks(kind: str, what: str, without: str) -> Registry:
+    return Registry(
+        kind,
+        networks.NetworkFactory,
+        networks,
+        what,
+        accepts=(nn.Module,),
+        without=frozenset({without}),
+        filled_in=NETWORK_FILLED_IN,
+        filled_in_ours=frozenset({"activation"}),  # --activation is of both networks
+    )
+
+
+PRIORS = Registry("prior", priors.Prior, priors, "prior p(z)", accepts=(nn.Module, Distribution), filled_in=FILLED_IN)
+GUIDES = Registry(
+    "guide", guides.GuideFamily, guides, "family of the guide q(z|x)", accepts=(nn.Module,), filled_in=FILLED_IN
+)
+NETWORKS = {
+    "encoder": _networks("encoder", "network of the guide: mlp, gated_mlp or conv", without="deconv"),
+    "decoder": _networks("decoder", "network of the model: mlp, gated_mlp or deconv", without="conv"),
+}
 ImageShape = tuple[int, int, int]
 
 
@@ -48,7 +72,7 @@ class Parts:
         loc, scale = standardization(splits)
         self.seen: dict[str, Any] = {"loc": loc, "scale": scale, "missing": self.missing}
         self.shared = {name: value for name, value in self._shared().items() if value is not None}
-        self._train = filled(splits.train)
+        self._train = fill_with_means(splits.train)
 
     def _shared(self) -> dict[str, Any]:
         hidden, activation = self.config.networks.hidden, self.config.networks.activation
@@ -165,6 +189,11 @@ class Parts:
             return registry.build(Spec(spec.class_path, given), **known), wants_image
         fitting = {name: value for name, value in known.items() if name in accepted and name != "activation"}
         return functools.partial(_build_module, kind, part, fitting | given), wants_image
+
+
+def fill_with_means(x: Tensor) -> Tensor:
+    """Return data with the mean of its entry in the place of each missing one, for parts that start at data."""
+    return torch.where(x.isnan(), x.nanmean(0), x).nan_to_num(0.0) if x.isnan().any() else x
 
 
 def standardization(splits: Splits) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -15,33 +17,47 @@ from pyro_vae.core.registry import Spec
 from pyro_vae.data.splits import Splits
 from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.inference.training.checkpoints import load_checkpoint
-from pyro_vae.runs.building import build, load_splits
 from pyro_vae.runs.config import Config, read_settings
-from pyro_vae.runs.kinds import Kind, kind_of
+from pyro_vae.runs.kinds import Kind
 from pyro_vae.runs.registry import METHODS
+from pyro_vae.runs.result import numbers_of
+from pyro_vae.runs.setup import Setup, set_up
 
 
-class Trained(NamedTuple):
-    """What a run directory holds once it is loaded.
+@dataclass(frozen=True)
+class Trained:
+    """What a run directory holds once it is loaded; unpacks into config, splits, model, guide and history.
 
     Attributes:
-        config: the settings.
-        splits: the data.
+        setup: the settings, the data and the kind of model.
         model: p(x, z), as it was trained.
-        guide: q(z|x), likewise.
+        guide: q(z|x), as it was trained.
         history: one row an epoch.
     """
 
-    config: Config
-    splits: Splits
+    setup: Setup
     model: nn.Module
     guide: nn.Module
     history: list[dict[str, float]]
 
+    def __iter__(self) -> Iterator[Any]:
+        """Yield config, splits, model, guide and history."""
+        return iter((self.config, self.splits, self.model, self.guide, self.history))
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self.setup.config
+
+    @property
+    def splits(self) -> Splits:
+        """The data."""
+        return self.setup.splits
+
     @property
     def kind(self) -> Kind:
         """What model and guide are, and what they are called with."""
-        return kind_of(self.config)
+        return self.setup.kind
 
     def in_words(self, evidence: Evidence) -> str:
         """Return the result in one line."""
@@ -57,13 +73,19 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.data = self.path / "data.json"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.metrics = self.path / "metrics.csv"
+        self.evidence = self.path / "evidence.npz"
+        self.result = self.path / "result.json"
+        self.report = self.path / "report.html"
 
-    def __getattr__(self, name: str) -> Path:
-        """Return the path of one of the run's files."""
-        try:
-            return self.path / _FILES[name]
-        except KeyError:
-            raise AttributeError(name) from None
+    @property
+    def files(self) -> list[Path]:
+        """All files of a run."""
+        of_result = [self.metrics, self.evidence, self.result, self.report]
+        return [self.config_file, self.data, self.checkpoint, *of_result]
 
     def create(self, config: Config, overwrite: bool = False) -> None:
         """Make the directory and write the config.
@@ -77,10 +99,8 @@ class Run:
                 "replace it with --overwrite, or choose another --out."
             )
         make_folder(self.path)
-        for name in _FILES.values():
-            (self.path / name).unlink(missing_ok=True)
-        for partial in self.path.glob("evidence-*.partial.npz"):
-            partial.unlink()
+        for file in [*self.files, *self.path.glob("evidence-*.partial.npz")]:
+            file.unlink(missing_ok=True)
         self.write_config(config)
 
     def write_config(self, config: Config) -> None:
@@ -104,11 +124,11 @@ class Run:
             ValueError: if the run, its data or its checkpoint cannot be read.
         """
         config = self.config()
-        splits = load_splits(config.with_settings(data_root=data_root) if data_root else config)
-        self.check_fingerprint(splits)
-        model, guide = build(config, splits)
+        setup = set_up(config.with_settings(data_root=data_root) if data_root else config)
+        self.check_fingerprint(setup.splits)
+        model, guide = setup.build()
         state = load_checkpoint(self.checkpoint, model, guide)
-        return Trained(config, splits, model, guide, state["history"])
+        return Trained(setup, model, guide, state["history"])
 
     def write_fingerprint(self, splits: Splits) -> None:
         """Write down which data the run is of, so that a later evaluation is of the same."""
@@ -140,18 +160,7 @@ class Run:
     def write_result(self, evidence: Evidence, facts: dict[str, str]) -> None:
         """Write the estimates for each datum, and the result with all that citing it needs."""
         evidence.save(self.evidence)
-        numbers = {
-            "log_px": evidence.mean,
-            "stderr": evidence.stderr,
-            "mc_stderr": evidence.mc_stderr,
-            "bias": evidence.bias,
-            "elbo": evidence.elbo.mean().item(),
-            "num_particles": evidence.num_particles,
-            "num_data": len(evidence.log_px),
-            "num_khat_above_0.7": evidence.num_unreliable,
-            "unit": "nats per datum",
-        }
-        write_text(self.result, json.dumps(numbers | facts, indent=2) + "\n")
+        write_text(self.result, json.dumps(numbers_of(evidence) | facts, indent=2) + "\n")
 
     def facts(self) -> dict[str, str]:
         """Return all that citing the run's result needs, as it was written down.
@@ -164,17 +173,6 @@ class Run:
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} holds no result: cannot read {self.result}.") from error
         return {name: value for name, value in result.items() if isinstance(value, str) and name != "unit"}
-
-
-_FILES = {
-    "config_file": "config.yaml",
-    "data": "data.json",
-    "checkpoint": "checkpoint.pt",
-    "metrics": "metrics.csv",
-    "evidence": "evidence.npz",
-    "result": "result.json",
-    "report": "report.html",
-}
 
 
 def fingerprint(splits: Splits) -> str:

@@ -19,8 +19,9 @@ from pyro_vae.inference import Evidence, evidence, guides
 from pyro_vae.models import HierarchicalVAE, likelihoods, mlp
 from pyro_vae.models.networks.convolution import ConvDecoder, ConvEncoder, Residual
 from pyro_vae.report import diagnosis
-from pyro_vae.runs import Run, building
-from pyro_vae.runs.kinds import ConditionalVAE, SemiSupervisedVAE
+from pyro_vae.runs import Run
+from pyro_vae.runs.kinds import ConditionalKind, SemiSupervisedKind
+from pyro_vae.runs.setup import set_up
 
 NETWORK = """
 from torch import nn
@@ -55,13 +56,12 @@ def table(folder):
 
 def completed(*argv):
     """Return the config that a command line stands for, with its data."""
-    config = config_of(parse(COMMANDS, ["train", *argv])[1])
-    splits = building.load_splits(config)
-    return building.completed(config, splits), splits
+    setup = set_up(config_of(parse(COMMANDS, ["train", *argv])[1]))
+    return setup.config, setup.splits
 
 
 def built(*argv):
-    return building.build(*completed(*argv))
+    return set_up(config_of(parse(COMMANDS, ["train", *argv])[1])).build()
 
 
 def shapes(module):
@@ -225,13 +225,13 @@ def test_convolutions_see_a_label_as_channels(folder):
 
 def test_semi_supervised_training_knows_so_many_labels(folder):
     _, splits = completed()
-    x, kept = SemiSupervisedVAE(num_labels=30, label_seed=1).training_data(splits)
+    x, kept = SemiSupervisedKind(num_labels=30, label_seed=1).training_data(splits)
     known = kept >= 0
     assert x is splits.train
     assert known.sum() == 30
     assert torch.equal(kept[known], splits.labels["train"][known])
     assert (kept[~known] == -1).all()
-    assert not torch.equal(kept, SemiSupervisedVAE(num_labels=30, label_seed=2).training_data(splits)[1])
+    assert not torch.equal(kept, SemiSupervisedKind(num_labels=30, label_seed=2).training_data(splits)[1])
 
 
 def test_semi_supervised_run_scores_data_without_labels(table, capsys):
@@ -306,7 +306,7 @@ def test_what_does_not_go_together_is_refused(options, message, folder, capsys):
 def test_labels_that_there_are_not_are_refused():
     _, splits = completed()
     with pytest.raises(ValueError, match=r"Expected a label among 0, 1, .*, 9; got 12\."):
-        ConditionalVAE().encode_labels(splits, [3, 12])
+        ConditionalKind().encode_labels(splits, [3, 12])
 
 
 def test_prior_given_the_label(folder):

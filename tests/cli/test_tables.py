@@ -13,8 +13,8 @@ from helpers import QUICK
 from pyro_vae.cli import main
 from pyro_vae.data.load import load_data
 from pyro_vae.runs import Run
-from pyro_vae.runs.building import load_splits
 from pyro_vae.runs.config import Config
+from pyro_vae.runs.setup import set_up
 
 
 def _frame(n=100, share=0.15):
@@ -227,7 +227,9 @@ def test_images_of_bytes_are_numbered_for_likelihoods_of_levels(folder, capsys):
     assert float(result["bits per dimension"].split()[0]) == pytest.approx(-result["log_px"] / 9 / np.log(2), abs=1e-4)
     assert last[0][0].startswith("bits per dimension: ")
     coarse = {"class_path": "Categorical", "init_args": {"num_classes": 32}}
-    assert "level numbers 0 to 31" in load_splits(Config.from_dict({"data": "grey.npy", "likelihood": coarse})).protocol
+    assert (
+        "level numbers 0 to 31" in set_up(Config.from_dict({"data": "grey.npy", "likelihood": coarse})).splits.protocol
+    )
 
 
 def test_levels_in_python():

@@ -8,7 +8,7 @@ import torch
 
 from pyro_vae.core.registry import Registry, Spec
 from pyro_vae.models import priors
-from pyro_vae.runs.kinds import REGISTRIES
+from pyro_vae.runs.registry import REGISTRIES
 
 PRIORS = REGISTRIES["prior"]
 OWN = """

@@ -13,7 +13,7 @@ import cases
 import pytest
 import torch
 
-from pyro_vae.runs.kinds import REGISTRIES
+from pyro_vae.runs.registry import REGISTRIES
 
 NUMBERS = json.loads((cases.FOLDER / "numbers.json").read_text())
 RUNS = json.loads((cases.FOLDER / "runs.json").read_text())

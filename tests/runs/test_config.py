@@ -10,13 +10,13 @@ import yaml
 
 from pyro_vae.core.registry import Spec
 from pyro_vae.runs import Run
-from pyro_vae.runs.config import FORMAT, PARTS, SETTINGS, Config, read_settings
-from pyro_vae.runs.kinds import REGISTRIES
+from pyro_vae.runs.config import FORMAT, PART_SETTINGS, SETTINGS, Config, read_settings
+from pyro_vae.runs.registry import REGISTRIES
 
 
 def test_every_setting_that_names_a_part_has_a_registry():
-    assert set(PARTS) == set(REGISTRIES) - {"method"}
-    for name in PARTS:
+    assert set(PART_SETTINGS) == set(REGISTRIES) - {"method"}
+    for name in PART_SETTINGS:
         default = Config()[name]
         assert default is None or REGISTRIES[name].find(default.class_path) is not None
 
@@ -49,11 +49,13 @@ def test_configs_of_version_0_1_name_the_same_parts(name):
     config = Run(cases.DIRECTORIES / name).config()
     old = yaml.safe_load((cases.DIRECTORIES / name / "config.yaml").read_text())
     assert "format" not in old
-    for kind in PARTS:
+    for kind in PART_SETTINGS:
         if old[kind] is not None:
             assert REGISTRIES[kind].find(config[kind].class_path).__name__ == old[kind]["class_path"].rpartition(".")[2]
             assert config[kind].init_args == old[kind].get("init_args", {})
-    assert {n: config[n] for n in SETTINGS if n not in PARTS} == {n: old[n] for n in SETTINGS if n not in PARTS}
+    assert {n: config[n] for n in SETTINGS if n not in PART_SETTINGS} == {
+        n: old[n] for n in SETTINGS if n not in PART_SETTINGS
+    }
 
 
 def test_settings_that_an_older_config_lacks_are_at_their_defaults():

@@ -1,24 +1,79 @@
-"""The data of a config: how they are read, which likelihood they call for, and what is recorded and said of that."""
+"""What a config comes to: its kind of model, its data as they take them, and the settings that the data choose."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyro_vae.core.registry import Spec
 from pyro_vae.data.binarisation import are_bytes
 from pyro_vae.data.load import load_data
 from pyro_vae.data.splits import PARTS, Splits, share_missing
 from pyro_vae.data.tables import LIKELIHOODS, has_different_kinds, record_schema
-from pyro_vae.inference.scoring.estimates import Evidence
+from pyro_vae.inference.programs.call import Data
 from pyro_vae.models.likelihoods import Mixed
-from pyro_vae.runs.config import DataConfig
+from pyro_vae.runs.config import Config, DataConfig
+from pyro_vae.runs.kinds import KINDS, Kind, Programs
+from pyro_vae.runs.parts import Parts
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a config comes to.
+
+    Attributes:
+        config: the settings, with what the data and the kind of model choose where nothing was named.
+        kind: what model and guide are, and what they are called with.
+        splits: the data.
+    """
+
+    config: Config
+    kind: Kind
+    splits: Splits
+
+    @cached_property
+    def parts(self) -> Parts:
+        """What the config and the data determine of model and guide."""
+        return Parts(self.config, self.splits)
+
+    def build(self) -> Programs:
+        """Build model and guide, with every width taken from the data and the latent dimension.
+
+        Parts whose constructor takes ``data`` are given the training data, and a prior that takes ``guide`` the guide.
+        Parameters are initialised with the config's seed; the global generator is left as it was.
+
+        Raises:
+            ValueError: for a part that cannot be found or built, or parts that do not go together.
+        """
+        self.parts.check_shared_used(self.kind.further_networks)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.training.seed)
+            return self.kind.build(self.parts)
+
+    def data(self, split: str) -> Data:
+        """Return what the programs are called with when a split of the data is scored."""
+        return self.kind.data(self.splits, split)
+
+
+def set_up(config: Config) -> Setup:
+    """Read the data that a config names, and choose by them what it leaves open.
+
+    Raises:
+        ValueError: for data that cannot be read, or a likelihood that is the user's to choose.
+    """
+    kind = KINDS.build(config.parts.model)
+    splits = kind.prepare(read_splits(config.data, config.parts.likelihood))
+    chosen = {
+        "likelihood": config.parts.likelihood or choose_likelihood(splits),
+        "objective": config.training.objective or kind.objective,
+    }
+    return Setup(config.with_settings(**chosen, **_as_read(config.data, splits)), kind, splits)
 
 
 def data_path(config: DataConfig, root: str | None = None) -> Path:
@@ -116,7 +171,7 @@ def choose_likelihood(splits: Splits) -> Spec:
     return Spec("Normal", {"scale": "dimension"})
 
 
-def as_read(config: DataConfig, splits: Splits) -> dict[str, Any]:
+def _as_read(config: DataConfig, splits: Splits) -> dict[str, Any]:
     """Return the settings that record how the data were read, so that they are read alike again."""
     has_missing = any(getattr(splits, part).isnan().any() for part in PARTS)
     asked: Any = config.schema or {}
@@ -131,26 +186,3 @@ def notes(config: DataConfig, splits: Splits) -> list[str]:
         share = share_missing([getattr(splits, part) for part in PARTS]).removeprefix(", ") or "no entries missing"
         lines.append(f"{share}: left out of the likelihood, log p(x) is that of the observed entries")
     return lines
-
-
-def describe_likelihood(likelihood: Spec, splits: Splits) -> str:
-    """Return the likelihood as a result cites it, of a table with that of each column."""
-    if splits.table is None:
-        return LIKELIHOODS.describe(likelihood)
-    return f"Mixed({', '.join(' '.join(line.split()) for line in splits.table.describe().splitlines())})"
-
-
-def bits_per_dimension(likelihood: Spec | None, splits: Splits, evidence: Evidence) -> str | None:
-    """Return -log2 p(x) / D with its standard error where p(x) is the probability of level numbers, D entries each."""
-    if num_levels(likelihood) is None or splits.table is not None:
-        return None
-    bits = splits.event_shape.numel() * math.log(2)
-    return (
-        f"{-evidence.mean / bits:.4f} +- {evidence.stderr / bits:.4f} (log p(x) is the log probability mass of "
-        f"{splits.event_shape.numel()} level numbers)"
-    )
-
-
-def filled(x: Tensor) -> Tensor:
-    """Return data with the mean of its entry in the place of each missing one, for parts that start at data."""
-    return torch.where(x.isnan(), x.nanmean(0), x).nan_to_num(0.0) if x.isnan().any() else x
