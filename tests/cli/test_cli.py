@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import QUICK, train_bits
 
-from pyro_vae.cli import evaluate, main, train
+from pyro_vae.cli import main, scoring, train
 from pyro_vae.core.registry import Spec
 from pyro_vae.inference import Evidence
 from pyro_vae.runs import Run
@@ -107,7 +107,7 @@ def test_interruption_says_how_to_go_on(folder, capsys, monkeypatch):
     def interrupted_again(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "evidence", interrupted_again)
+    monkeypatch.setattr(scoring, "evidence", interrupted_again)
     assert train_bits("--out", "other") == 130
     assert "the model is kept. Go on with: pyro-vae train --resume other" in capsys.readouterr().err
     monkeypatch.undo()

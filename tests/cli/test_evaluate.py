@@ -10,7 +10,7 @@ import pytest
 from helpers import train_bits
 from matplotlib.image import imread
 
-from pyro_vae.cli import evaluate, main
+from pyro_vae.cli import main, scoring
 from pyro_vae.inference import Evidence, methods
 
 
@@ -54,7 +54,7 @@ def test_an_interrupted_evaluation_goes_on(folder, capsys, monkeypatch):
         seen.append(checkpoint)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "evidence", interrupted)
+    monkeypatch.setattr(scoring, "evidence", interrupted)
     assert main(["evaluate", "run", "--num-particles", "9"]) == 130
     assert "goes on from what run/test-K9-seed0 holds" in capsys.readouterr().err
     assert str(seen[0]) == "run/test-K9-seed0"
