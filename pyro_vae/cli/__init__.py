@@ -17,16 +17,15 @@ def main(argv: list[str] | None = None) -> int:
     Users' mistakes end in one line on standard error and status 2, an interruption in status 130.
     """
     argv = sys.argv[1:] if argv is None else argv
-    sys.path.insert(0, str(Path.cwd()))  # parts of the user's own are found in the working directory
-    try:
-        from pyro_vae.cli.commands import COMMANDS  # what takes long to load comes when the path is set
-        from pyro_vae.cli.parser import parse
+    from pyro_vae.cli.commands import COMMANDS  # before the working directory can stand for what they import
+    from pyro_vae.cli.errors import in_options
+    from pyro_vae.cli.parser import parse
 
+    sys.path.insert(0, str(Path.cwd()))  # parts of the user's own are found there
+    try:
         command, options = parse(COMMANDS, argv or ["--help"])
         COMMANDS[command].run(options)
     except (ValueError, FloatingPointError, ArgumentError) as error:
-        from pyro_vae.cli.errors import in_options
-
         print(f"pyro-vae: error: {in_options(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:

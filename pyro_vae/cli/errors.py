@@ -42,18 +42,27 @@ def check_options(argv: list[str], parser: ArgumentParser, part_of: Callable[[st
             raise ValueError(f"Unknown option {token}.{did_you_mean(token, known)}")
         registry = REGISTRIES.get(option.removeprefix("--"))
         if registry is not None:
-            _check_argument(argument.removeprefix("init_args."), registry, part_of(registry.kind))
+            check_argument(argument.removeprefix("init_args."), registry, part_of(registry.kind))
 
 
-def _check_argument(argument: str, registry: Registry, part: type | None) -> None:
-    """Refuse an argument that a part does not have, or that of no part at all."""
+def check_argument(argument: str, registry: Registry, part: type | None) -> None:
+    """Refuse an argument that a part does not have, or that of no part at all.
+
+    Args:
+        argument: its name, with a key behind a dot where it is a mapping.
+        registry: the kind of part.
+        part: the class, None where none is named.
+
+    Raises:
+        ValueError: naming the nearest argument.
+    """
     if part is None:
         raise ValueError(
             f"Expected --{registry.kind} PART with --{registry.kind}.{argument}, an argument of the part. `pyro-vae "
             "parts` lists all."
         )
     options = registry.options(part)
-    if argument not in options:
+    if argument.partition(".")[0] not in options and not registry.takes_any(part):
         near = did_you_mean(argument, options).replace("Did you mean ", f"Did you mean --{registry.kind}.")
         listed = ", ".join(f"--{registry.kind}.{option}" for option in options) or "none"
         raise ValueError(f"{part.__name__} has no option --{registry.kind}.{argument}.{near} It has {listed}.")

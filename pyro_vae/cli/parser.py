@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from pyro_vae import __version__
-from pyro_vae.cli.errors import check_options, in_words
+from pyro_vae.cli.errors import check_argument, check_options, in_words
 from pyro_vae.cli.options import Choices, Classes, Command, hide_part_help, make_parser
 from pyro_vae.core.registry import Spec, dotted_name
 from pyro_vae.runs.config import SETTINGS, Config, read_settings
@@ -56,7 +56,7 @@ def parse(commands: Mapping[str, Command], argv: list[str]) -> tuple[str, Namesp
     """
     argv, classes = resolve_parts(argv)
     parser, made = build_parsers(commands, classes)
-    if argv and argv[0] in made:
+    if argv and argv[0] in made and not {"-h", "--help"}.intersection(argv):
         choices = Choices(classes, commands[argv[0]].defaults(classes))
         check_options(argv[1:], made[argv[0]], choices.part)
     try:
@@ -76,6 +76,7 @@ def resolve_parts(argv: list[str]) -> tuple[list[str], Classes]:
         ValueError: for an unknown part, naming the nearest, or a file or directory without a config.
     """
     argv = [piece for token in argv for piece in (token.split("=", 1) if token.startswith("--") else [token])]
+    argv = [token.removesuffix(".class_path") if token.startswith("--") else token for token in argv]
     absent = _take_null(argv)
     classes = _name_classes(argv)
     settings = _settings_of(argv)
@@ -84,6 +85,8 @@ def resolve_parts(argv: list[str]) -> tuple[list[str], Classes]:
         for kind in [name for name in kept if name in REGISTRIES and kept[name] is not None]:
             spec = Spec.of(kept[kind])
             classes[kind] = REGISTRIES[kind].find(spec.class_path)
+            for argument in spec.init_args:
+                check_argument(argument, REGISTRIES[kind], classes[kind])
             kept[kind] = {"class_path": dotted_name(classes[kind]), "init_args": dict(spec.init_args)}
         argv[1:1] = ["--config", yaml.safe_dump(kept)]
     return argv, classes
@@ -99,26 +102,28 @@ def _take_null(argv: list[str]) -> list[str]:
 
 
 def _name_classes(argv: list[str]) -> Classes:
-    """Return the classes that options name, and put their paths in the place of their names."""
+    """Return the classes that options name, the last of each kind, and put their paths in the place of their names."""
     classes: Classes = {}
-    for i, (option, value) in list(enumerate(pairwise(argv))):
+    for i, (option, value) in reversed(list(enumerate(pairwise(argv)))):
         kind = option.removeprefix("--").removesuffix(".help") if option.startswith("--") else ""
-        if kind in REGISTRIES and not value.startswith("-"):
+        if kind not in REGISTRIES or value.startswith("-"):
+            continue
+        if kind in classes:
+            del argv[i : i + 2]
+        else:
             classes[kind] = REGISTRIES[kind].find(value)
             argv[i + 1] = dotted_name(classes[kind])
     return classes
 
 
 def _settings_of(argv: list[str]) -> dict[str, Any] | None:
-    """Take --config FILE out of a command line; return its settings, or those of --resume DIR, None without either."""
-    settings = None
-    if "--resume" in argv[:-1]:
-        settings = Run(argv[argv.index("--resume") + 1]).config().as_dict()
+    """Take --config FILE out of a command line; return the settings of --resume DIR and of the files, in this order."""
+    found = [Run(argv[argv.index("--resume") + 1]).config().as_dict()] if "--resume" in argv[:-1] else []
     while "--config" in argv[:-1]:
         place = argv.index("--config")
-        settings = _checked(read_settings(Path(argv[place + 1])))
+        found.append(_checked(read_settings(Path(argv[place + 1]))))
         del argv[place : place + 2]
-    return settings
+    return {name: value for settings in found for name, value in settings.items()} if found else None
 
 
 def _checked(given: dict[str, Any]) -> dict[str, Any]:

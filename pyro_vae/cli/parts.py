@@ -12,7 +12,7 @@ from torch import nn
 from pyro_vae.cli.options import TORCH, Choices, make_parser
 from pyro_vae.core.checks import did_you_mean
 from pyro_vae.core.flows import FLOW_KINDS
-from pyro_vae.core.registry import find_class, load_module
+from pyro_vae.core.registry import OURS, find_class, load_module
 from pyro_vae.runs.registry import REGISTRIES
 
 LISTED = {kind: registry for kind, registry in REGISTRIES.items() if kind not in TORCH}
@@ -57,7 +57,8 @@ def describe_part(name: str) -> str:
         ValueError: if no part has that name, or the module holds none.
     """
     every = [(known, kind, part) for kind, registry in LISTED.items() for known, part in registry.known().items()]
-    found = [entry for entry in every if entry[0].lower() == name.lower()]
+    plain = name.rpartition(".")[2] if name.startswith(OURS) else name
+    found = [entry for entry in every if entry[0].lower() == plain.lower()]
     if found:
         return "\n\n\n".join(_described(*entry) for entry in found)
     if (own := parts_in(name)) is not None:

@@ -20,7 +20,7 @@ from pyro_vae.inference.training.checkpoints import read_checkpoint
 from pyro_vae.inference.training.fit import FitResult, check_settings, fit
 from pyro_vae.models.initialization import start_at_data
 from pyro_vae.runs.config import PART_SETTINGS, Config, DataConfig, NetworksConfig, PartsConfig, TrainingConfig
-from pyro_vae.runs.kinds import KINDS
+from pyro_vae.runs.kinds import KINDS, Programs
 from pyro_vae.runs.registry import OBJECTIVES, OPTIMIZERS, REGISTRIES, SCHEDULERS
 from pyro_vae.runs.run import Run, Trained, next_path
 from pyro_vae.runs.setup import Setup, notes, set_up
@@ -68,13 +68,14 @@ def run(options: Namespace) -> None:
     """Train, estimate log p(x) of the test split, and write the run directory."""
     setup = set_up(_with_data_found(config_of(options)))
     model, guide = setup.build()
+    objective = _objective(setup.config)
     train = _checked_training_data(setup, model, guide)
     if setup.config.networks.start_at_data and not options.resume:
         _start_at_data(model, train)
     directory = _directory(options, setup)
     chosen = notes(setup.config.data, setup.splits)
     print("\n".join([setup.splits.protocol, *chosen, f"run directory: {directory.path}"]))
-    result = _fit(directory, setup, model, guide, resume=bool(options.resume))
+    result = _fit(directory, setup, (model, guide), objective, resume=bool(options.resume))
     directory.write_metrics(result.history)
     if result.execution != "eager":
         print(f"training {result.execution}")
@@ -104,15 +105,18 @@ def _directory(options: Namespace, setup: Setup) -> Run:
     return directory
 
 
-def _fit(directory: Run, setup: Setup, model: nn.Module, guide: nn.Module, resume: bool) -> FitResult:
+def _objective(config: Config) -> Any:
+    assert config.training.objective is not None  # chosen by the kind of model where none is named
+    return OBJECTIVES.build(config.training.objective)
+
+
+def _fit(directory: Run, setup: Setup, programs: Programs, objective: Any, resume: bool) -> FitResult:
     training = setup.config.training
-    assert training.objective is not None  # chosen by the kind of model where none is named
     try:
         return fit(
-            model,
-            guide,
+            *programs,
             setup.kind.training_data(setup.splits),
-            objective=OBJECTIVES.build(training.objective),
+            objective=objective,
             epochs=training.epochs,
             batch_size=training.batch_size,
             valid=setup.data("valid"),
@@ -155,18 +159,25 @@ def _check_same_settings(directory: Run, config: Config) -> None:
     """Refuse to resume with other programs or another way to train them, naming the option that asks for it."""
     before = directory.config()
     for name in KEPT:
-        shown, other = (_shown(name, settings[name]) for settings in (before, config))
-        if shown != other:
+        if not _same(name, before[name], config[name]):
             option = f"--{name.replace('_', '-')}"
+            shown, other = (_shown(name, settings[name]) for settings in (before, config))
             raise ValueError(
                 f"Expected {option} as {directory.path} was trained with, {shown}; got {other}. Resume without "
                 f"{option}, or train anew."
             )
 
 
+def _same(name: str, before: Any, now: Any) -> bool:
+    """Say whether a setting is what it was; a part that an old config leaves to the data is."""
+    if name not in KEPT_PARTS:
+        return before == now
+    return before is None or REGISTRIES[name].same(before, now)
+
+
 def _shown(name: str, value: Any) -> Any:
     """Return a setting as a message shows it: a part by its name and what is not at its default."""
-    return REGISTRIES[name].describe(value) if name in KEPT_PARTS and value is not None else value
+    return f"{value.class_path}: {REGISTRIES[name].describe(value)}" if name in KEPT_PARTS else value
 
 
 def _check_epochs(directory: Run, epochs: int) -> None:

@@ -15,6 +15,8 @@ from pyro_vae.core.checks import did_you_mean
 
 OURS = "pyro_vae."
 """How the dotted names of this library start."""
+ARGUMENTS = ("init_args", "dict_kwargs")
+"""Keys beside a class's path under which jsonargparse has arguments: those of its signature, and further ones."""
 FILLED_IN = frozenset({"dim", "event_shape", "data", "guide"})
 """Arguments of parts that the latent dimension, the data and the guide determine."""
 
@@ -40,9 +42,11 @@ class Spec:
         """
         if isinstance(value, str):
             return cls(value)
-        if not isinstance(value, Mapping) or not isinstance(value.get("class_path"), str):
+        arguments = [value.get(key) or {} for key in ARGUMENTS] if isinstance(value, Mapping) else [value]
+        named = isinstance(value, Mapping) and isinstance(value.get("class_path"), str)
+        if not named or value.keys() - {"class_path", *ARGUMENTS} or not all(isinstance(a, Mapping) for a in arguments):
             raise ValueError(f"Expected the name of a class, or class_path and init_args; got {value!r}.")
-        return cls(value["class_path"], _plain(dict(value.get("init_args") or {})))
+        return cls(value["class_path"], _plain({k: v for group in arguments for k, v in group.items()}))
 
     @property
     def name(self) -> str:
@@ -59,6 +63,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(v) for key, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _with_tuples(part: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as a class declares them: what a config file has as a list, as a tuple where it is one."""
+    parameters = inspect.signature(part).parameters
+
+    def is_tuple(name: str) -> bool:
+        declared = parameters.get(name, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY))
+        return isinstance(declared.default, tuple) or str(declared.annotation).startswith(("tuple", "typing.Tuple"))
+
+    return {k: tuple(v) if isinstance(v, list) and is_tuple(k) else v for k, v in arguments.items()}
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ class Registry:
         without: names in the room that are none of the kind.
         others: further classes by name, from elsewhere.
         filled_in: arguments that data and other parts determine, which are no options.
-        filled_in_ours: further ones of the classes that derive from ``base``.
+        filled_in_ours: further ones of ours.
         always_shown: arguments that a description shows at their defaults too.
     """
 
@@ -100,7 +115,7 @@ class Registry:
 
     def _is_ours(self, name: str, part: Any) -> bool:
         fits = inspect.isclass(part) and issubclass(part, self.base) and part is not self.base
-        return fits and not inspect.isabstract(part) and name not in self.without
+        return fits and not inspect.isabstract(part) and not name.startswith("_") and name not in self.without
 
     def find(self, name: str) -> type:
         """Return the class of a part given by name or as ``package.module.Class``.
@@ -149,13 +164,14 @@ class Registry:
         accepted = inspect.signature(part).parameters
         filled = {name: value for name, value in known.items() if name in accepted and value is not None}
         try:
-            return part(**(filled | dict(spec.init_args)))
+            return part(**(filled | _with_tuples(part, spec.init_args)))
         except TypeError as error:
             raise ValueError(f"Cannot build {self.kind} {spec.name}: {error}") from error
 
     def partial(self, spec: Spec) -> Callable[..., Any]:
         """Return the class with the spec's arguments, to be called with the rest, as a torch optimizer is."""
-        return partial(self.find(spec.class_path), **spec.init_args)
+        part = self.find(spec.class_path)
+        return partial(part, **_with_tuples(part, spec.init_args))
 
     def takes(self, spec: Spec, argument: str) -> bool:
         """Say whether a part's constructor has an argument of this name."""
@@ -167,13 +183,25 @@ class Registry:
 
     def skipped(self, part: type) -> frozenset[str]:
         """Return the arguments of a class of the kind that are no options."""
-        return self.filled_in | (self.filled_in_ours if issubclass(part, self.base) else frozenset())
+        return self.filled_in | (self.filled_in_ours if part in self.known().values() else frozenset())
+
+    def takes_any(self, part: type) -> bool:
+        """Say whether a class takes arguments that its signature does not name, ``**kwargs``."""
+        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(part).parameters.values())
+
+    def same(self, left: Spec, right: Spec) -> bool:
+        """Say whether two specs are of one class with the same arguments, those at their defaults included."""
+        part = self.find(left.class_path)
+        defaults = {name: _plain(p.default) for name, p in inspect.signature(part).parameters.items()}
+        arguments = [defaults | dict(spec.init_args) for spec in (left, right)]
+        return part is self.find(right.class_path) and arguments[0] == arguments[1]
 
     def changed(self, spec: Spec) -> dict[str, Any]:
         """Return the arguments of a part that are not at their defaults, and those that are always shown."""
         defaults = inspect.signature(self.find(spec.class_path)).parameters
         given = {name: value for name, value in spec.init_args.items() if value is not None}
-        return {k: v for k, v in given.items() if k in self.always_shown or v != _plain(defaults[k].default)}
+        shown = {k for k in given if k not in defaults or given[k] != _plain(defaults[k].default)}
+        return {k: v for k, v in given.items() if k in shown | self.always_shown}
 
     def describe(self, spec: Spec) -> str:
         """Return a part as it would be written in Python, leaving out arguments at their defaults."""

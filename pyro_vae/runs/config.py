@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -119,8 +119,11 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class Config:
-    """All settings of a run but those of its directory; in its file they stand side by side, without the groups."""
+class Config(Mapping[str, Any]):
+    """All settings of a run but those of its directory; in its file they stand side by side, without the groups.
+
+    They are had by name too, ``config["epochs"]``, as from a mapping.
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
@@ -135,13 +138,14 @@ class Config:
         Raises:
             ValueError: for a setting that there is not, naming the nearest, or a part that is not named as one.
         """
-        unknown = next((name for name in values if name not in (*SETTINGS, "format")), None)
-        if unknown is not None:
-            raise ValueError(f"Unknown setting {unknown!r} in the config.{did_you_mean(unknown, SETTINGS)}")
         groups: dict[str, dict[str, Any]] = {group: {} for group in (*GROUPS, "")}
         for name, value in values.items():
-            if name in SETTINGS:
-                groups[SETTINGS[name]][name] = Spec.of(value) if name in PART_SETTINGS and value is not None else value
+            if name not in SETTINGS:
+                raise ValueError(f"Unknown setting {name!r} in the config.{did_you_mean(str(name), SETTINGS)}")
+            if name not in PART_SETTINGS:
+                groups[SETTINGS[name]][name] = value
+            elif value is not None:  # a part that is null is at its default
+                groups[SETTINGS[name]][name] = Spec.of(value)
         return cls(**{group: kind(**groups[group]) for group, kind in GROUPS.items()}, **groups[""])
 
     def as_dict(self) -> dict[str, Any]:
@@ -153,6 +157,14 @@ class Config:
         """Return a setting by its name."""
         group = SETTINGS[name]
         return getattr(getattr(self, group) if group else self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the settings."""
+        return iter(SETTINGS)
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(SETTINGS)
 
     def with_settings(self, **settings: Any) -> Config:
         """Return the config with other values of some settings."""
@@ -185,6 +197,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ValueError(f"Cannot read the config {path}: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is no config of pyro-vae.")
+    settings = {str(name).replace("-", "_"): value for name, value in settings.items()}  # as options are spelt
     version = settings.pop("format", 1)
     if version not in range(1, FORMAT + 1):
         raise ValueError(f"{path} has format {version!r}; this version of pyro-vae reads up to {FORMAT}. Update it.")

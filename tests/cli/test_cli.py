@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from helpers import QUICK, train_bits
 
 from pyro_vae.cli import main, scoring, train
@@ -22,6 +25,7 @@ RESULT = re.compile(
 PRIOR = """
 import pyro.distributions as dist
 import torch
+import yaml
 from torch import nn
 
 
@@ -331,3 +335,47 @@ def test_the_trial_of_a_pair_runs_on_the_device_of_its_programs(folder, capsys, 
     monkeypatch.setattr(train, "check_proposal", seen)
     assert train_bits("--device", "meta") == 2
     assert "tried on meta, programs on meta" in capsys.readouterr().err
+
+
+def test_a_mistake_leaves_the_run_that_was_to_be_replaced(folder, capsys):
+    assert train_bits("--out", "run") == 0
+    before = {path: path.read_bytes() for path in (folder / "run").iterdir()}
+    wrong = ["--objective", "IWAE", "--objective.gradient", "foo"]
+    assert train_bits("--out", "run", "--overwrite", *wrong) == 2
+    assert "Expected gradient of IWAE to be one of" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (folder / "run").iterdir()} == before
+    assert train_bits("--out", "other", *wrong) == 2
+    assert not (folder / "other").exists()
+
+
+def test_resuming_with_a_config_takes_both(folder):
+    assert train_bits("--out", "run", "--prior", "Laplace") == 0
+    (folder / "over.yaml").write_text("epochs: 3")
+    assert main(["train", "--resume", "run", "--config", "over.yaml"]) == 0
+    config = Run("run").config()
+    assert (config["epochs"], config["prior"].class_path, config["data"]) == (3, "Laplace", str(folder / "bits.npy"))
+
+
+def test_a_run_is_not_resumed_with_another_class_of_the_same_name(folder, capsys):
+    for module in ("cli_test_first", "cli_test_second"):
+        (folder / f"{module}.py").write_text(PRIOR)
+    assert train_bits("--prior", "cli_test_first.Wide", "--out", "run") == 0
+    assert main(["train", "--resume", "run", "--prior", "cli_test_second.Wide", "--epochs", "3"]) == 2
+    assert "Expected --prior as run was trained with, cli_test_first.Wide" in capsys.readouterr().err
+
+
+def test_an_old_config_that_leaves_the_likelihood_to_the_data_is_resumed(folder):
+    assert train_bits("--out", "run") == 0
+    config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
+    del config["likelihood"], config["objective"], config["format"]
+    (folder / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["evaluate", "run", "--num-particles", "20"]) == 0
+    assert main(["train", "--resume", "run", "--epochs", "3"]) == 0
+
+
+def test_a_file_in_the_working_directory_does_not_stand_for_a_library(folder):
+    (folder / "random.py").write_text("raise RuntimeError('not the one')")
+    (folder / "calendar.py").write_text("raise RuntimeError('not the one')")
+    code = "import sys; sys.path.pop(0); from pyro_vae.cli import main; sys.exit(main(['parts', 'IWAE']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -99,3 +99,68 @@ def test_mistakes_are_named(name):
 def test_configs_are_held_to_the_same(text, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         parsed(*write(tmp_path, text))
+
+
+def test_files_of_settings_are_merged_the_later_over_the_earlier(tmp_path):
+    first = write(tmp_path, "{data: bits.npy, epochs: 3, prior: {class_path: Mixture, init_args: {num_components: 3}}}")
+    (tmp_path / "over.yaml").write_text("{epochs: 5, latent-dim: 4}")
+    config = parsed(*first, "--config", str(tmp_path / "over.yaml"))
+    assert (config.data.data, config.training.epochs, config.parts.latent_dim) == ("bits.npy", 5, 4)
+    assert config.parts.prior.init_args["num_components"] == 3
+
+
+def test_of_a_part_that_is_named_twice_the_last_counts():
+    assert parsed("--prior", "Mixture", "--prior", "Flow", "--prior.kind", "maf").parts.prior.class_path == "Flow"
+    assert parsed("--optimizer", "SGD", "--optimizer=Adam").training.optimizer.class_path == "Adam"
+    assert parsed("--prior.class_path", "Mixture").parts.prior.class_path == "Mixture"
+
+
+@pytest.mark.parametrize("text", ["{model: null, encoder: null, prior: null, optimizer: null}", "{}"])
+def test_a_part_that_is_null_is_at_its_default(text, tmp_path):
+    assert parsed(*write(tmp_path, text)) == parsed()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3: 4", "Unknown setting '3'"),
+        (
+            "prior: {class_path: Mixture, num_components: 3}",
+            "Expected the name of a class, or class_path and init_args",
+        ),
+        ("prior: {class_path: Mixture, init_args: 5}", "Expected the name of a class, or class_path and init_args"),
+        ("prior: {class_path: Mixture, init_args: {num_component: 3}}", "Did you mean --prior.num_components"),
+    ],
+)
+def test_damaged_configs_get_one_line(text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        parsed(*write(tmp_path, text))
+
+
+def test_further_arguments_of_a_config_are_arguments(tmp_path):
+    file = write(tmp_path, "prior: {class_path: Mixture, dict_kwargs: {num_components: 3}}")
+    assert parsed(*file).parts.prior.init_args["num_components"] == 3
+
+
+OWN = """
+from torch import nn, optim
+
+
+class Settings(nn.Module):
+    def __init__(self, dim, settings: dict[str, float] = {"scale": 1.0}):
+        super().__init__()
+
+
+class Step(optim.lr_scheduler.StepLR):
+    def __init__(self, optimizer, **anything):
+        super().__init__(optimizer, **anything)
+"""
+
+
+def test_own_parts_with_mappings_and_further_arguments(tmp_path, monkeypatch):
+    (tmp_path / "parser_test_parts.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = parsed("--prior", "parser_test_parts.Settings", "--prior.settings.scale", "3")
+    assert config.parts.prior.init_args["settings"] == {"scale": 3.0}
+    config = parsed("--scheduler", "parser_test_parts.Step", "--scheduler.step_size", "2")
+    assert config.training.scheduler.init_args["step_size"] == 2

@@ -97,3 +97,18 @@ def test_what_names_no_class_is_refused(value):
 def test_abstract_classes_and_strangers_in_a_room_are_no_parts():
     registry = Registry("prior", priors.Prior, {"Prior": priors.Prior, "Path": str, "Flat": priors.Flat})
     assert list(registry.known()) == ["Flat"]
+
+
+def test_lists_of_a_config_are_tuples_where_the_class_has_tuples(own):
+    part = PRIORS.build(Spec("registry_test_parts.Mine", {"widths": [4, 5]}), dim=1)
+    assert part.widths == (4, 5)
+    make = REGISTRIES["optimizer"].partial(Spec("Adam", {"betas": [0.8, 0.9]}))
+    assert make([torch.zeros(1, requires_grad=True)]).param_groups[0]["betas"] == (0.8, 0.9)
+
+
+def test_specs_are_the_same_where_class_and_all_arguments_are(own):
+    mine = Spec("registry_test_parts.Mine")
+    assert PRIORS.same(mine, Spec("registry_test_parts.Mine", {"scale": 1.0, "widths": [2, 3]}))
+    assert not PRIORS.same(mine, Spec("registry_test_parts.Mine", {"scale": None}))
+    assert not PRIORS.same(mine, Spec("StandardNormal"))
+    assert PRIORS.same(Spec("pyro_vae.models.priors.VampPrior"), Spec("VampPrior"))

@@ -51,7 +51,8 @@ def test_configs_of_version_0_1_name_the_same_parts(name):
     assert "format" not in old
     for kind in PART_SETTINGS:
         if old[kind] is not None:
-            assert REGISTRIES[kind].find(config[kind].class_path).__name__ == old[kind]["class_path"].rpartition(".")[2]
+            registry, name = REGISTRIES[kind], old[kind]["class_path"].rpartition(".")[2]
+            assert registry.name_of(registry.find(config[kind].class_path)) == name
             assert config[kind].init_args == old[kind].get("init_args", {})
     assert {n: config[n] for n in SETTINGS if n not in PART_SETTINGS} == {
         n: old[n] for n in SETTINGS if n not in PART_SETTINGS
