@@ -111,7 +111,8 @@ class Path:
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: chains K.
         settings: numbers of temperatures and leapfrog steps, and the start.
-        plan: what ``plan_for`` returned, found out if None.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
+            None, see ``find_plate_depth``.
         compiled: the path's target compiled, used where chains and data have its shape.
     """
 
@@ -122,12 +123,12 @@ class Path:
         args: Args,
         num_particles: int,
         settings: Annealing,
-        plan: int | None,
+        plate_depth: int | None,
         compiled: CompiledTarget | None = None,
     ) -> None:
         self.from_prior = settings.start == "prior"
         self.num_leapfrog = settings.num_leapfrog
-        self.space = Unconstrained(model, start_of(guide, settings), args, num_particles, plan=plan)
+        self.space = Unconstrained(model, start_of(guide, settings), args, num_particles, plate_depth=plate_depth)
         self._num_calls = 0 if self.space.one_by_one else settings.num_temperatures * settings.num_leapfrog
         self._compiled = compiled
 
@@ -226,7 +227,12 @@ SMOOTHING = 20
 
 @torch.no_grad()
 def tune(
-    model: Program, guide: Program | None, args: Args, *, settings: Annealing | None = None, plan: int | None = None
+    model: Program,
+    guide: Program | None,
+    args: Args,
+    *,
+    settings: Annealing | None = None,
+    plate_depth: int | None = None,
 ) -> Tuning:
     """Find step sizes and scales in a pilot run along the path, with chains of its own.
 
@@ -239,10 +245,11 @@ def tune(
         guide: Pyro program for q(z | x); may be None where the start is the prior.
         args: their arguments, B data, tensors of shape (B, *event).
         settings: numbers of temperatures, leapfrog steps and chains of the pilot run, and the start.
-        plan: what ``plan_for`` returned, found out if None.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
+            None, see ``find_plate_depth``.
     """
     settings = settings or Annealing()
-    path = Path(model, guide, args, settings.num_pilot, settings, plan)
+    path = Path(model, guide, args, settings.num_pilot, settings, plate_depth)
     betas = schedule(min((settings.num_temperatures + 1) // 2 + 1, MAX_STAGES + 1))[1:-1]
     betas = betas if settings.num_temperatures > 1 else ()
     state = _Adaptation(path)

@@ -13,12 +13,12 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.chains import anneal, anneal_back
 from pyro_vae.inference.annealing.path import Annealing, start_of, tune
-from pyro_vae.inference.annealing.unconstrained import plan_for
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
 from pyro_vae.inference.programs.loop import evaluating, progress_bar, split_data
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate
 from pyro_vae.inference.programs.standard_errors import error_of_log_mean, standard_error
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 
 
 @runtime_checkable
@@ -213,10 +213,13 @@ def sandwich(
         start_guide = start_of(guide, settings)
         if start_guide is not None:
             check_proposal(model, start_guide, chunks[0][0])
-        plan = plan_for(model, start_guide, chunks[0][0])
+        plate_depth = find_plate_depth(model, start_guide, chunks[0][0])
         total = 2 * num_data * num_particles * num_temperatures
         with progress_bar(total, progress, "sandwich", unit="weight") as bar:
-            parts = [_bounds(model, start_guide, *chunk, num_particles, settings, plan, bar.update) for chunk in chunks]
+            parts = [
+                _bounds(model, start_guide, *chunk, num_particles, settings, plate_depth, bar.update)
+                for chunk in chunks
+            ]
     bounds = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     args = tuple(arg.cpu() for arg in simulation.args)
     return Sandwich(**bounds, args=args, num_particles=num_particles, settings=settings, seed=seed)
@@ -244,12 +247,12 @@ def _bounds(
     latents: dict[str, Tensor],
     num_particles: int,
     settings: Annealing,
-    plan: int,
+    plate_depth: int,
     advance: Callable[[int], object],
 ) -> dict[str, Tensor]:
     """Return lower and upper bounds, their standard errors, and acceptance, each of shape (B,)."""
-    tuning = tune(model, guide, args, settings=settings, plan=plan)  # sees x alone, not the latents
-    common: dict[str, Any] = {"settings": settings, "plan": plan, "tuning": tuning, "advance": advance}
+    tuning = tune(model, guide, args, settings=settings, plate_depth=plate_depth)  # sees x alone, not the latents
+    common: dict[str, Any] = {"settings": settings, "plate_depth": plate_depth, "tuning": tuning, "advance": advance}
     forwards = anneal(model, guide, args, num_particles, **common)
     backwards = anneal_back(model, guide, args, latents, num_particles, **common)
     lower, lower_error = _log_mean(forwards.log_w)

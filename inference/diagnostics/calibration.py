@@ -14,8 +14,9 @@ from pyro_vae.inference.diagnostics.uniformity import Tested, Uniformity, check_
 from pyro_vae.inference.objectives.base import refuse_auxiliary
 from pyro_vae.inference.programs.call import Args, Data, Program
 from pyro_vae.inference.programs.latents import latent_values, terms_at, unit_labels
-from pyro_vae.inference.programs.loop import batch_size, batches, evaluating, particle_terms, plan_on_few
+from pyro_vae.inference.programs.loop import batch_size, batches, evaluating, particle_terms
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate, with_missing
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 from pyro_vae.inference.programs.weights import WeightTerms
 
 LOG_LIKELIHOOD = "log p(x|z)"
@@ -85,12 +86,12 @@ def sbc(
     check_level(alpha, "alpha")
     ranks, numbers = [], []
     with evaluating(model, guide, example_data(model, num_data, x), seed, device) as args:
-        for drawn, plan in simulations(model, guide, args, num_draws, chunk_size, "calibration", progress):
+        for drawn, plate_depth in simulations(model, guide, args, num_draws, chunk_size, "calibration", progress):
             truth = terms_at(model, guide, drawn.args, drawn.latents, score_guide=False)
             values = {name: drawn.latents[name][None] for name in truth.prior}
             star, labels = _quantities(values, truth)
             counter = Counter(star[0])
-            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plan):
+            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plate_depth):
                 counter.add(_quantities(latent_values(terms), terms)[0])
             rank, u = random_ranks(counter.less, counter.equal, num_draws)
             ranks.append(rank.cpu())
@@ -102,12 +103,12 @@ def simulations(
     model: Program, guide: Program, args: Args, num_draws: int, chunk_size: int, desc: str, progress: bool
 ) -> Iterator[tuple[Simulation, int]]:
     """Yield joint draws of the model in place of the data, batch by batch, and how particles can run on them."""
-    plan = None
+    plate_depth = None
     for batch in batches(args, batch_size(len(args[0]), num_draws, chunk_size), desc, progress):
         drawn = with_missing(simulate(model, batch), batch)
-        if plan is None:
-            plan = plan_on_few(model, guide, drawn.args)
-        yield drawn, plan
+        if plate_depth is None:
+            plate_depth = find_plate_depth(model, guide, drawn.args)
+        yield drawn, plate_depth
 
 
 def _quantities(values: dict[str, Tensor], terms: WeightTerms) -> tuple[Tensor, list[str]]:
@@ -231,11 +232,11 @@ def expected_coverage(
     check_level(alpha, "alpha")
     levels = []
     with evaluating(model, guide, example_data(model, num_data, x), seed, device) as args:
-        for drawn, plan in simulations(model, guide, args, num_draws, chunk_size, "coverage", progress):
+        for drawn, plate_depth in simulations(model, guide, args, num_draws, chunk_size, "coverage", progress):
             truth = terms_at(model, guide, drawn.args, drawn.latents, score_guide=True)
             refuse_auxiliary(truth)
             counter = Counter(-rounded(truth.log_q[0]))
-            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plan):
+            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plate_depth):
                 counter.add(-rounded(terms.log_q))
             levels.append(random_ranks(counter.less, counter.equal, num_draws)[1].cpu())
     level = torch.cat(levels)

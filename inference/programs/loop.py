@@ -13,11 +13,9 @@ import torch
 from tqdm.auto import tqdm
 
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, fork_rng, place, training_mode
-from pyro_vae.inference.programs.vectorize import plan_particles
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
 
-FEW = 100
-"""Data on which it is tried how particles can run."""
 MOST_PARTICLES = 256
 """Particles of a datum for which a batch of data leaves room; more of them run one chunk after another."""
 
@@ -92,13 +90,8 @@ def batches(args: Args, size: int, desc: str, progress: bool) -> Iterator[Args]:
             bar.update(len(batch[0]))
 
 
-def plan_on_few(model: Program, guide: Program, args: Args) -> int:
-    """Return how particles can run, found out on a few of the data; see ``plan_particles``."""
-    return plan_particles(model, guide, tuple(arg[:FEW] for arg in args))
-
-
 def particle_terms(
-    model: Program, guide: Program, batch: Args, num_particles: int, chunk_size: int, plan: int
+    model: Program, guide: Program, batch: Args, num_particles: int, chunk_size: int, plate_depth: int
 ) -> Iterator[WeightTerms]:
     """Yield the terms of log w of K particles, at most ``chunk_size`` pairs at once.
 
@@ -108,10 +101,11 @@ def particle_terms(
         batch: their arguments, B data.
         num_particles: K.
         chunk_size: largest number of (particle, datum) pairs in memory at once.
-        plan: what ``plan_particles`` returned; one particle at a time where it is 0.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
+            ``find_plate_depth``.
     """
-    for count in split_particles(num_particles, len(batch[0]), chunk_size if plan else 1):
-        yield weight_terms(model, guide, batch, count, plan=plan)
+    for count in split_particles(num_particles, len(batch[0]), chunk_size if plate_depth else 1):
+        yield weight_terms(model, guide, batch, count, plate_depth=plate_depth)
 
 
 def terms_by_batch(
@@ -128,6 +122,7 @@ def terms_by_batch(
         desc: what the progress bar says is being done.
         progress: show a progress bar, where there is a terminal to show it.
     """
-    plan = plan_on_few(model, guide, args)
-    for batch in batches(args, batch_size(len(args[0]), num_particles, chunk_size), desc, progress):
-        yield batch, particle_terms(model, guide, batch, num_particles, chunk_size, plan)
+    size = batch_size(len(args[0]), num_particles, chunk_size)
+    plate_depth = find_plate_depth(model, guide, tuple(arg[:size] for arg in args))
+    for batch in batches(args, size, desc, progress):
+        yield batch, particle_terms(model, guide, batch, num_particles, chunk_size, plate_depth)

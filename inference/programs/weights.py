@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args
 from pyro_vae.inference.programs.structure import PARTICLES, Site, check_structure, sample_sites
-from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
+from pyro_vae.inference.programs.vectorize import find_plate_depth, trace_pair
 
 
 class KLWeight(Messenger):
@@ -132,7 +132,7 @@ def weight_terms(
     x: Data,
     num_particles: int = 1,
     *,
-    plan: int | None = None,
+    plate_depth: int | None = None,
     tracer: Tracer = trace_pair,
 ) -> WeightTerms:
     """Return the terms of ``log_weights``, kept apart by site.
@@ -142,7 +142,8 @@ def weight_terms(
         guide: Pyro program for q(z | x), called with the same arguments.
         x: data, shape (B, *event), or a tuple of such tensors.
         num_particles: K.
-        plan: what ``plan_particles`` returned for these programs, found out where K > 1 and it is not given.
+        plate_depth: number of batch dimensions that the programs' own plates use, 0 to run the particles one by one;
+            found out by ``find_plate_depth`` where K > 1 and it is None.
         tracer: how the pair is run and scored; the estimators of a gradient run it in ways of their own.
     """
     check_positive_int(num_particles, "num_particles")
@@ -150,10 +151,10 @@ def weight_terms(
     num_data = len(args[0])
     if num_particles == 1:
         return _terms(tracer(model, guide, args), num_data)
-    plan = plan_particles(model, guide, args) if plan is None else plan
-    if plan == 0:
+    plate_depth = find_plate_depth(model, guide, args) if plate_depth is None else plate_depth
+    if plate_depth == 0:
         return _stack([_terms(tracer(model, guide, args), num_data) for _ in range(num_particles)])
-    with pyro.plate(PARTICLES, num_particles, dim=-1 - plan):
+    with pyro.plate(PARTICLES, num_particles, dim=-1 - plate_depth):
         return _terms(tracer(model, guide, args), num_data)
 
 

@@ -30,7 +30,7 @@ from pyro_vae.inference.programs.call import (
 from pyro_vae.inference.programs.loop import batch_size, evaluation, progress_bar, send, split_data, split_particles
 from pyro_vae.inference.programs.proposals import check_observations
 from pyro_vae.inference.programs.standard_errors import standard_error
-from pyro_vae.inference.programs.vectorize import plan_particles
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 from pyro_vae.inference.scoring import methods
 from pyro_vae.inference.scoring.base import Method, Programs
 from pyro_vae.inference.scoring.estimates import Evidence
@@ -233,7 +233,7 @@ def _prepare(how: Method, model: Program, guide: Program, first: Args, num_parti
         check_observations(model, guide, first)
         how.check(model, guide, first)
         many = num_particles > 1 or how.particles_of_its_own > 1
-        return Programs(model, guide, plan_particles(model, guide, first) if many else None)
+        return Programs(model, guide, find_plate_depth(model, guide, first) if many else None)
 
 
 def compile_if_worthwhile(

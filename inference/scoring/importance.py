@@ -25,7 +25,7 @@ from pyro_vae.inference.scoring.tail import JackknifeStream, WeightStream
 
 
 def defensive_log_weights(
-    model: Program, guide: Program, args: Args, num_particles: int, share: float, *, plan: int | None
+    model: Program, guide: Program, args: Args, num_particles: int, share: float, *, plate_depth: int | None
 ) -> Tensor:
     """Return log weights of draws from (1 - alpha) q(z|x) + alpha p(z), shape (K, B), in nats.
 
@@ -39,7 +39,8 @@ def defensive_log_weights(
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
         share: alpha.
-        plan: what ``plan_particles`` found out about the programs, if anything.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
+            ``find_plate_depth``.
 
     Source: Hesterberg (1995), Weighted Average Importance Sampling and Defensive Mixture Distributions.
     """
@@ -47,7 +48,7 @@ def defensive_log_weights(
     def tracer(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
         return _trace_mixture(model, guide, args, share)
 
-    terms = weight_terms(model, guide, args, num_particles, plan=plan, tracer=tracer)
+    terms = weight_terms(model, guide, args, num_particles, plate_depth=plate_depth, tracer=tracer)
     log_p = terms.log_prior
     log_q = terms.log_q.nan_to_num(-math.inf, math.inf, -math.inf)  # a draw of the prior may be none of the guide's
     log_q = torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p)
@@ -116,7 +117,9 @@ class _Importance(Method):
     def compile(self, programs: Programs, chunk: Args, other: Args, count: int) -> _Compiled:
         """Return what draws from the guide and weighs, and what fits the guide where asked."""
         refinement = (
-            CompiledRefinement(programs.model, programs.guide, chunk, other, programs.plan) if self.refine else None
+            CompiledRefinement(programs.model, programs.guide, chunk, other, programs.plate_depth)
+            if self.refine
+            else None
         )
         programs = replace(programs, guide=refinement.guide) if refinement else programs
         return _Compiled(
@@ -129,7 +132,7 @@ class _Importance(Method):
         guide = programs.guide
         if self.refine:
             how = None if compiled is None else compiled.refinement
-            guide = refine(programs.model, guide, batch, self.refine, plan=programs.plan, compiled=how)
+            guide = refine(programs.model, guide, batch, self.refine, plate_depth=programs.plate_depth, compiled=how)
         if compiled is not None and compiled.weights.guide is guide:
             return compiled.weights
         return self._weigh(programs, guide)
@@ -137,8 +140,10 @@ class _Importance(Method):
     def _weigh(self, programs: Programs, guide: Program) -> LogWeights:
         def log_weights(batch: Args, count: int) -> Tensor:
             if self.defensive:
-                return defensive_log_weights(programs.model, guide, batch, count, self.defensive, plan=programs.plan)
-            return weight_terms(programs.model, guide, batch, count, plan=programs.plan).log_w
+                return defensive_log_weights(
+                    programs.model, guide, batch, count, self.defensive, plate_depth=programs.plate_depth
+                )
+            return weight_terms(programs.model, guide, batch, count, plate_depth=programs.plate_depth).log_w
 
         return log_weights
 
