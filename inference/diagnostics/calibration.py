@@ -11,13 +11,12 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.diagnostics.uniformity import Tested, Uniformity, check_level, random_ranks, uniformity
-from pyro_vae.inference.objectives.base import refuse_auxiliary
 from pyro_vae.inference.programs.call import Args, Data, Program
 from pyro_vae.inference.programs.latents import latent_values, terms_at, unit_labels
 from pyro_vae.inference.programs.loop import batch_size, batches, evaluating, particle_terms
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate, with_missing
 from pyro_vae.inference.programs.vectorize import find_plate_depth
-from pyro_vae.inference.programs.weights import WeightTerms
+from pyro_vae.inference.programs.weights import WeightTerms, refuse_auxiliary
 
 LOG_LIKELIHOOD = "log p(x|z)"
 

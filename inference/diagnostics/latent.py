@@ -9,8 +9,14 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent
 
 from pyro_vae.inference.programs.call import Data, Program, as_args, check_data
-from pyro_vae.inference.programs.kl import in_one_order, kl_by_dimension
-from pyro_vae.inference.programs.latents import latent_values, listed, unit_labels, with_particles
+from pyro_vae.inference.programs.latents import (
+    in_one_order,
+    kl_by_dimension,
+    latent_values,
+    listed,
+    unit_labels,
+    with_particles,
+)
 from pyro_vae.inference.programs.loop import evaluating, terms_by_batch
 from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
 from pyro_vae.inference.programs.structure import Site

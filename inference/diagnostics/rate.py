@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.diagnostics.latent import kl_groups
-from pyro_vae.inference.objectives.base import refuse_auxiliary
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
 from pyro_vae.inference.programs.latents import guide_at, latent_values
 from pyro_vae.inference.programs.loop import (
@@ -24,7 +23,7 @@ from pyro_vae.inference.programs.loop import (
 )
 from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
 from pyro_vae.inference.programs.vectorize import find_plate_depth
-from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
+from pyro_vae.inference.programs.weights import WeightTerms, refuse_auxiliary, weight_terms
 
 
 @dataclass(frozen=True)

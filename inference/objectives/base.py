@@ -164,13 +164,6 @@ class Objective(pyro.infer.ELBO):
         return trace_pair(model, guide, args)
 
 
-def refuse_auxiliary(terms: WeightTerms) -> None:
-    """Refuse sites of the guide that the model has not, whose density the penalty would leave out."""
-    extra = set(terms.guide) - set(terms.prior)
-    if extra:
-        raise ValueError(f"Expected the guide to have the model's latent sites alone; got {sorted(extra)} too.")
-
-
 class PenalisedELBO(Objective):
     """Base class: a function of the terms of log w, site by site, with its pathwise gradient.
 

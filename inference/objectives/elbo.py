@@ -12,13 +12,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.inference.objectives.base import Objective, PenalisedELBO, refuse_auxiliary
+from pyro_vae.inference.objectives.base import Objective, PenalisedELBO
 from pyro_vae.inference.objectives.gradients import checking
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.kl import in_one_order, kl_by_dimension
+from pyro_vae.inference.programs.latents import in_one_order, kl_by_dimension
 from pyro_vae.inference.programs.structure import Site, check_structure
 from pyro_vae.inference.programs.vectorize import trace_pair
-from pyro_vae.inference.programs.weights import KLWeight, Tracer, WeightTerms
+from pyro_vae.inference.programs.weights import KLWeight, Tracer, WeightTerms, refuse_auxiliary
 
 
 class _Unscaled(Messenger):
@@ -113,10 +113,10 @@ class ELBO(Objective):
 
     def _analytic(self, terms: WeightTerms) -> Tensor:
         """Return the bound of each particle, (K, B), with every KL term in closed form that has one."""
-        total = terms.log_likelihood
+        bound = terms.log_likelihood
         for name in terms.guide:
-            total = total - terms.kl_weight * self._divergence(name, terms)
-        return total
+            bound = bound - terms.kl_weight * self._divergence(name, terms)
+        return bound
 
     def _divergence(self, name: str, terms: WeightTerms) -> Tensor:
         """Return KL(q || p) of one latent site, (K, B): closed where it can be, else log q - log p."""
