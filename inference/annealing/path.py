@@ -19,6 +19,7 @@ from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.compile.record import CannotCompileError, recorded
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.standard_errors import check_two
 
 STEEPNESS = 4.0
 JITTER = 0.2
@@ -49,9 +50,7 @@ class Annealing:
     def __post_init__(self) -> None:
         check_positive_int(self.num_temperatures, "num_temperatures")
         check_positive_int(self.num_leapfrog, "num_leapfrog")
-        check_positive_int(self.num_pilot, "num_pilot")
-        if self.num_pilot < 2:
-            raise ValueError(f"Expected num_pilot >= 2, since a spread is estimated; got {self.num_pilot}.")
+        check_two(self.num_pilot, "num_pilot")
         if self.start not in ("prior", "guide"):
             raise ValueError(f'Expected start to be "prior" or "guide"; got {self.start!r}.')
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.checks import check_int, check_positive_int
 from pyro_vae.inference.annealing.chains import anneal, anneal_back
 from pyro_vae.inference.annealing.path import Annealing, start_of, tune
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
@@ -204,7 +204,9 @@ def sandwich(
     Carlo; Grosse, Ancha and Roy (2016), Measuring the reliability of MCMC inference with bidirectional Monte Carlo.
     """
     settings = Annealing(num_temperatures, num_leapfrog, start)
-    _check_counts(num_data, num_particles, chunk_size)
+    check_int(num_data, "num_data", 2, "The spread over data gives the standard errors.")
+    check_positive_int(num_particles, "num_particles")
+    check_positive_int(chunk_size, "chunk_size")
     example = example_data(model, num_data, x)
     with evaluating(model, model if guide is None else guide, example, seed, device) as args:
         simulation = simulate(model, args)
@@ -223,14 +225,6 @@ def sandwich(
     bounds = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     args = tuple(arg.cpu() for arg in simulation.args)
     return Sandwich(**bounds, args=args, num_particles=num_particles, settings=settings, seed=seed)
-
-
-def _check_counts(num_data: int, num_particles: int, chunk_size: int) -> None:
-    check_positive_int(num_data, "num_data")
-    check_positive_int(num_particles, "num_particles")
-    check_positive_int(chunk_size, "chunk_size")
-    if num_data < 2:
-        raise ValueError("Expected num_data >= 2, since the spread over data gives the standard errors; got 1.")
 
 
 def _chunks(simulation: Simulation, size: int) -> list[tuple[Args, dict[str, Tensor]]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.checks import check_int, check_positive_int
 from pyro_vae.inference.programs.latents import listed
 
 _WORDS = (("too high", "too low"), ("too wide", "too narrow"), ("of another shape",) * 2)
@@ -188,7 +188,7 @@ def ecdf_band(num_data: int, num_points: int = 100, *, level: float = 0.95, seed
     from scipy.stats import binom
 
     check_positive_int(num_data, "num_data")
-    check_positive_int(num_points - 1, "num_points - 1")
+    check_int(num_points, "num_points", 2, "The ends, 0 and 1, are no points of the band.")
     check_level(level, "level")
     points = np.arange(1, num_points) / num_points
     cells = np.random.default_rng(seed).multinomial(num_data, np.full(num_points, 1 / num_points), size=4000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -13,6 +12,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_vae.core.checks import check_int
 from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.programs.call import Args, Program, unvalidated
 from pyro_vae.inference.programs.proposals import check_proposal
@@ -93,8 +93,7 @@ class _Importance(Method):
     def __post_init__(self) -> None:
         if not isinstance(self.defensive, float | int) or not 0 <= self.defensive < 1:
             raise ValueError(f"Expected 0 <= defensive < 1, the prior's share of the draws; got {self.defensive!r}.")
-        if isinstance(self.refine, bool) or not isinstance(self.refine, Integral) or self.refine < 0:
-            raise ValueError(f"Expected refine to be an integer >= 0, the number of steps; got {self.refine!r}.")
+        check_int(self.refine, "refine", 0, "It is the number of gradient steps.")
 
     @property
     def particles_of_its_own(self) -> int:

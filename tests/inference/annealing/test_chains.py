@@ -159,7 +159,7 @@ def test_a_likelihood_that_does_not_depend_on_z():
     [
         ("num_temperatures", 0, "num_temperatures to be an integer >= 1; got 0"),
         ("num_leapfrog", 2.5, "num_leapfrog to be an integer >= 1; got 2.5"),
-        ("num_pilot", 1, "num_pilot >= 2, since a spread is estimated; got 1"),
+        ("num_pilot", 1, r"num_pilot to be an integer >= 2; got 1\. A variance takes two"),
         ("start", "posterior", 'start to be "prior" or "guide"; got \'posterior\''),
     ],
 )
