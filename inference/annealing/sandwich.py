@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,15 +19,6 @@ from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate
 from pyro_vae.inference.programs.standard_errors import error_of_log_mean, standard_error
 from pyro_vae.inference.programs.vectorize import find_plate_depth
-
-
-@runtime_checkable
-class Estimates(Protocol):
-    """What holds estimates of log p(x_n), such as what ``evidence`` returns."""
-
-    @property
-    def log_px(self) -> Tensor:
-        """The estimates, shape (N,), in nats."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +89,7 @@ class Sandwich:
         """Standard error of ``mean_gap``, s / sqrt(N): what the bounds of one datum share cancels in it."""
         return standard_error(self.gap).item()
 
-    def shortfall(self, log_px: Estimates | Tensor) -> tuple[float, float]:
+    def shortfall(self, log_px: Any) -> tuple[float, float]:
         """Return by how much estimates fall short of the lower bound on average, and its standard error.
 
         Args:
@@ -110,7 +101,7 @@ class Sandwich:
         difference = self.lower - self._values(log_px)
         return difference.mean().item(), standard_error(difference).item()
 
-    def excess(self, log_px: Estimates | Tensor) -> tuple[float, float]:
+    def excess(self, log_px: Any) -> tuple[float, float]:
         """Return by how much estimates exceed the upper bound on average, and its standard error.
 
         Args:
@@ -122,7 +113,7 @@ class Sandwich:
         difference = self._values(log_px) - self.upper
         return difference.mean().item(), standard_error(difference).item()
 
-    def contains(self, log_px: Estimates | Tensor, num_std_errors: float = 3.0) -> bool:
+    def contains(self, log_px: Any, num_std_errors: float = 3.0) -> bool:
         """Say whether estimates of log p(x) lie between the bounds on average, within their standard errors.
 
         Args:
@@ -144,8 +135,8 @@ class Sandwich:
             f"acceptance {self.acceptance.mean().item():.2f})"
         )
 
-    def _values(self, log_px: Estimates | Tensor) -> Tensor:
-        values = log_px.log_px if isinstance(log_px, Estimates) else torch.as_tensor(log_px)
+    def _values(self, log_px: Any) -> Tensor:
+        values = torch.as_tensor(getattr(log_px, "log_px", log_px))
         if values.shape != self.lower.shape:
             raise ValueError(
                 f"Expected an estimate for each of the {len(self.lower)} simulated data; got shape "

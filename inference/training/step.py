@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyro.infer
 import torch
@@ -18,18 +18,8 @@ from pyro_vae.inference.programs.call import Args, Program, modules_of_both
 from pyro_vae.inference.programs.proposals import check_latents
 from pyro_vae.inference.programs.weights import KLWeight
 
-
-class FasterStep(Protocol):
-    """What takes steps in the stepper's place, for minibatches of one shape: ``CompiledStep``."""
-
-    def fits(self, batch: Args) -> bool:
-        """Say whether a minibatch has that shape."""
-
-    def holds(self, batch: Args, beta: float) -> bool:
-        """Say whether it still does what the programs do."""
-
-    def __call__(self, batch: Args, beta: float) -> Tensor:
-        """Take one step and return the loss before it."""
+if TYPE_CHECKING:
+    from pyro_vae.inference.training.compiled import CompiledStep
 
 
 class Stepper:
@@ -56,7 +46,7 @@ class Stepper:
         _check_optimizer(self.optimizer)
         _count_plates(objective, model, guide, first)
         self.kl = KLWeight()
-        self.compiled: FasterStep | None = None
+        self.compiled: CompiledStep | None = None
         self.compiled_loss: Callable[[Args], Tensor | None] | None = None
 
     def step(self, batch: Args, beta: float = 1.0) -> Tensor | float:
@@ -90,7 +80,7 @@ class Stepper:
                 loss = _of_model(self.objective.loss_and_grads(self.model, self.guide, *batch)) / size
                 return torch.as_tensor(loss), *(None if p.grad is None else p.grad / size for p in self.parameters)
 
-    def _still_holds(self, compiled: FasterStep, batch: Args, beta: float) -> bool:
+    def _still_holds(self, compiled: CompiledStep, batch: Args, beta: float) -> bool:
         if not compiled.holds(batch, beta):
             self.compiled = self.compiled_loss = None
             warnings.warn(
