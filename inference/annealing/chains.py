@@ -7,7 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.annealing.path import Advance, Annealed, CompiledTarget, Path, Tuning, schedule, start_of, tune
+from pyro_vae.inference.annealing.path import (
+    Advance,
+    Annealed,
+    AnnealingPath,
+    CompiledTarget,
+    Tuning,
+    schedule,
+    start_of,
+    tune,
+)
 from pyro_vae.inference.annealing.path import Annealing as Annealing
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.vectorize import find_plate_depth
@@ -63,7 +72,7 @@ def anneal(
     settings = settings or Annealing()
     plate_depth = find_plate_depth(model, start_of(guide, settings), args) if plate_depth is None else plate_depth
     tuning = tune(model, guide, args, settings=settings, plate_depth=plate_depth) if tuning is None else tuning
-    path = Path(model, guide, args, num_particles, settings, plate_depth, compiled)
+    path = AnnealingPath(model, guide, args, num_particles, settings, plate_depth, compiled)
     annealed = path.follow(path.space.start, schedule(settings.num_temperatures), tuning, advance)
     return Annealed(annealed.log_w.where(~path.space.lost, -math.inf), annealed.acceptance)
 
@@ -100,6 +109,6 @@ def anneal_back(
 
     Source: Grosse, Ghahramani and Adams (2015), section 4.
     """
-    path = Path(model, guide, args, num_particles, settings, plate_depth)
+    path = AnnealingPath(model, guide, args, num_particles, settings, plate_depth)
     start = path.space.inverse(latents).expand(path.space.start.shape)
     return path.follow(start, schedule(settings.num_temperatures)[::-1], tuning, advance)

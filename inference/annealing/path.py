@@ -17,7 +17,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.hmc import Point, Target, transition
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.compile.compile import compile_programs, layout
-from pyro_vae.inference.compile.record import CannotCompileError, recorded
+from pyro_vae.inference.compile.record import CannotCompileError, record_if_worthwhile
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.standard_errors import check_two
 
@@ -99,7 +99,7 @@ def schedule(num_temperatures: int) -> tuple[float, ...]:
     return tuple((value - raw[0]) / (raw[-1] - raw[0]) for value in raw)
 
 
-class Path:
+class AnnealingPath:
     """The geometric path between where chains start and p(x, z), as a target of HMC in two terms.
 
     From the prior, log f_beta = log p(z) + beta log p(x|z); from the guide, (1 - beta) log q(z|x) + beta log p(x, z).
@@ -135,7 +135,7 @@ class Path:
     def target(self) -> Target:
         """What ``evaluate`` returns at u: compiled where it was, recorded where that pays."""
         compiled = self._compiled and self._compiled.at(self.space.start, self.space.args)
-        return compiled or recorded(self.evaluate, self.space.start, self._num_calls)
+        return compiled or record_if_worthwhile(self.evaluate, self.space.start, self._num_calls)
 
     def coefficients(self, beta: float) -> tuple[float, float]:
         """Return those of the two terms at an inverse temperature."""
@@ -248,7 +248,7 @@ def tune(
             None, see ``find_plate_depth``.
     """
     settings = settings or Annealing()
-    path = Path(model, guide, args, settings.num_pilot, settings, plate_depth)
+    path = AnnealingPath(model, guide, args, settings.num_pilot, settings, plate_depth)
     betas = schedule(min((settings.num_temperatures + 1) // 2 + 1, MAX_STAGES + 1))[1:-1]
     betas = betas if settings.num_temperatures > 1 else ()
     state = _Adaptation(path)
@@ -260,7 +260,7 @@ def tune(
 class _Adaptation:
     """Chains of the pilot run, with the step sizes and the scale that follow them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnnealingPath) -> None:
         self.path = path
         self.point = Point.at(path.space.start, path.target)
         self.variance = self._variance()
@@ -301,7 +301,7 @@ class CompiledTarget:
         CannotCompileError: where the programs have to run as they are.
     """
 
-    def __init__(self, path: Path, other: Args) -> None:
+    def __init__(self, path: AnnealingPath, other: Args) -> None:
         space = path.space
         if space.one_by_one:
             raise CannotCompileError("the particles run one by one")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.inference.annealing.hmc import Point
-from pyro_vae.inference.annealing.path import Advance, Annealing, Path, schedule, tune
+from pyro_vae.inference.annealing.path import Advance, Annealing, AnnealingPath, schedule, tune
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
-from pyro_vae.inference.programs.loop import evaluating, progress_bar, split_data
+from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, progress_bar, split_data
 from pyro_vae.inference.programs.standard_errors import standard_error
 from pyro_vae.inference.programs.vectorize import find_plate_depth
 
@@ -84,8 +84,8 @@ def rate_distortion_curve(
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
     check_data(model, x)
-    with evaluating(model, model, x, seed, device) as args:
-        chunks = split_data(args, max(1, chunk_size // num_particles))
+    with evaluation_on_device(model, model, x, seed, device) as args:
+        chunks = split_data(args, data_at_once(len(args[0]), num_particles, chunk_size, together=True))
         plate_depth = find_plate_depth(model, None, chunks[0])
         total = len(args[0]) * num_particles * num_temperatures
         with progress_bar(total, progress, "R(D)", unit="weight") as bar:
@@ -106,7 +106,7 @@ def _along_the_path(
 ) -> tuple[Tensor, Tensor]:
     """Return rate and distortion of each datum along the path, each of shape (T + 1, B)."""
     tuning = tune(model, None, args, settings=settings, plate_depth=plate_depth)
-    path = Path(model, None, args, num_particles, settings, plate_depth)
+    path = AnnealingPath(model, None, args, num_particles, settings, plate_depth)
     seen: list[tuple[Tensor, Tensor]] = []
     points: list[Point] = []
 

@@ -14,7 +14,7 @@ from pyro_vae.core.checks import check_int, check_positive_int
 from pyro_vae.inference.annealing.chains import anneal, anneal_back
 from pyro_vae.inference.annealing.path import Annealing, start_of, tune
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
-from pyro_vae.inference.programs.loop import evaluating, progress_bar, split_data
+from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, progress_bar, split_data
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate
 from pyro_vae.inference.programs.standard_errors import error_of_log_mean, standard_error
@@ -199,10 +199,10 @@ def sandwich(
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
     example = example_data(model, num_data, x)
-    with evaluating(model, model if guide is None else guide, example, seed, device) as args:
+    with evaluation_on_device(model, model if guide is None else guide, example, seed, device) as args:
         simulation = simulate(model, args)
         check_data(model, simulation.args)
-        chunks = _chunks(simulation, max(1, chunk_size // num_particles))
+        chunks = _chunks(simulation, data_at_once(num_data, num_particles, chunk_size, together=True))
         start_guide = start_of(guide, settings)
         if start_guide is not None:
             check_proposal(model, start_guide, chunks[0][0])

@@ -25,7 +25,7 @@ from pyro_vae.inference.programs.vectorize import find_plate_depth, prior_progra
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
 
 
-class At(Messenger):
+class SetUnconstrained(Messenger):
     """Handler that gives every latent site the value z = T(u) and collects log |dz/du|.
 
     T is the map from the reals to the site's support as the program has it there, so that a support may depend on
@@ -58,7 +58,7 @@ def _constrain(transform: Transform, support: Any, u: Tensor) -> tuple[Tensor, T
     return value.where(inside, transform(torch.zeros_like(u))), log_jacobian
 
 
-class Continuous(Messenger):
+class RequireContinuous(Messenger):
     """Handler that refuses, by name and before it is drawn, a latent site that cannot be moved along the reals.
 
     Raises:
@@ -242,7 +242,7 @@ class Unconstrained:
     @torch.no_grad()
     def _check_continuous(self) -> None:
         """Run the programs once under a handler that refuses a site before it is drawn."""
-        with poutine.block(), fork_rng(self.args[0].device), Continuous():
+        with poutine.block(), fork_rng(self.args[0].device), RequireContinuous():
             trace_pair(self.model, self.guide, self.args)
 
 
@@ -268,7 +268,7 @@ class _Replay:
 
     def __call__(self, model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
         u = next(self.rest)
-        at = At(self.space.split(u))
+        at = SetUnconstrained(self.space.split(u))
         model_trace = scored(poutine.trace(at(model)).get_trace(*args))
         shape = (1, *u.shape[:1]) if u.ndim == 2 else u.shape[:2]
         terms = [log_jacobian.reshape(*shape, -1).sum(-1) for log_jacobian in at.log_jacobians]

@@ -247,7 +247,9 @@ def _choose(graph: GraphModule, put: Node, mask: Node, kept: Node) -> None:
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
 
 
-def recorded(function: Callable[[Tensor], Tensors], example: Tensor, num_calls: int) -> Callable[[Tensor], Tensors]:
+def record_if_worthwhile(
+    function: Callable[[Tensor], Tensors], example: Tensor, num_calls: int
+) -> Callable[[Tensor], Tensors]:
     """Return a function of the same values without Pyro's and autograd's overhead, for inputs like the example.
 
     The function runs once at the example, gradients that it takes included, while every tensor operation is noted

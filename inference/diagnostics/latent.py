@@ -17,7 +17,7 @@ from pyro_vae.inference.programs.latents import (
     unit_labels,
     with_particles,
 )
-from pyro_vae.inference.programs.loop import evaluating, terms_by_batch
+from pyro_vae.inference.programs.loop import evaluation_on_device, terms_by_batch
 from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
 from pyro_vae.inference.programs.structure import Site
 from pyro_vae.inference.programs.weights import WeightTerms
@@ -97,7 +97,7 @@ def active_units(
     check_two(num_particles, "num_particles")
     check_two(len(as_args(x)[0]), "the number of data")
     moments: dict[str, list[Tensor]] = {}
-    with evaluating(model, guide, x, seed, device) as args:
+    with evaluation_on_device(model, guide, x, seed, device) as args:
         for _, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "active units", progress):
             units = [_unit_means(terms) for terms in chunks]
             for name in units[0]:
@@ -235,7 +235,7 @@ def kl_per_dimension(
     check_two(num_particles, "num_particles")
     parts: list[tuple[Tensor, Tensor]] = []
     labels: dict[str, bool] = {}
-    with evaluating(model, guide, x, seed, device) as args:
+    with evaluation_on_device(model, guide, x, seed, device) as args:
         for _, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "KL", progress):
             groups = [kl_groups(terms) for terms in chunks]
             labels = groups[0][1]

@@ -14,11 +14,11 @@ from pyro_vae.inference.diagnostics.latent import kl_groups
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
 from pyro_vae.inference.programs.latents import guide_at, latent_values
 from pyro_vae.inference.programs.loop import (
-    batch_size,
-    batches,
-    evaluating,
+    data_at_once,
+    evaluation_on_device,
     particle_terms,
     split_data,
+    split_data_with_bar,
     terms_by_batch,
 )
 from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
@@ -95,7 +95,7 @@ def rate_distortion(
     check_data(model, x)
     check_positive_int(num_particles, "num_particles")
     parts = []
-    with evaluating(model, guide, x, seed, device) as args:
+    with evaluation_on_device(model, guide, x, seed, device) as args:
         for _, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "rate and distortion", progress):
             parts.append(mean_and_variance(torch.cat([_rate_and_distortion(terms) for terms in chunks]))[0])
     return RateDistortion(*torch.cat(parts).T)
@@ -184,10 +184,10 @@ def elbo_surgery(
     check_data(model, x)
     check_two(num_particles, "num_particles")
     parts = []
-    with evaluating(model, guide, x, seed, device) as args:
-        size = batch_size(len(args[0]), num_particles, chunk_size)
+    with evaluation_on_device(model, guide, x, seed, device) as args:
+        size = data_at_once(len(args[0]), num_particles, chunk_size)
         plate_depth = find_plate_depth(model, guide, tuple(arg[:size] for arg in args))
-        for batch in batches(args, size, "surgery", progress):
+        for batch in split_data_with_bar(args, size, "surgery", progress):
             terms = list(particle_terms(model, guide, batch, num_particles, chunk_size, plate_depth))
             parts.append(torch.cat([_information_and_marginal(guide, args, t, chunk_size, plate_depth) for t in terms]))
     mean, variance = mean_and_variance(torch.cat(parts, 1))
@@ -210,7 +210,7 @@ def _log_aggregated(guide: Program, args: Args, draws: dict[str, Tensor], chunk_
     """Return log (1/N) sum_m q(z | x_m) at draws of shape (M, 1, ...), shape (M,)."""
     num_data, num_draws = len(args[0]), len(next(iter(draws.values())))
     at_once = max(1, min(num_draws, math.isqrt(chunk_size))) if plate_depth else 1
-    size = max(1, min(num_data, chunk_size // at_once))
+    size = data_at_once(num_data, at_once, chunk_size, together=True)
     totals = []
     for chosen in torch.arange(num_draws).split(at_once):
         some = {name: value[chosen.to(value.device)] for name, value in draws.items()}

@@ -17,6 +17,32 @@ _WORDS = (("too high", "too low"), ("too wide", "too narrow"), ("of another shap
 """What a negative and a positive score of each test say of the draws that a value is ranked among."""
 
 
+class RankCounter:
+    """Counts how many draws are less than a value and how many equal to it, as they stream by.
+
+    Args:
+        value: what is ranked, any shape.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        self.less = torch.zeros(value.shape, dtype=torch.long, device=value.device)
+        self.equal = self.less.clone()
+
+    def add(self, draws: Tensor) -> None:
+        """Take in draws, shape (k, *value).
+
+        Raises:
+            ValueError: if a draw or the value is NaN, which has no rank.
+        """
+        if draws.isnan().any() or self.value.isnan().any():
+            raise ValueError(
+                "Expected draws with a rank; one is NaN: the programs' parameters or densities are not finite."
+            )
+        self.less += (draws < self.value).sum(0)
+        self.equal += (draws == self.value).sum(0)
+
+
 def random_ranks(less: Tensor, equal: Tensor, num_draws: int) -> tuple[Tensor, Tensor]:
     """Return the rank of a value among R draws, ties broken at random, and a uniform number from it.
 

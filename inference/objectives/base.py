@@ -98,8 +98,8 @@ class Objective(pyro.infer.ELBO):
         guide: Program,
         args: Args,
         tracers: Callable[[int], Tracer] = lambda chunk: trace_pair,
-        look: Callable[[WeightTerms], object] = lambda terms: None,
-        of: Callable[[WeightTerms], Tensor] = lambda terms: terms.log_w,
+        inspect: Callable[[WeightTerms], object] = lambda terms: None,
+        quantity: Callable[[WeightTerms], Tensor] = lambda terms: terms.log_w,
     ) -> Tensor:
         """Return log w of one minibatch, shape (K, B), in the memory of a chunk of particles.
 
@@ -108,8 +108,8 @@ class Objective(pyro.infer.ELBO):
             guide: Pyro program for q(z | x).
             args: their arguments, B data, tensors of shape (B, *event).
             tracers: how the pair is run and scored, by the number of the chunk.
-            look: called with the terms of each chunk, of which it keeps no tensor.
-            of: what is returned in place of log w, a function of the terms with particles as the first dimension.
+            inspect: called with the terms of each chunk, of which it keeps no tensor.
+            quantity: what is returned in place of log w, a function of the terms with particles as the first dimension.
         """
         counts = self.chunks(len(args[0]))
         if len(counts) > 1:
@@ -117,8 +117,8 @@ class Objective(pyro.infer.ELBO):
 
         def weigh(chunk: int, *args: Any) -> Tensor:
             terms = self.weight_terms(model, guide, args, tracers(chunk), counts[chunk])
-            look(terms)
-            return of(terms)
+            inspect(terms)
+            return quantity(terms)
 
         return by_chunk(weigh, len(counts), args, (model, guide))
 
@@ -189,7 +189,7 @@ class PenalisedELBO(Objective):
     def surrogate(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the objective of each datum, shape (B,), with its pathwise gradient."""
         terms = self.weight_terms(model, guide, args)
-        check_reparameterised(terms.guide_sites, self)
+        check_reparameterised(self, terms)
         return self.of_terms(terms)
 
     def value(self, model: Program, guide: Program, args: Args) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.objectives.base import Objective
-from pyro_vae.inference.objectives.gradients import checking, valued
+from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
 from pyro_vae.inference.programs.call import Args, Program, modules_of
 
@@ -208,8 +209,7 @@ class CUBO(Objective):
             return Rescorer(unaltered, freeze=False, freeze_model=True)
 
         self._warn_of_a_model_that_stays(model)
-        bound = self.bound(self.log_weights(model, guide, args, tracer, checking(self)))
-        return valued(bound.detach(), bound)
+        return self.bound(self.log_weights(model, guide, args, tracer, partial(check_reparameterised, self)))
 
     def _warn_of_a_model_that_stays(self, model: Program) -> None:
         learnt = any(p.requires_grad for module in modules_of(model) for p in module.parameters())

@@ -17,6 +17,7 @@ dreg as f_k - beta f_kk.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,6 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached, unaltered
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.structure import Site
 from pyro_vae.inference.programs.weights import WeightTerms
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def pathwise(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound, differentiable through the sampler, shape (B,)."""
-    return objective.bound(objective.log_weights(model, guide, args, look=checking(objective)))
+    return objective.bound(objective.log_weights(model, guide, args, inspect=partial(check_reparameterised, objective)))
 
 
 def sticking_the_landing(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
@@ -42,7 +42,7 @@ def sticking_the_landing(objective: Objective, model: Program, guide: Program, a
     def tracer(chunk: int) -> Rescorer:
         return Rescorer(unaltered, freeze=True)
 
-    return objective.bound(objective.log_weights(model, guide, args, tracer, checking(objective)))
+    return objective.bound(objective.log_weights(model, guide, args, tracer, partial(check_reparameterised, objective)))
 
 
 def doubly_reparameterised(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
@@ -55,18 +55,18 @@ def doubly_reparameterised(objective: Objective, model: Program, guide: Program,
     def tracer(chunk: int) -> Rescorer:
         return rescorers.setdefault(chunk, Rescorer(_with_factor(factors[chunk]), freeze=True))
 
-    def look(terms: WeightTerms) -> None:
-        check_reparameterised(terms.guide_sites, objective)
+    def inspect(terms: WeightTerms) -> None:
+        check_reparameterised(objective, terms)
         kl_weights.append(terms.kl_weight)
 
-    log_w = objective.log_weights(model, guide, args, tracer, look)
+    log_w = objective.log_weights(model, guide, args, tracer, inspect)
     first, second = objective.derivatives(log_w.detach())
     # One backward pass: log w_k has the weight f_k for the model, and its gradient by z is rescaled on the way.
     ratios = torch.nan_to_num((first - kl_weights[0] * second) / first).split(counts)
     for chunk, ratio in enumerate(ratios):
         one_by_one = rescorers[chunk].runs == len(ratio)
         factors[chunk].extend(ratio.unbind(0) if one_by_one else [ratio])
-    return valued(objective.bound(log_w.detach()), weighted_sum(first, log_w))
+    return with_gradient_of(objective.bound(log_w.detach()), weighted_sum(first, log_w))
 
 
 def score_function(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
@@ -88,9 +88,9 @@ ESTIMATORS: dict[str, Callable[[Objective, Program, Program, Args], Tensor]] = {
 }
 
 
-def check_reparameterised(guide_sites: dict[str, Site], objective: Objective) -> None:
+def check_reparameterised(objective: Objective, terms: WeightTerms) -> None:
     """Refuse a pathwise gradient through a site that has none, naming what the objective offers instead."""
-    for name, site in guide_sites.items():
+    for name, site in terms.guide_sites.items():
         if not site["is_observed"] and not site["fn"].has_rsample:
             offered = [f'gradient="{g}"' for g in objective.gradients if g in ("score", "vimco", "enumerate")]
             raise ValueError(
@@ -98,11 +98,6 @@ def check_reparameterised(guide_sites: dict[str, Site], objective: Objective) ->
                 f"{objective.gradient} gradient. Use {' or '.join(offered) or 'another objective'}, or "
                 "pyro.infer.TraceEnum_ELBO (exact enumeration)."
             )
-
-
-def checking(objective: Objective) -> Callable[[WeightTerms], None]:
-    """Return what refuses a pathwise gradient of these terms where there is none."""
-    return lambda terms: check_reparameterised(terms.guide_sites, objective)
 
 
 def _with_factor(factors: list[Tensor]) -> Callable[[Tensor, int], Tensor]:
@@ -133,7 +128,7 @@ def _by_score(
     log_w, _, log_q = at_fixed_draws(objective, model, guide, args)
     value = objective.bound(log_w)
     signal = (value.detach() - baseline(objective, log_w.detach())).nan_to_num(0.0, 0.0, 0.0)
-    return valued(value.detach(), (signal * log_q).sum(0) + value)
+    return with_gradient_of(value.detach(), (signal * log_q).sum(0) + value)
 
 
 def at_fixed_draws(objective: Objective, model: Program, guide: Program, args: Args) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,7 +140,7 @@ def at_fixed_draws(objective: Objective, model: Program, guide: Program, args: A
     def densities(terms: WeightTerms) -> Tensor:
         return torch.stack(torch.broadcast_tensors(terms.log_w, terms.log_p, terms.log_q), 1)
 
-    log_w, log_p, log_q = objective.log_weights(model, guide, args, tracer, of=densities).unbind(1)
+    log_w, log_p, log_q = objective.log_weights(model, guide, args, tracer, quantity=densities).unbind(1)
     return log_w, log_p, log_q
 
 
@@ -175,6 +170,6 @@ def weighted_sum(weights: Tensor, log_w: Tensor) -> Tensor:
     return (weights * log_w.masked_fill(weights == 0, 0.0)).sum(0)
 
 
-def valued(value: Tensor, surrogate: Tensor) -> Tensor:
-    """Return a tensor with the one's value and the other's gradient."""
+def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Return a tensor with the value of the first and the gradient of the second, of one shape."""
     return value + (surrogate - surrogate.detach())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
-from pyro_vae.inference.objectives.gradients import at_fixed_draws, valued, weighted_sum
+from pyro_vae.inference.objectives.gradients import at_fixed_draws, weighted_sum, with_gradient_of
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.simulate import simulate
 from pyro_vae.inference.programs.structure import sample_sites
@@ -56,7 +56,7 @@ class RWS(Objective):
         wake = weighted_sum(weights, log_q) if self.phi != "sleep" else 0.0
         sleep = self._sleep(model, guide, args) if self.phi != "wake" else 0.0
         surrogate = wake_model + (wake + sleep) / (2 if self.phi == "both" else 1)
-        return valued(self.bound(log_w.detach()), surrogate)
+        return with_gradient_of(self.bound(log_w.detach()), surrogate)
 
     def _sleep(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return log q(z | x) at as many draws of (z, x) from the model as there are data, shape (B,)."""

@@ -1,6 +1,6 @@
 """The one loop over data and particles: chunk by chunk, with a progress bar, on the device, in evaluation mode.
 
-Two sizes bound the memory: how many data run at once, ``batch_size``, and how many particles of each,
+Two sizes bound the memory: how many data run at once, ``data_at_once``, and how many particles of each,
 ``split_particles``, so that no more than ``chunk_size`` (particle, datum) pairs exist at a time.
 """
 
@@ -21,17 +21,19 @@ MOST_PARTICLES = 256
 
 
 @contextmanager
-def evaluation(model: Program, guide: Program, device: torch.device, seed: int) -> Iterator[None]:
-    """Run in evaluation mode, without gradients, with a seeded random state of its own."""
+def evaluation_mode(model: Program, guide: Program, device: torch.device, seed: int) -> Iterator[None]:
+    """Run programs that are placed, in evaluation mode, without gradients, with a seeded random state of their own."""
     with torch.no_grad(), training_mode(model, guide, False), fork_rng(device, seed):
         yield
 
 
 @contextmanager
-def evaluating(model: Program, guide: Program, x: Data, seed: int, device: str | torch.device) -> Iterator[Args]:
-    """Yield the data, moved to the device with the programs, and run in ``evaluation``."""
+def evaluation_on_device(
+    model: Program, guide: Program, x: Data, seed: int, device: str | torch.device
+) -> Iterator[Args]:
+    """Move programs and data to the device, yield the data there, and run in ``evaluation_mode``."""
     args, chosen = place(model, guide, as_args(x), device)
-    with evaluation(model, guide, chosen, seed):
+    with evaluation_mode(model, guide, chosen, seed):
         yield args
 
 
@@ -46,11 +48,6 @@ def split_data(args: Args, size: int) -> list[Args]:
     return list(zip(*(arg.split(size) for arg in args), strict=True))
 
 
-def in_order(args: Args, size: int, device: torch.device) -> Iterator[Args]:
-    """Yield the data in their order, so many at a time, on the device."""
-    return (send(batch, device) for batch in split_data(args, size))
-
-
 def split_particles(num_particles: int, num_data: int, chunk_size: int | None) -> list[int]:
     """Return K in parts, each of at most ``chunk_size`` (particle, datum) pairs, though at least one particle.
 
@@ -63,9 +60,17 @@ def split_particles(num_particles: int, num_data: int, chunk_size: int | None) -
     return [min(size, num_particles - start) for start in range(0, num_particles, size)]
 
 
-def batch_size(num_data: int, num_particles: int, chunk_size: int) -> int:
-    """Return how many data run at once: a few hundred particles of them are no more than ``chunk_size`` pairs."""
-    return max(1, min(num_data, chunk_size // min(num_particles, MOST_PARTICLES)))
+def data_at_once(num_data: int, num_particles: int, chunk_size: int, together: bool = False) -> int:
+    """Return how many data run at once, so that their particles are no more than ``chunk_size`` pairs.
+
+    Args:
+        num_data: N, more than which is never returned.
+        num_particles: K.
+        chunk_size: largest number of (particle, datum) pairs in memory at once.
+        together: whether the K particles of a datum run together; otherwise there is room for a few hundred of them.
+    """
+    particles = num_particles if together else min(num_particles, MOST_PARTICLES)
+    return max(1, min(num_data, chunk_size // particles))
 
 
 def progress_bar(
@@ -82,7 +87,7 @@ def progress_bar(
     return tqdm(total=total, desc=desc, unit=unit, unit_scale=unit_scale, initial=initial, disable=shown)
 
 
-def batches(args: Args, size: int, desc: str, progress: bool) -> Iterator[Args]:
+def split_data_with_bar(args: Args, size: int, desc: str, progress: bool) -> Iterator[Args]:
     """Yield the data in their order, so many at a time, with a progress bar."""
     with progress_bar(len(args[0]), progress, desc) as bar:
         for batch in split_data(args, size):
@@ -122,7 +127,7 @@ def terms_by_batch(
         desc: what the progress bar says is being done.
         progress: show a progress bar, where there is a terminal to show it.
     """
-    size = batch_size(len(args[0]), num_particles, chunk_size)
+    size = data_at_once(len(args[0]), num_particles, chunk_size)
     plate_depth = find_plate_depth(model, guide, tuple(arg[:size] for arg in args))
-    for batch in batches(args, size, desc, progress):
+    for batch in split_data_with_bar(args, size, desc, progress):
         yield batch, particle_terms(model, guide, batch, num_particles, chunk_size, plate_depth)

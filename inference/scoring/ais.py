@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pyro_vae.inference.annealing.chains import anneal
-from pyro_vae.inference.annealing.path import Annealing, CompiledTarget, Path, start_of, tune
+from pyro_vae.inference.annealing.path import Annealing, AnnealingPath, CompiledTarget, start_of, tune
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.vectorize import find_plate_depth
@@ -73,4 +73,4 @@ class AIS(Annealing, Method):
         """Return the log densities and gradients that chains move by; the pilot run has few of them, and stays."""
         guide = start_of(programs.guide, self)
         plate_depth = find_plate_depth(programs.model, guide, chunk)
-        return CompiledTarget(Path(programs.model, guide, chunk, count, self, plate_depth), other)
+        return CompiledTarget(AnnealingPath(programs.model, guide, chunk, count, self, plate_depth), other)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae.core.files import atomic_path
 from pyro_vae.inference.programs.call import Args
-from pyro_vae.inference.programs.loop import evaluation, send
+from pyro_vae.inference.programs.loop import evaluation_mode, send
 from pyro_vae.inference.programs.simulate import example_data, simulate
 from pyro_vae.inference.programs.standard_errors import monte_carlo_error, standard_error
 from pyro_vae.inference.scoring.posterior import Source, posterior_draws
@@ -181,7 +181,7 @@ def to_arviz(evidence: Evidence, num_draws: int = 100, seed: int = 0) -> Any:
             "guide, x, ...) anew and call to_arviz() on what it returns."
         )
     source = replace(source, args=send(source.args, source.device))
-    with evaluation(source.model, source.guide, source.device, seed):
+    with evaluation_mode(source.model, source.guide, source.device, seed):
         groups = _groups(source, num_draws)
     groups["constant_data"] = _dataset({name: getattr(evidence, name) for name in _PER_DATUM}, ("data",))
     facts = {"inference_library": "pyro-vae", "method": evidence.method, "num_particles": evidence.num_particles}

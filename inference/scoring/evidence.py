@@ -27,7 +27,14 @@ from pyro_vae.inference.programs.call import (
     short_errors,
     unvalidated,
 )
-from pyro_vae.inference.programs.loop import batch_size, evaluation, progress_bar, send, split_data, split_particles
+from pyro_vae.inference.programs.loop import (
+    data_at_once,
+    evaluation_mode,
+    progress_bar,
+    send,
+    split_data,
+    split_particles,
+)
 from pyro_vae.inference.programs.proposals import check_observations
 from pyro_vae.inference.programs.standard_errors import standard_error
 from pyro_vae.inference.programs.vectorize import find_plate_depth
@@ -37,8 +44,6 @@ from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.inference.scoring.partial import PartialResults, hash_of_data, hash_of_programs, hash_of_text
 from pyro_vae.inference.scoring.posterior import Source
 from pyro_vae.inference.scoring.tail import WeightSummary
-
-METHODS = {"iw": methods.IW, "jackknife": methods.Jackknife, "ais": methods.AIS}
 
 
 @torch.no_grad()
@@ -111,14 +116,14 @@ def evidence(
     run = _Evaluation(how, as_args(x), device, num_particles, chunk_size, seed)
     data = hash_of_data(run.args)
 
-    with evaluation(model, guide, device, seed), at_precision(precision, device, model, guide):
+    with evaluation_mode(model, guide, device, seed), at_precision(precision, device, model, guide):
         first, last = run.examples()
         programs = _prepare(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
         of_programs = hash_of_programs(programs.model, programs.guide, first)
         settings = (how, num_particles, chunk_size, seed, device.type, data, of_programs)
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
         # By what there is in all, not what is left: a call that goes on rounds as it would have undisturbed.
-        programs = compile_if_worthwhile(how, programs, compile, run.num_rounds, (first, last), run.counts[0])
+        programs = compile_method(how, programs, compile, run.num_rounds, (first, last), run.counts[0])
         with _errors_for_users(model):
             run.score(programs, partial, progress)
     partial.remove()
@@ -148,8 +153,9 @@ class _Evaluation:
     @property
     def size(self) -> int:
         """Data in a chunk."""
-        most = max(1, self.chunk_size // self.how.particles_of_its_own)
-        return min(most, batch_size(len(self.args[0]), self.num_particles, self.chunk_size))
+        num_data, own = len(self.args[0]), self.how.particles_of_its_own
+        most = data_at_once(num_data, own, self.chunk_size, together=True)
+        return min(most, data_at_once(num_data, self.num_particles, self.chunk_size))
 
     @property
     def counts(self) -> list[int]:
@@ -212,12 +218,13 @@ def as_method(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    if not isinstance(method, str) or method not in METHODS:
-        known = ", ".join(f'"{name}"' for name in METHODS)
+    if not isinstance(method, str) or method not in methods.BY_NAME:
+        known = ", ".join(f'"{name}"' for name in methods.BY_NAME)
         raise ValueError(
-            f"Expected method to be one of {known}, or a Method; got {method!r}.{did_you_mean(str(method), METHODS)}"
+            f"Expected method to be one of {known}, or a Method; got {method!r}."
+            f"{did_you_mean(str(method), methods.BY_NAME)}"
         )
-    return METHODS[method]()
+    return methods.BY_NAME[method]()
 
 
 @contextmanager
@@ -236,7 +243,7 @@ def _prepare(how: Method, model: Program, guide: Program, first: Args, num_parti
         return Programs(model, guide, find_plate_depth(model, guide, first) if many else None)
 
 
-def compile_if_worthwhile(
+def compile_method(
     how: Method, programs: Programs, setting: bool | str, num_rounds: int, chunks: tuple[Args, Args], count: int
 ) -> Programs:
     """Return the programs with what the method compiles, always if the setting is True, if "auto" where that pays.

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Program, check_data
 from pyro_vae.inference.programs.latents import latent_values
-from pyro_vae.inference.programs.loop import batches, evaluating, particle_terms
+from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, particle_terms, split_data_with_bar
 from pyro_vae.inference.programs.structure import PARTICLES, sample_sites
 from pyro_vae.inference.programs.vectorize import find_plate_depth
 
@@ -135,9 +135,9 @@ def posterior_draws(
     """
     check_positive_int(num_draws, "num_draws")
     check_positive_int(num_particles, "num_particles")
-    size = max(1, MAX_PAIRS // max(num_particles, num_draws))
+    size = data_at_once(len(args[0]), max(num_particles, num_draws), MAX_PAIRS, together=True)
     plate_depth = find_plate_depth(model, guide, tuple(arg[:size] for arg in args))
-    chunks = batches(args, size, "posterior", progress)
+    chunks = split_data_with_bar(args, size, "posterior", progress)
     parts = [_draws_of_chunk(model, guide, chunk, num_draws, num_particles, plate_depth) for chunk in chunks]
 
     def join(name: str) -> dict[str, Tensor]:
@@ -239,7 +239,7 @@ def impute(
     """
     check_positive_int(num_draws, "num_draws")
     check_data(model, x, guide=guide)
-    with evaluating(model, guide, x, seed, device) as args:
+    with evaluation_on_device(model, guide, x, seed, device) as args:
         drawn = posterior_draws(model, guide, args, num_draws, num_particles, progress=progress).predictive
     if len(drawn) != 1:
         raise ValueError(f"Expected a model with one observed site to impute; it has {list(drawn)}.")

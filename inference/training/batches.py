@@ -13,7 +13,7 @@ from pyro_vae.inference.programs.loop import send
 Transform = Callable[[Tensor], Tensor]
 
 
-def fits(args: Args, device: torch.device) -> bool:
+def fits_in_memory(args: Args, device: torch.device) -> bool:
     """Say whether data take no more than half of what a CUDA device has free; those that are there count nothing."""
     if device.type != "cuda":
         return True

@@ -29,7 +29,7 @@ CHECK_EVERY = 500
 """Steps between two comparisons with the programs as they are."""
 
 
-def compile_if_worthwhile(
+def compile_steps(
     stepper: Stepper,
     setting: bool | str,
     num_steps: int,

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from pyro_vae.inference.programs.call import Args
-from pyro_vae.inference.programs.loop import evaluation, in_order
+from pyro_vae.inference.programs.loop import evaluation_mode, send, split_data
 from pyro_vae.inference.training.checkpoints import State, load_program_state, program_state
 from pyro_vae.inference.training.schedules import Schedule
 from pyro_vae.inference.training.step import Stepper
@@ -81,8 +81,9 @@ class Epochs:
         """Validate on the same noise each time, remember the best epoch, and step the scheduler."""
         row = self.history[-1]
         if valid is not None:
-            with evaluation(self.stepper.model, self.stepper.guide, self.device, seed):
-                losses = [self.stepper.loss(b) * len(b[0]) for b in in_order(valid, self.batch_size, self.device)]
+            with evaluation_mode(self.stepper.model, self.stepper.guide, self.device, seed):
+                batches = (send(batch, self.device) for batch in split_data(valid, self.batch_size))
+                losses = [self.stepper.loss(batch) * len(batch[0]) for batch in batches]
             row["valid_bound"] = -sum(losses) / len(valid[0])
             if self.patience is not None and row["valid_bound"] >= max(r["valid_bound"] for r in self.history):
                 self.best = program_state(self.stepper.model, self.stepper.guide, self.stepper.loose)

@@ -30,9 +30,9 @@ from pyro_vae.inference.programs.call import (
     training_mode,
 )
 from pyro_vae.inference.programs.loop import progress_bar
-from pyro_vae.inference.training.batches import Minibatches, fits, transformed
+from pyro_vae.inference.training.batches import Minibatches, fits_in_memory, transformed
 from pyro_vae.inference.training.checkpoints import load_program_state, read_checkpoint, save_checkpoint
-from pyro_vae.inference.training.compiled import compile_if_worthwhile
+from pyro_vae.inference.training.compiled import compile_steps
 from pyro_vae.inference.training.epochs import Epochs, Row
 from pyro_vae.inference.training.schedules import Schedule, as_schedule
 from pyro_vae.inference.training.step import Stepper
@@ -208,7 +208,7 @@ class _Training:
         with progress_bar(total, progress, unit="step", unit_scale=False, initial=done) as bar:
             try:
                 how = (compilation.setting, total, compilation.examples, compilation.warms_up)
-                execution = compile_if_worthwhile(run.stepper, *how, bar.set_description_str)
+                execution = compile_steps(run.stepper, *how, bar.set_description_str)
                 while run.epoch < self.epochs and not run.out_of_patience():
                     self._one_epoch(bar)
             except KeyboardInterrupt:
@@ -231,7 +231,7 @@ def _load(
 ) -> tuple[Minibatches, Args | None]:
     """Return training data as minibatches and validation data, both on the device if they fit there together."""
     args, valid_args = as_args(data), None if valid is None else as_args(valid)
-    resident = fits((*args, *(valid_args or ())), device)
+    resident = fits_in_memory((*args, *(valid_args or ())), device)
     if valid_args is not None and resident:
         valid_args = tuple(arg.to(device) for arg in valid_args)
     return Minibatches(args, batch_size, device, transform, resident), valid_args

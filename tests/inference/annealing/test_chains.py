@@ -13,7 +13,7 @@ from truth import GammaPoisson, LinearGaussian, Logistic, TwoModes, TwoSites
 
 from pyro_vae.inference import evidence
 from pyro_vae.inference.annealing.chains import Annealing, anneal, anneal_back
-from pyro_vae.inference.annealing.path import Path, tune
+from pyro_vae.inference.annealing.path import AnnealingPath, tune
 from pyro_vae.inference.programs.simulate import simulate
 
 F64 = torch.float64
@@ -140,7 +140,7 @@ def test_progress_dtype_gradients_and_repetition():
         assert not first.log_w.requires_grad
         assert all(p.grad is None for p in model.parameters())
     assert done == [12] * 10
-    assert Path(model, None, (x,), 2, Annealing(), None).target(torch.zeros(2, 3, 2))[0].dtype == torch.float32
+    assert AnnealingPath(model, None, (x,), 2, Annealing(), None).target(torch.zeros(2, 3, 2))[0].dtype == torch.float32
 
 
 def test_a_likelihood_that_does_not_depend_on_z():
