@@ -10,14 +10,14 @@ from torch import Tensor
 from pyro_vae.inference.annealing.path import (
     Advance,
     Annealed,
+    Annealing,
     AnnealingPath,
     CompiledTarget,
     Tuning,
     schedule,
     start_of,
-    tune,
 )
-from pyro_vae.inference.annealing.path import Annealing as Annealing
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.vectorize import find_plate_depth
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.inference.annealing.hmc import Point
-from pyro_vae.inference.annealing.path import Advance, Annealing, AnnealingPath, schedule, tune
+from pyro_vae.inference.annealing.path import Advance, Annealing, AnnealingPath, schedule
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
 from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, progress_bar, split_data
 from pyro_vae.inference.programs.standard_errors import standard_error

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_int, check_positive_int
 from pyro_vae.inference.annealing.chains import anneal, anneal_back
-from pyro_vae.inference.annealing.path import Annealing, start_of, tune
+from pyro_vae.inference.annealing.path import Annealing, start_of
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
 from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, progress_bar, split_data
 from pyro_vae.inference.programs.proposals import check_proposal

@@ -175,7 +175,7 @@ def _without_questions() -> Iterator[None]:
 
 @contextmanager
 def _replaced(owner: Any, **values: Any) -> Iterator[None]:
-    """Give an object other attributes for the while."""
+    """Give an object other attributes, and put back the old ones at the end."""
     before = {name: getattr(owner, name) for name in values}
     try:
         for name, value in values.items():

@@ -22,6 +22,12 @@ from pyro_vae.inference.programs.standard_errors import check_two, mean_and_vari
 from pyro_vae.inference.programs.structure import Site
 from pyro_vae.inference.programs.weights import WeightTerms
 
+COLLAPSED = 0.01
+"""Nats below which a latent dimension counts as unused.
+
+By Pinsker's inequality q(z_j | x) and p(z_j) then differ by at most sqrt(0.01 / 2) = 0.07 in total variation.
+"""
+
 
 @dataclass(frozen=True)
 class ActiveUnits:
@@ -137,13 +143,6 @@ def _mean(site: Site, value: Tensor, terms: WeightTerms) -> Tensor:
     except (NotImplementedError, AttributeError):  # a flow
         mean = value
     return with_particles(mean, value.ndim).expand_as(value)[..., None]
-
-
-COLLAPSED = 0.01
-"""Nats below which a latent dimension counts as unused.
-
-By Pinsker's inequality q(z_j | x) and p(z_j) then differ by at most sqrt(0.01 / 2) = 0.07 in total variation.
-"""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,6 @@ class Objective(pyro.infer.ELBO):
 
     gradients: ClassVar[tuple[str, ...]] = ("pathwise",)
     """The estimators that this bound offers."""
-    min_particles: ClassVar[int] = 1
 
     def __init__(self, num_particles: int = 1, gradient: str = "pathwise", chunk_size: int | None = None) -> None:
         check_positive_int(num_particles, "num_particles")
@@ -49,10 +48,9 @@ class Objective(pyro.infer.ELBO):
                 f"Expected gradient of {name} to be one of {', '.join(self.gradients)}; got {gradient!r}."
                 f"{did_you_mean(str(gradient), self.gradients)}"
             )
-        least = max(self.min_particles, 2 if gradient == "vimco" else 1)
-        if num_particles < least:
+        if gradient == "vimco" and num_particles < 2:
             raise ValueError(
-                f"Expected num_particles >= {least} for {type(self).__name__}({gradient!r}); got {num_particles}."
+                f"Expected num_particles >= 2 for {type(self).__name__}({gradient!r}); got {num_particles}."
             )
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.gradient, self.chunk_size = gradient, chunk_size

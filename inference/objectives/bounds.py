@@ -82,7 +82,7 @@ class MIWAE(Objective):
         return log_mean_exp(self._groups(log_w)).mean(0)
 
     def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return those of the bounds L_K, each divided by M."""
+        """Return w / M and w (1 - w) / M, with w the weights normalised within each of the M bounds."""
         w = self._groups(log_w).softmax(0)
         return (w / self.num_bounds).flatten(0, 1), (w * (1 - w) / self.num_bounds).flatten(0, 1)
 
@@ -119,7 +119,7 @@ class CIWAE(Objective):
         return self.alpha * log_w.mean(0) + (1 - self.alpha) * log_mean_exp(log_w)
 
     def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the combination of those of ELBO and IWAE."""
+        """Return alpha / K + (1 - alpha) w and (1 - alpha) w (1 - w), with w the normalised weights."""
         w = log_w.softmax(0)
         return self.alpha / len(log_w) + (1 - self.alpha) * w, (1 - self.alpha) * w * (1 - w)
 

@@ -31,7 +31,7 @@ class RWS(Objective):
             ``IWAE``.
 
     Raises:
-        ValueError: for another ``phi``, or in sleep as ``simulate`` does.
+        ValueError: for another ``phi``, or with sleep where the model cannot be simulated; see ``simulate``.
 
     Source: Bornschein and Bengio (2015), Reweighted Wake-Sleep, section 2.3; Le et al. (2019), section 3.
     """

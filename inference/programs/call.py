@@ -224,7 +224,7 @@ def in_full_precision() -> bool:
 
 @contextmanager
 def unvalidated() -> Iterator[None]:
-    """Check no arguments of distributions and warn of no NaN for the while; each check waits for the device."""
+    """Run without checks of distributions' arguments and warnings of NaN, each of which waits for the device."""
     before = Distribution._validate_args
     try:
         with pyro.validation_enabled(False):

@@ -38,13 +38,13 @@ def evaluation_on_device(
 
 
 def send(batch: Args, device: torch.device) -> Args:
-    """Return tensors on the device; a copy to a GPU goes on by itself, from memory that stays where it is."""
+    """Return tensors on the device; a copy to a GPU is asynchronous, from pinned memory."""
     pinned = (arg.pin_memory() if device.type == "cuda" and not arg.is_cuda else arg for arg in batch)
     return tuple(arg.to(device, non_blocking=device.type == "cuda") for arg in pinned)
 
 
 def split_data(args: Args, size: int) -> list[Args]:
-    """Return the data in their order, so many at a time; the last ones may be fewer."""
+    """Return the data in their order, in chunks of this size; the last one may be smaller."""
     return list(zip(*(arg.split(size) for arg in args), strict=True))
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pyro_vae.inference.annealing.chains import anneal
-from pyro_vae.inference.annealing.path import Annealing, AnnealingPath, CompiledTarget, start_of, tune
+from pyro_vae.inference.annealing.path import Annealing, AnnealingPath, CompiledTarget, start_of
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.vectorize import find_plate_depth

@@ -23,6 +23,9 @@ from pyro_vae.inference.scoring.base import Method, Programs, Weights
 from pyro_vae.inference.scoring.refinement import NUM_PARTICLES, CompiledRefinement, refine
 from pyro_vae.inference.scoring.tail import JackknifeStream, WeightStream
 
+LogWeights = Callable[[Args, int], Tensor]
+"""A function of a chunk of data and a number of particles k that returns log weights, shape (k, B)."""
+
 
 def defensive_log_weights(
     model: Program, guide: Program, args: Args, num_particles: int, share: float, *, plate_depth: int | None
@@ -79,10 +82,6 @@ def _particles_and_data(site: Site) -> torch.Size:
     data = min(frame.dim for frame in frames if frame.name != PARTICLES)
     event = len(site["fn"].event_shape)
     return site["value"].shape[: site["value"].ndim - event + data + 1]
-
-
-LogWeights = Callable[[Args, int], Tensor]
-"""A function of a chunk of data and a number of particles k that returns log weights, shape (k, B)."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class _Importance(Method):
 
 
 class _CompiledWeights:
-    """A function of the same log weights, compiled for the shapes of one chunk."""
+    """The log weights of a chunk of data, compiled for its shapes and number of particles; of others as they are."""
 
     def __init__(self, programs: Programs, function: LogWeights, chunk: Args, other: Args, count: int) -> None:
         self.guide = programs.guide

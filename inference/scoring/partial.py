@@ -36,7 +36,7 @@ class PartialResults:
         self._written = time.monotonic()
 
     def add(self, summary: WeightSummary) -> None:
-        """Take in a chunk's summary, and write all of them if the last writing is some seconds ago."""
+        """Take in a chunk's summary, and write all of them, no more often than every five seconds."""
         self.done.append(summary)
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
             self.write()

@@ -17,6 +17,9 @@ from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device,
 from pyro_vae.inference.programs.structure import PARTICLES, sample_sites
 from pyro_vae.inference.programs.vectorize import find_plate_depth
 
+MAX_PAIRS = 10_000
+"""Largest number of (particle, datum) pairs in memory at once, beside the draws that are kept."""
+
 
 class Resampler:
     """R draws of each datum's posterior, kept while chunks of K weighted particles pass.
@@ -67,27 +70,6 @@ def _take(values: Tensor, chosen: Tensor) -> Tensor:
 def _widened(index: Tensor, ndim: int) -> Tensor:
     """Return a tensor (R, B) with so many dimensions, the further ones of size 1."""
     return index.reshape(*index.shape, *[1] * (ndim - index.ndim))
-
-
-MAX_PAIRS = 10_000
-"""Largest number of (particle, datum) pairs in memory at once, beside the draws that are kept."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What an evaluation was made from.
-
-    Attributes:
-        model: Pyro program for p(x, z).
-        guide: Pyro program for q(z | x).
-        args: their arguments, wherever they are.
-        device: where the programs are.
-    """
-
-    model: Program
-    guide: Program
-    args: Args
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -181,11 +163,10 @@ def predict(model: Program, args: Args, latents: dict[str, Tensor], plate_depth:
     Returns:
         {site: draw, shape (S, B, ...)}.
     """
+    count = len(next(iter(latents.values())))
     if plate_depth == 0:
-        count = len(next(iter(latents.values())))
         runs = [_observed(model, args, {name: value[s] for name, value in latents.items()}) for s in range(count)]
         return {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
-    count = len(next(iter(latents.values())))
     with pyro.plate(PARTICLES, count, dim=-1 - plate_depth):
         return _observed(model, args, latents)
 

@@ -75,7 +75,7 @@ class Minibatches:
 
 
 def one_ahead(batches: Iterable[Args]) -> Iterator[Args]:
-    """Yield the same, each when the next one has been made."""
+    """Yield minibatches, each once the next one has been made, so that its copy to the device goes on meanwhile."""
     iterator = iter(batches)
     ready = next(iterator)
     for batch in iterator:

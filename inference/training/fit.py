@@ -116,9 +116,9 @@ def fit(
             another size, and with "auto" an objective that has its particles in chunks.
         precision: None for that of the parameters, but for convolutions, which torch runs in TF32 on a GPU unless
             ``torch.backends.cudnn`` says otherwise; "tf32" lets a GPU round the factors of float32 products to 10 bits,
-            by torch's switch, for the while; "bf16" runs linear and convolutional layers of the programs in bfloat16,
-            of 7 bits, and everything else, such as distributions with the networks of flows, log densities, bounds
-            and the optimizer, in float32. Float64 stays as it is. For the effect on log p(x) see ``evidence``.
+            by torch's switch, which is put back; "bf16" runs linear and convolutional layers of the programs in
+            bfloat16, of 7 bits, and everything else, such as distributions with the networks of flows, log densities,
+            bounds and the optimizer, in float32. Float64 stays as it is. For the effect on log p(x) see ``evidence``.
         checkpoint: file written before the first epoch and after each; an interruption keeps it.
         resume: go on from the checkpoint exactly where it stopped.
         progress: show a progress bar, where there is a terminal to show it.

@@ -97,7 +97,7 @@ class Stepper:
 
     @torch.no_grad()
     def raw_loss(self, batch: Args) -> Tensor | float:
-        """Return the same by the programs as they are."""
+        """Return the loss in nats per datum by the programs as they are, never compiled."""
         try:
             loss = self.objective.loss(self.model, self.guide, *batch)
         except NotImplementedError as error:

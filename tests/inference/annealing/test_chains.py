@@ -12,8 +12,9 @@ from programs import make_pair
 from truth import GammaPoisson, LinearGaussian, Logistic, TwoModes, TwoSites
 
 from pyro_vae.inference import evidence
-from pyro_vae.inference.annealing.chains import Annealing, anneal, anneal_back
-from pyro_vae.inference.annealing.path import AnnealingPath, tune
+from pyro_vae.inference.annealing.chains import anneal, anneal_back
+from pyro_vae.inference.annealing.path import Annealing, AnnealingPath
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.simulate import simulate
 
 F64 = torch.float64

@@ -11,8 +11,9 @@ import torch
 from programs import make_pair
 from truth import GammaPoisson, LinearGaussian
 
-from pyro_vae.inference.annealing.chains import Annealing, anneal
-from pyro_vae.inference.annealing.path import AnnealingPath, schedule, tune
+from pyro_vae.inference.annealing.chains import anneal
+from pyro_vae.inference.annealing.path import Annealing, AnnealingPath, schedule
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.compile.worthwhile import LEAST
 
 F64 = torch.float64
