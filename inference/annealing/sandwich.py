@@ -220,7 +220,7 @@ def sandwich(
 
 
 def _chunks(simulation: Simulation, size: int) -> list[tuple[Args, dict[str, Tensor]]]:
-    """Return data and latents in chunks of so many data."""
+    """Return data and latents in chunks of this number of data."""
     latents = split_data(tuple(simulation.latents.values()), size)
     named = [dict(zip(simulation.latents, values, strict=True)) for values in latents]
     return list(zip(split_data(simulation.args, size), named, strict=True))

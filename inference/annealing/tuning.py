@@ -75,7 +75,7 @@ class _Adaptation:
         return self.variance.sqrt()
 
     def stay(self, beta: float, num_transitions: int) -> tuple[Tensor, Tensor]:
-        """Move at one temperature, adapting; return the step sizes (B,) and the scale (D,) that came out."""
+        """Move at one temperature, adapting; return the adapted step sizes (B,) and scale (D,)."""
         for _ in range(num_transitions):
             self.point, acceptance = self.path.move(self.point, beta, self.step_size, self.scale)
             self.log_step = self.log_step + ADAPTATION_RATE * (acceptance.mean(0) - TARGET_ACCEPTANCE)

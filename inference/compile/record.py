@@ -165,7 +165,7 @@ _UNASKED: dict[Any, Callable[..., Tensor | None]] = {
     torch.normal: _normal,
     Tensor.__setitem__: _set_item,
 }
-"""What looks at values before it goes on, so that a GPU is waited for, and what gives the same without a look."""
+"""Functions that read values, for which a GPU is waited, and functions of the same results that do not."""
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def _is_faster(graph: GraphModule, x: Node, weight: Node) -> bool:
 
 
 def _is_row(bias: Tensor, weight: Tensor) -> bool:
-    """Say whether oneDNN takes a bias: it reads one number a column, one after another, whatever the strides say."""
+    """Say whether oneDNN takes a bias: it reads one number a column from contiguous memory, and ignores strides."""
     return bias.shape == weight.shape[-1:] and bias.is_contiguous()
 
 

@@ -126,7 +126,7 @@ def _quantities(values: dict[str, Tensor], terms: WeightTerms) -> tuple[Tensor, 
 
 
 def rounded(log_density: Tensor) -> Tensor:
-    """Round to 0.01 nats: equal latents then have equal densities, whatever the order in which they were added up.
+    """Round to 0.01 nats: equal latents then have equal densities in any order of summation.
 
     Ties are broken at random, so that the rank of what is rounded is as uniform as that of what is not.
     """

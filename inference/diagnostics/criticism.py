@@ -148,7 +148,7 @@ class PredictiveCheck:
 
     @property
     def lower(self) -> dict[str, float]:
-        """{name: P(T(x_rep) <= T(x))}, likewise."""
+        """{name: P(T(x_rep) <= T(x))}, as (1 + number of such replicates) / (1 + R)."""
         return {name: self._tail(draws <= self.observed[name]) for name, draws in self.replicated.items()}
 
     @property

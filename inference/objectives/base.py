@@ -80,7 +80,7 @@ class Objective(pyro.infer.ELBO):
         tracer: Tracer = trace_pair,
         num_particles: int | None = None,
     ) -> WeightTerms:
-        """Return the terms of log w for one minibatch, of all K particles or of so many."""
+        """Return the terms of log w for one minibatch, of ``num_particles``, or of all K if None."""
         plate_depth = self._plate_depth(model, guide, args) if self.num_particles > 1 else None
         return weight_terms(
             model, guide, args, num_particles or self.num_particles, plate_depth=plate_depth, tracer=tracer

@@ -174,7 +174,7 @@ def fork_rng(device: torch.device, seed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def short_errors() -> Iterator[None]:
-    """Cut the tables of shapes that Pyro appends to whatever a program raises, so that what it raised can be read."""
+    """Cut the tables of shapes that Pyro appends to the error of a program, so that its message can be read."""
     try:
         yield
     except (ValueError, RuntimeError) as error:

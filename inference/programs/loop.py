@@ -88,7 +88,7 @@ def progress_bar(
 
 
 def split_data_with_bar(args: Args, size: int, desc: str, progress: bool) -> Iterator[Args]:
-    """Yield the data in their order, so many at a time, with a progress bar."""
+    """Yield the data in their order, in chunks of this size, with a progress bar."""
     with progress_bar(len(args[0]), progress, desc) as bar:
         for batch in split_data(args, size):
             yield batch

@@ -88,7 +88,7 @@ class WeightTerms:
         likelihood: log p(x | z) of each observed site.
         prior: log p(z) of each latent site of the model.
         guide: log q(z | x) of each site of the guide.
-        log_q: their sum without the weight that ``KLWeight`` gave them, shape (K, B).
+        log_q: log q(z | x), the sum over the guide's sites without the weight of ``KLWeight``, shape (K, B).
         guide_sites: the guide's sites: the distributions and values behind the terms.
         model_sites: the model's sites.
         inner_plates: number of batch dimensions inside the data plate.
@@ -124,7 +124,7 @@ class WeightTerms:
 
     @property
     def kl_divisor(self) -> float | Tensor:
-        """Return what takes that weight off a term again: the weight, and 1 where it is 0. No value is read."""
+        """Return what a term is divided by to undo ``kl_weight``: the weight, 1 where it is 0; no value is read."""
         weight = self.kl_weight
         return weight + (weight == 0)
 
@@ -135,7 +135,7 @@ class WeightTerms:
 
 
 def sum_terms(terms: dict[str, Tensor]) -> Tensor:
-    """Return the sum over sites of terms of one shape, of at least one site."""
+    """Return the sum over sites, at least one, of terms of one shape."""
     return torch.stack(list(terms.values())).sum(0)
 
 
@@ -147,7 +147,7 @@ def refuse_auxiliary(terms: WeightTerms) -> None:
 
 
 def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
-    """Return the terms of a pair of (model, guide) traces, checked to be those of single data."""
+    """Return the terms of a pair of (model, guide) traces, checked to be one for each datum."""
     depth = check_structure(*traces, num_data)
 
     def per_datum(sites: dict[str, Site]) -> dict[str, Tensor]:

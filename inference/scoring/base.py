@@ -59,7 +59,7 @@ class Method(ABC):
     def weights(
         self, programs: Programs, batch: Args, counts: list[int], advance: Callable[[int], object]
     ) -> Iterator[Weights]:
-        """Yield the log weights of one chunk of data, in chunks of so many particles.
+        """Yield the log weights of one chunk of data, in chunks of ``counts`` particles.
 
         Args:
             programs: the programs.

@@ -129,11 +129,11 @@ def evidence(
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """What is scored and how, and in what portions.
+    """What is scored, how, and in chunks of what size.
 
     Attributes:
         how: the estimator.
-        args: the data, wherever they are.
+        args: their arguments, N data, on any device.
         device: where the programs are.
         num_particles: K.
         chunk_size: largest number of (particle, datum) pairs in memory at once.

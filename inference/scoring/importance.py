@@ -113,7 +113,7 @@ class _Importance(Method):
             advance(count * len(batch[0]))
 
     def compile(self, programs: Programs, chunk: Args, other: Args, count: int) -> _Compiled:
-        """Return what draws from the guide and weighs, and what fits the guide where asked."""
+        """Return the compiled log weights, and with ``refine`` the compiled gradient that fits the guide."""
         refinement = (
             CompiledRefinement(programs.model, programs.guide, chunk, other, programs.plate_depth)
             if self.refine
@@ -125,7 +125,7 @@ class _Importance(Method):
         )
 
     def _of_data(self, programs: Programs, batch: Args) -> LogWeights:
-        """Return the log weights of these data: compiled where they are, of a guide that is fitted where asked."""
+        """Return the function that weighs these data, compiled if it was; with ``refine`` that of a fitted guide."""
         compiled: _Compiled | None = programs.compiled
         guide = programs.guide
         if self.refine:

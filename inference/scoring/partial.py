@@ -1,4 +1,4 @@
-"""Partial results of an evaluation on disk, so that one that was killed goes on where it stopped."""
+"""Partial results of an evaluation on disk, so that an evaluation that was killed resumes where it stopped."""
 
 from __future__ import annotations
 

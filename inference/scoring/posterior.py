@@ -68,7 +68,7 @@ def _take(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _widened(index: Tensor, ndim: int) -> Tensor:
-    """Return a tensor (R, B) with so many dimensions, the further ones of size 1."""
+    """Return a tensor (R, B) with ``ndim`` dimensions, the further ones of size 1."""
     return index.reshape(*index.shape, *[1] * (ndim - index.ndim))
 
 

@@ -1,4 +1,4 @@
-"""A guide fitted to each datum by itself, from where an amortised guide puts it."""
+"""A guide fitted to each datum alone, started where an amortised guide puts it."""
 
 from __future__ import annotations
 

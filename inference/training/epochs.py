@@ -95,7 +95,7 @@ class Epochs:
         self.epoch += 1
 
     def out_of_patience(self) -> bool:
-        """Say whether the bound has not improved for so many epochs."""
+        """Say whether the bound has not improved for ``patience`` epochs."""
         return self.patience is not None and self.epoch - self.best_epoch >= self.patience
 
     def state(self) -> State:
@@ -134,7 +134,7 @@ class Epochs:
 
 
 def load_optimizer(optimizer: Optimizer, state: State) -> None:
-    """Take up an optimizer's state, but run it as here and now: a compiled run on a GPU sets it up in its own way."""
+    """Load an optimizer's state, but keep the way in which this run takes its steps: a compiled one has another."""
     groups = [dict(group) for group in state["param_groups"]]
     for group, own in zip(groups, optimizer.param_groups, strict=False):  # torch says so where they are not as many
         group.update({k: own[k] for k in ("foreach", "capturable", "fused") if k in own}, lr=float(group["lr"]))

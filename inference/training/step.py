@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Stepper:
-    """One gradient step: the loss in nats per datum, whatever the objective, and one optimizer for all."""
+    """One gradient step by one optimizer, with the loss of any objective in nats per datum."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ def _check_optimizer(optimizer: Any) -> None:
 
 
 def _count_plates(objective: pyro.infer.ELBO, model: Program, guide: Program, batch: Args) -> None:
-    """Let Pyro's objective count the plates now, lest it draws random numbers for that at the first step."""
+    """Let Pyro's objective count the plates now, since it would draw random numbers for that at the first step."""
     enumerates = isinstance(objective, pyro.infer.TraceEnum_ELBO | pyro.infer.TraceTMC_ELBO)
     guesses = objective.vectorize_particles or enumerates
     if guesses and not isinstance(objective, Objective) and objective.max_plate_nesting == float("inf"):

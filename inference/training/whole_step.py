@@ -138,7 +138,7 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _side_stream() -> Iterator[None]:
-    """Run on a stream of its own, as a capture asks of what goes before it; on the CPU there is none."""
+    """Run on another stream, as CUDA wants it before a capture; on the CPU there are no streams."""
     if not torch.cuda.is_available():
         yield
         return
