@@ -24,6 +24,10 @@ from pyro_vae.inference.programs.call import fork_rng, unvalidated
 
 Function = Callable[..., tuple[Tensor | None, ...]]
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+_NUMBERS = {getattr(Tensor, f"__{name}__") for name in ("bool", "float", "int", "index", "complex")}
+"""What makes a Python number of a tensor."""
+_ARRAYS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+"""What reads the memory of a tensor, which no record shows."""
 REASONS = {
     "tracing tensor": "a program reads the value of a tensor in Python, as .item() and `if tensor:` do",
     "data-dependent": "the shapes or the control flow of a program depend on the values of tensors",
@@ -104,10 +108,6 @@ def _reaches_values(nodes: list[Node]) -> bool:
         nodes += [n for n in node.all_input_nodes if n not in seen]
         seen.update(node.all_input_nodes)
     return False
-
-
-_NUMBERS = {getattr(Tensor, f"__{name}__") for name in ("bool", "float", "int", "index", "complex")}
-_ARRAYS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 
 
 class _KeepTensors(TorchFunctionMode):

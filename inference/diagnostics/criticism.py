@@ -34,6 +34,9 @@ from pyro_vae.inference.scoring.estimates import KHAT_LIMIT
 from pyro_vae.inference.scoring.posterior import Resampler
 from pyro_vae.inference.scoring.tail import WeightStream
 
+Statistic = Callable[..., Tensor | float]
+"""T(x): a whole data set, in the form in which the data were given, to one number."""
+
 
 @dataclass(frozen=True)
 class PIT(Tested):
@@ -114,10 +117,6 @@ def pit(
 def _entries(args: Args, places: dict[str, int]) -> Tensor:
     """Return what the model observes of its arguments, entry by entry, shape (N, M)."""
     return torch.cat([args[i].reshape(len(args[i]), -1) for i in places.values()], -1)
-
-
-Statistic = Callable[..., Tensor | float]
-"""T(x): a whole data set, in the form in which the data were given, to one number."""
 
 
 @dataclass(frozen=True)

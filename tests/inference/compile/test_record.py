@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ from parts.objectives import OBJECTIVES, STOCK
 from parts.priors import PRIORS
 from programs import PIXELS, make_pair, module_programs, plain_guide, plain_model
 from torch import nn
+from torch._subclasses import fake_tensor
 
 from pyro_vae.inference import AmortizedGuide, guides, objectives
 from pyro_vae.inference.compile.compile import agree
@@ -146,3 +148,8 @@ def test_few_calls_are_not_worth_it():
     assert not calls
     quick = record_if_worthwhile(lambda u: (u.exp(),), torch.ones(3), LEAST["calls"])
     assert quick(torch.zeros(2))[0].tolist() == [1, 1]
+
+
+def test_torch_looks_up_stacks_again_after_a_record():
+    record(lambda x: (x.exp(),), torch.ones(3))
+    assert fake_tensor.traceback is traceback
