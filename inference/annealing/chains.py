@@ -7,10 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.annealing.path import Advance, Annealed, CompiledTarget, Path, Tuning, schedule, start_of, tune
-from pyro_vae.inference.annealing.path import Annealing as Annealing
-from pyro_vae.inference.annealing.unconstrained import plan_for
+from pyro_vae.inference.annealing.path import (
+    Advance,
+    Annealed,
+    Annealing,
+    AnnealingPath,
+    CompiledTarget,
+    Tuning,
+    schedule,
+    start_of,
+)
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 
 
 @torch.no_grad()
@@ -21,7 +30,7 @@ def anneal(
     num_particles: int,
     *,
     settings: Annealing | None = None,
-    plan: int | None = None,
+    plate_depth: int | None = None,
     tuning: Tuning | None = None,
     advance: Advance | None = None,
     compiled: CompiledTarget | None = None,
@@ -48,7 +57,8 @@ def anneal(
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: chains K for each datum.
         settings: numbers of temperatures and leapfrog steps, and the start.
-        plan: what ``plan_for`` returned, found out if not given.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
+            None, see ``find_plate_depth``.
         tuning: what ``tune`` returned for the same data; found out in a pilot run if not given.
         advance: called with K B after each temperature, T times, for a progress bar.
         compiled: the path's target compiled, used where chains and data have its shape.
@@ -60,9 +70,9 @@ def anneal(
     the Quantitative Analysis of Decoder-Based Generative Models.
     """
     settings = settings or Annealing()
-    plan = plan_for(model, start_of(guide, settings), args) if plan is None else plan
-    tuning = tune(model, guide, args, settings=settings, plan=plan) if tuning is None else tuning
-    path = Path(model, guide, args, num_particles, settings, plan, compiled)
+    plate_depth = find_plate_depth(model, start_of(guide, settings), args) if plate_depth is None else plate_depth
+    tuning = tune(model, guide, args, settings=settings, plate_depth=plate_depth) if tuning is None else tuning
+    path = AnnealingPath(model, guide, args, num_particles, settings, plate_depth, compiled)
     annealed = path.follow(path.space.start, schedule(settings.num_temperatures), tuning, advance)
     return Annealed(annealed.log_w.where(~path.space.lost, -math.inf), annealed.acceptance)
 
@@ -77,7 +87,7 @@ def anneal_back(
     *,
     settings: Annealing,
     tuning: Tuning,
-    plan: int | None = None,
+    plate_depth: int | None = None,
     advance: Advance | None = None,
 ) -> Annealed:
     """Return weights of chains annealed backwards, from a draw of the posterior to where ``anneal`` starts.
@@ -93,11 +103,12 @@ def anneal_back(
         num_particles: chains K for each datum, all from the same draw.
         settings: numbers of temperatures and leapfrog steps, and the start.
         tuning: what ``tune`` returned; it must not have seen these latents.
-        plan: what ``plan_for`` returned, found out if not given.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
+            None, see ``find_plate_depth``.
         advance: called with K B after each temperature, T times, for a progress bar.
 
     Source: Grosse, Ghahramani and Adams (2015), section 4.
     """
-    path = Path(model, guide, args, num_particles, settings, plan)
+    path = AnnealingPath(model, guide, args, num_particles, settings, plate_depth)
     start = path.space.inverse(latents).expand(path.space.start.shape)
     return path.follow(start, schedule(settings.num_temperatures)[::-1], tuning, advance)

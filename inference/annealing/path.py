@@ -1,4 +1,4 @@
-"""The path from where chains start to the posterior, how far chains move on it, and their weights."""
+"""The path from where chains start to the posterior, its schedule, and the weights of chains that follow it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.hmc import Point, Target, transition
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.compile.compile import compile_programs, layout
-from pyro_vae.inference.compile.record import CannotCompileError, recorded
+from pyro_vae.inference.compile.record import CannotCompileError, record_if_worthwhile
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.standard_errors import check_two
 
 STEEPNESS = 4.0
 JITTER = 0.2
@@ -49,9 +50,7 @@ class Annealing:
     def __post_init__(self) -> None:
         check_positive_int(self.num_temperatures, "num_temperatures")
         check_positive_int(self.num_leapfrog, "num_leapfrog")
-        check_positive_int(self.num_pilot, "num_pilot")
-        if self.num_pilot < 2:
-            raise ValueError(f"Expected num_pilot >= 2, since a spread is estimated; got {self.num_pilot}.")
+        check_two(self.num_pilot, "num_pilot")
         if self.start not in ("prior", "guide"):
             raise ValueError(f'Expected start to be "prior" or "guide"; got {self.start!r}.')
 
@@ -100,7 +99,7 @@ def schedule(num_temperatures: int) -> tuple[float, ...]:
     return tuple((value - raw[0]) / (raw[-1] - raw[0]) for value in raw)
 
 
-class Path:
+class AnnealingPath:
     """The geometric path between where chains start and p(x, z), as a target of HMC in two terms.
 
     From the prior, log f_beta = log p(z) + beta log p(x|z); from the guide, (1 - beta) log q(z|x) + beta log p(x, z).
@@ -111,7 +110,8 @@ class Path:
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: chains K.
         settings: numbers of temperatures and leapfrog steps, and the start.
-        plan: what ``plan_for`` returned, found out if None.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
+            None, see ``find_plate_depth``.
         compiled: the path's target compiled, used where chains and data have its shape.
     """
 
@@ -122,12 +122,12 @@ class Path:
         args: Args,
         num_particles: int,
         settings: Annealing,
-        plan: int | None,
+        plate_depth: int | None,
         compiled: CompiledTarget | None = None,
     ) -> None:
         self.from_prior = settings.start == "prior"
         self.num_leapfrog = settings.num_leapfrog
-        self.space = Unconstrained(model, start_of(guide, settings), args, num_particles, plan=plan)
+        self.space = Unconstrained(model, start_of(guide, settings), args, num_particles, plate_depth=plate_depth)
         self._num_calls = 0 if self.space.one_by_one else settings.num_temperatures * settings.num_leapfrog
         self._compiled = compiled
 
@@ -135,10 +135,10 @@ class Path:
     def target(self) -> Target:
         """What ``evaluate`` returns at u: compiled where it was, recorded where that pays."""
         compiled = self._compiled and self._compiled.at(self.space.start, self.space.args)
-        return compiled or recorded(self.evaluate, self.space.start, self._num_calls)
+        return compiled or record_if_worthwhile(self.evaluate, self.space.start, self._num_calls)
 
     def coefficients(self, beta: float) -> tuple[float, float]:
-        """Return those of the two terms at an inverse temperature."""
+        """Return the coefficients of the two terms: (1, beta) from the prior, (1 - beta, beta) from the guide."""
         return (1.0, beta) if self.from_prior else (1.0 - beta, beta)
 
     @torch.enable_grad()
@@ -214,76 +214,6 @@ def _stacked(values: list[Tensor], instead: Tensor) -> Tensor:
     return torch.stack(values or [instead])
 
 
-TARGET_ACCEPTANCE = 0.65
-"""Optimal for HMC in many dimensions (Beskos et al., 2013, Optimal tuning of the hybrid Monte Carlo algorithm)."""
-ADAPTATION_RATE = 0.3
-MAX_STAGES = 100
-TRANSITIONS = 3
-WARM_UP = 20
-SMOOTHING = 20
-"""Degrees of freedom of the running variance, against those of one transition's chains."""
-
-
-@torch.no_grad()
-def tune(
-    model: Program, guide: Program | None, args: Args, *, settings: Annealing | None = None, plan: int | None = None
-) -> Tuning:
-    """Find step sizes and scales in a pilot run along the path, with chains of its own.
-
-    It has half as many temperatures as the run to come, 100 at most, and three transitions at each of them. After
-    each transition the log step size of a datum moves by 0.3 (a - 0.65), a the mean acceptance of its chains, and
-    the variance s_d^2 of a dimension towards that between the chains of a datum, pooled over data.
-
-    Args:
-        model: Pyro program for p(x, z).
-        guide: Pyro program for q(z | x); may be None where the start is the prior.
-        args: their arguments, B data, tensors of shape (B, *event).
-        settings: numbers of temperatures, leapfrog steps and chains of the pilot run, and the start.
-        plan: what ``plan_for`` returned, found out if None.
-    """
-    settings = settings or Annealing()
-    path = Path(model, guide, args, settings.num_pilot, settings, plan)
-    betas = schedule(min((settings.num_temperatures + 1) // 2 + 1, MAX_STAGES + 1))[1:-1]
-    betas = betas if settings.num_temperatures > 1 else ()
-    state = _Adaptation(path)
-    stages = [state.stay(beta, TRANSITIONS if i else WARM_UP) for i, beta in enumerate(betas)]
-    step_sizes, scales = zip(*stages, strict=True) if stages else ((state.step_size,), (state.scale,))
-    return Tuning(betas, torch.stack(step_sizes), torch.stack(scales))
-
-
-class _Adaptation:
-    """Chains of the pilot run, with the step sizes and the scale that follow them."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.point = Point.at(path.space.start, path.target)
-        self.variance = self._variance()
-        self.log_step = self.variance.new_full(path.space.start.shape[1:2], -0.25 * math.log(path.space.dim))
-        count, num_data, _ = path.space.start.shape
-        freedom = num_data * (count - 1)
-        self.weight = freedom / (freedom + SMOOTHING)
-
-    @property
-    def step_size(self) -> Tensor:
-        return self.log_step.exp()
-
-    @property
-    def scale(self) -> Tensor:
-        return self.variance.sqrt()
-
-    def stay(self, beta: float, num_transitions: int) -> tuple[Tensor, Tensor]:
-        """Move at one temperature, adapting; return the step sizes (B,) and the scale (D,) that came out."""
-        for _ in range(num_transitions):
-            self.point, acceptance = self.path.move(self.point, beta, self.step_size, self.scale)
-            self.log_step = self.log_step + ADAPTATION_RATE * (acceptance.mean(0) - TARGET_ACCEPTANCE)
-            self.variance = self.variance.lerp(self._variance(), self.weight)
-        return self.step_size, self.scale
-
-    def _variance(self) -> Tensor:
-        """Return the variance of u between the chains of a datum, pooled over data, (D,), bounded away from 0."""
-        return self.point.position.var(0).mean(0).clamp(min=1e-12)
-
-
 class CompiledTarget:
     """Log densities of a path and their gradients as one compiled graph, of which the data are inputs.
 
@@ -295,7 +225,7 @@ class CompiledTarget:
         CannotCompileError: where the programs have to run as they are.
     """
 
-    def __init__(self, path: Path, other: Args) -> None:
+    def __init__(self, path: AnnealingPath, other: Args) -> None:
         space = path.space
         if space.one_by_one:
             raise CannotCompileError("the particles run one by one")

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.inference.annealing.hmc import Point
-from pyro_vae.inference.annealing.path import Advance, Annealing, Path, schedule, tune
-from pyro_vae.inference.annealing.unconstrained import plan_for
+from pyro_vae.inference.annealing.path import Advance, Annealing, AnnealingPath, schedule
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
-from pyro_vae.inference.programs.loop import evaluating, progress_bar, split_data
+from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, progress_bar, split_data
 from pyro_vae.inference.programs.standard_errors import standard_error
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,14 @@ def rate_distortion_curve(
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
     check_data(model, x)
-    with evaluating(model, model, x, seed, device) as args:
-        chunks = split_data(args, max(1, chunk_size // num_particles))
-        plan = plan_for(model, None, chunks[0])
+    with evaluation_on_device(model, model, x, seed, device) as args:
+        chunks = split_data(args, data_at_once(len(args[0]), num_particles, chunk_size, together=True))
+        plate_depth = find_plate_depth(model, None, chunks[0])
         total = len(args[0]) * num_particles * num_temperatures
         with progress_bar(total, progress, "R(D)", unit="weight") as bar:
-            parts = [_along_the_path(model, chunk, num_particles, settings, plan, bar.update) for chunk in chunks]
+            parts = [
+                _along_the_path(model, chunk, num_particles, settings, plate_depth, bar.update) for chunk in chunks
+            ]
     rate, distortion = (torch.cat(side, 1) for side in zip(*parts, strict=True))
     errors = [standard_error(values.T) for values in (rate, distortion)]
     return RateDistortionCurve(_betas(settings), rate.mean(1), distortion.mean(1), *errors)
@@ -100,11 +103,11 @@ def _betas(settings: Annealing) -> Tensor:
 
 
 def _along_the_path(
-    model: Program, args: Args, num_particles: int, settings: Annealing, plan: int, advance: Advance
+    model: Program, args: Args, num_particles: int, settings: Annealing, plate_depth: int, advance: Advance
 ) -> tuple[Tensor, Tensor]:
     """Return rate and distortion of each datum along the path, each of shape (T + 1, B)."""
-    tuning = tune(model, None, args, settings=settings, plan=plan)
-    path = Path(model, None, args, num_particles, settings, plan)
+    tuning = tune(model, None, args, settings=settings, plate_depth=plate_depth)
+    path = AnnealingPath(model, None, args, num_particles, settings, plate_depth)
     seen: list[tuple[Tensor, Tensor]] = []
     points: list[Point] = []
 

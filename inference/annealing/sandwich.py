@@ -5,29 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.checks import check_int, check_positive_int
 from pyro_vae.inference.annealing.chains import anneal, anneal_back
-from pyro_vae.inference.annealing.path import Annealing, start_of, tune
-from pyro_vae.inference.annealing.unconstrained import plan_for
+from pyro_vae.inference.annealing.path import Annealing, start_of
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
-from pyro_vae.inference.programs.loop import evaluating, progress_bar, split_data
+from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, progress_bar, split_data
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate
 from pyro_vae.inference.programs.standard_errors import error_of_log_mean, standard_error
-
-
-@runtime_checkable
-class Estimates(Protocol):
-    """What holds estimates of log p(x_n), such as what ``evidence`` returns."""
-
-    @property
-    def log_px(self) -> Tensor:
-        """The estimates, shape (N,), in nats."""
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class Sandwich:
         """Standard error of ``mean_gap``, s / sqrt(N): what the bounds of one datum share cancels in it."""
         return standard_error(self.gap).item()
 
-    def shortfall(self, log_px: Estimates | Tensor) -> tuple[float, float]:
+    def shortfall(self, log_px: Any) -> tuple[float, float]:
         """Return by how much estimates fall short of the lower bound on average, and its standard error.
 
         Args:
@@ -110,7 +102,7 @@ class Sandwich:
         difference = self.lower - self._values(log_px)
         return difference.mean().item(), standard_error(difference).item()
 
-    def excess(self, log_px: Estimates | Tensor) -> tuple[float, float]:
+    def excess(self, log_px: Any) -> tuple[float, float]:
         """Return by how much estimates exceed the upper bound on average, and its standard error.
 
         Args:
@@ -122,7 +114,7 @@ class Sandwich:
         difference = self._values(log_px) - self.upper
         return difference.mean().item(), standard_error(difference).item()
 
-    def contains(self, log_px: Estimates | Tensor, num_std_errors: float = 3.0) -> bool:
+    def contains(self, log_px: Any, num_std_errors: float = 3.0) -> bool:
         """Say whether estimates of log p(x) lie between the bounds on average, within their standard errors.
 
         Args:
@@ -144,8 +136,8 @@ class Sandwich:
             f"acceptance {self.acceptance.mean().item():.2f})"
         )
 
-    def _values(self, log_px: Estimates | Tensor) -> Tensor:
-        values = log_px.log_px if isinstance(log_px, Estimates) else torch.as_tensor(log_px)
+    def _values(self, log_px: Any) -> Tensor:
+        values = torch.as_tensor(getattr(log_px, "log_px", log_px))
         if values.shape != self.lower.shape:
             raise ValueError(
                 f"Expected an estimate for each of the {len(self.lower)} simulated data; got shape "
@@ -204,34 +196,31 @@ def sandwich(
     Carlo; Grosse, Ancha and Roy (2016), Measuring the reliability of MCMC inference with bidirectional Monte Carlo.
     """
     settings = Annealing(num_temperatures, num_leapfrog, start)
-    _check_counts(num_data, num_particles, chunk_size)
+    check_int(num_data, "num_data", 2, "The spread over data gives the standard errors.")
+    check_positive_int(num_particles, "num_particles")
+    check_positive_int(chunk_size, "chunk_size")
     example = example_data(model, num_data, x)
-    with evaluating(model, model if guide is None else guide, example, seed, device) as args:
+    with evaluation_on_device(model, model if guide is None else guide, example, seed, device) as args:
         simulation = simulate(model, args)
         check_data(model, simulation.args)
-        chunks = _chunks(simulation, max(1, chunk_size // num_particles))
+        chunks = _chunks(simulation, data_at_once(num_data, num_particles, chunk_size, together=True))
         start_guide = start_of(guide, settings)
         if start_guide is not None:
             check_proposal(model, start_guide, chunks[0][0])
-        plan = plan_for(model, start_guide, chunks[0][0])
+        plate_depth = find_plate_depth(model, start_guide, chunks[0][0])
         total = 2 * num_data * num_particles * num_temperatures
         with progress_bar(total, progress, "sandwich", unit="weight") as bar:
-            parts = [_bounds(model, start_guide, *chunk, num_particles, settings, plan, bar.update) for chunk in chunks]
+            parts = [
+                _bounds(model, start_guide, *chunk, num_particles, settings, plate_depth, bar.update)
+                for chunk in chunks
+            ]
     bounds = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     args = tuple(arg.cpu() for arg in simulation.args)
     return Sandwich(**bounds, args=args, num_particles=num_particles, settings=settings, seed=seed)
 
 
-def _check_counts(num_data: int, num_particles: int, chunk_size: int) -> None:
-    check_positive_int(num_data, "num_data")
-    check_positive_int(num_particles, "num_particles")
-    check_positive_int(chunk_size, "chunk_size")
-    if num_data < 2:
-        raise ValueError("Expected num_data >= 2, since the spread over data gives the standard errors; got 1.")
-
-
 def _chunks(simulation: Simulation, size: int) -> list[tuple[Args, dict[str, Tensor]]]:
-    """Return data and latents in chunks of so many data."""
+    """Return data and latents in chunks of this number of data."""
     latents = split_data(tuple(simulation.latents.values()), size)
     named = [dict(zip(simulation.latents, values, strict=True)) for values in latents]
     return list(zip(split_data(simulation.args, size), named, strict=True))
@@ -244,12 +233,12 @@ def _bounds(
     latents: dict[str, Tensor],
     num_particles: int,
     settings: Annealing,
-    plan: int,
+    plate_depth: int,
     advance: Callable[[int], object],
 ) -> dict[str, Tensor]:
     """Return lower and upper bounds, their standard errors, and acceptance, each of shape (B,)."""
-    tuning = tune(model, guide, args, settings=settings, plan=plan)  # sees x alone, not the latents
-    common: dict[str, Any] = {"settings": settings, "plan": plan, "tuning": tuning, "advance": advance}
+    tuning = tune(model, guide, args, settings=settings, plate_depth=plate_depth)  # sees x alone, not the latents
+    common: dict[str, Any] = {"settings": settings, "plate_depth": plate_depth, "tuning": tuning, "advance": advance}
     forwards = anneal(model, guide, args, num_particles, **common)
     backwards = anneal_back(model, guide, args, latents, num_particles, **common)
     lower, lower_error = _log_mean(forwards.log_w)

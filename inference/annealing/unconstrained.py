@@ -21,11 +21,11 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Program, fork_rng, unvalidated
 from pyro_vae.inference.programs.latents import refusing_unscorable
 from pyro_vae.inference.programs.structure import Site, is_delta, sample_sites
-from pyro_vae.inference.programs.vectorize import plan_particles, scored, trace_pair
+from pyro_vae.inference.programs.vectorize import find_plate_depth, prior_program, scored, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
 
 
-class At(Messenger):
+class SetUnconstrained(Messenger):
     """Handler that gives every latent site the value z = T(u) and collects log |dz/du|.
 
     T is the map from the reals to the site's support as the program has it there, so that a support may depend on
@@ -58,7 +58,7 @@ def _constrain(transform: Transform, support: Any, u: Tensor) -> tuple[Tensor, T
     return value.where(inside, transform(torch.zeros_like(u))), log_jacobian
 
 
-class Continuous(Messenger):
+class RequireContinuous(Messenger):
     """Handler that refuses, by name and before it is drawn, a latent site that cannot be moved along the reals.
 
     Raises:
@@ -135,7 +135,8 @@ class Unconstrained:
         guide: Pyro program for q(z | x), or None to draw z from the prior and never run a guide.
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
-        plan: what ``plan_for`` returned, found out if None.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
+            None, see ``find_plate_depth``.
 
     Attributes:
         start: u of K draws from the guide, or from the prior without one, shape (K, B, D); 0 where ``lost``.
@@ -147,14 +148,14 @@ class Unconstrained:
     """
 
     def __init__(
-        self, model: Program, guide: Program | None, args: Args, num_particles: int, *, plan: int | None = None
+        self, model: Program, guide: Program | None, args: Args, num_particles: int, *, plate_depth: int | None = None
     ) -> None:
         check_positive_int(num_particles, "num_particles")
         self.model, self.args = model, args
         self.guide = prior_program(model) if guide is None else guide
         self.prior_only = guide is None
         self._check_continuous()
-        self.plan = plan_for(model, guide, args) if plan is None else plan
+        self.plate_depth = find_plate_depth(model, guide, args) if plate_depth is None else plate_depth
         self.num_particles = num_particles
         recorder = _Recorder()
         with torch.no_grad(), unvalidated():
@@ -224,7 +225,9 @@ class Unconstrained:
             return scored(_with_values(drawn, {name: latents[name]["value"] for name in sample_sites(drawn)}))
 
     def _terms(self, tracer: Tracer) -> WeightTerms:
-        return weight_terms(self.model, self.guide, self.args, self.num_particles, plan=self.plan, tracer=tracer)
+        return weight_terms(
+            self.model, self.guide, self.args, self.num_particles, plate_depth=self.plate_depth, tracer=tracer
+        )
 
     def _vectors(self, trace: Trace) -> dict[str, Tensor]:
         """Return {site: T^-1(z)} of a trace of the model."""
@@ -239,18 +242,8 @@ class Unconstrained:
     @torch.no_grad()
     def _check_continuous(self) -> None:
         """Run the programs once under a handler that refuses a site before it is drawn."""
-        with poutine.block(), fork_rng(self.args[0].device), Continuous():
+        with poutine.block(), fork_rng(self.args[0].device), RequireContinuous():
             trace_pair(self.model, self.guide, self.args)
-
-
-def plan_for(model: Program, guide: Program | None, args: Args) -> int:
-    """Return what ``plan_particles`` finds out about a pair, or about the model alone if there is no guide."""
-    return plan_particles(model, prior_program(model) if guide is None else guide, args)
-
-
-def prior_program(model: Program) -> Program:
-    """Return a program that draws the model's latents from p(z), to take a guide's place."""
-    return poutine.block(model, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
 
 
 class _Recorder:
@@ -275,7 +268,7 @@ class _Replay:
 
     def __call__(self, model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
         u = next(self.rest)
-        at = At(self.space.split(u))
+        at = SetUnconstrained(self.space.split(u))
         model_trace = scored(poutine.trace(at(model)).get_trace(*args))
         shape = (1, *u.shape[:1]) if u.ndim == 2 else u.shape[:2]
         terms = [log_jacobian.reshape(*shape, -1).sum(-1) for log_jacobian in at.log_jacobians]

@@ -31,7 +31,7 @@ class NotWorthwhileError(CannotCompileError):
     """A function whose compilation would take longer than it saves."""
 
 
-def compiled(
+def compile_function(
     function: Function,
     example: tuple[Tensor, ...],
     other: tuple[Tensor, ...],
@@ -143,7 +143,9 @@ def compile_programs(
         most_operations: how many operations are worth compiling.
 
     Raises:
-        CannotCompileError: if so, or as ``compiled`` does. Buffers, attributes and parameters are then as before.
+        CannotCompileError: if they do, or the function cannot be recorded or compiled, or has other values then.
+            Buffers, attributes and parameters are as before.
+        NotWorthwhileError: if it has more operations.
     """
     modules = modules_of_both(model, guide)
     with state_kept(modules) as attributes:
@@ -156,7 +158,7 @@ def compile_programs(
             raise CannotCompileError(
                 f"a program sets {name!r} anew in each call; keep it in a buffer, changed in place"
             )
-        return compiled(function, example, other, most_operations, lambda: state_kept(modules))
+        return compile_function(function, example, other, most_operations, lambda: state_kept(modules))
 
 
 @contextmanager

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pyro.util
 import torch
 from torch import Tensor
+from torch._subclasses import fake_tensor
 from torch.distributions import Distribution
 from torch.fx import GraphModule
 from torch.nn.functional import one_hot
 from torch.overrides import TorchFunctionMode
 
-from pyro_vae.inference.compile.graph import Node, aten
+from pyro_vae.inference.compile.graph import Node, choose_in_place
 from pyro_vae.inference.compile.worthwhile import is_worthwhile
 from pyro_vae.inference.programs.call import fork_rng, unvalidated
 
 Function = Callable[..., tuple[Tensor | None, ...]]
+Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
+_NUMBERS = {getattr(Tensor, f"__{name}__") for name in ("bool", "float", "int", "index", "complex")}
+"""What makes a Python number of a tensor."""
+_ARRAYS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+"""What reads the memory of a tensor, which no record shows."""
 REASONS = {
     "tracing tensor": "a program reads the value of a tensor in Python, as .item() and `if tensor:` do",
     "data-dependent": "the shapes or the control flow of a program depend on the values of tensors",
@@ -47,7 +55,7 @@ def record(function: Function, *example: Tensor) -> GraphModule:
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with unvalidated(), _without_questions(), _no_opaque_lstm(), fork_rng(example[0].device):
+    with unvalidated(), _without_questions(), _no_opaque_lstm(), _no_stacks(), fork_rng(example[0].device):
         graph = make_fx(lambda *args: function(*args))(*example)
     if not choose_in_place(graph):
         raise CannotCompileError(REASONS["data-dependent"])
@@ -61,6 +69,12 @@ def record(function: Function, *example: Tensor) -> GraphModule:
 def _no_opaque_lstm() -> AbstractContextManager[None]:
     """Keep torch from oneDNN's LSTM, whose gradient cannot be recorded; what else oneDNN does is chosen at run time."""
     return _replaced(torch.backends.mkldnn, enabled=False)
+
+
+def _no_stacks() -> AbstractContextManager[None]:
+    """Keep torch from looking up the Python stack at each operation, a quarter of the time, for errors of its own."""
+    quick = SimpleNamespace(**{**vars(traceback), "extract_stack": list})
+    return _replaced(fake_tensor, traceback=quick) if hasattr(fake_tensor, "traceback") else nullcontext()
 
 
 def _refuse_dynamic_shapes(graph: GraphModule) -> None:
@@ -94,10 +108,6 @@ def _reaches_values(nodes: list[Node]) -> bool:
         nodes += [n for n in node.all_input_nodes if n not in seen]
         seen.update(node.all_input_nodes)
     return False
-
-
-_NUMBERS = {getattr(Tensor, f"__{name}__") for name in ("bool", "float", "int", "index", "complex")}
-_ARRAYS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 
 
 class _KeepTensors(TorchFunctionMode):
@@ -155,7 +165,7 @@ _UNASKED: dict[Any, Callable[..., Tensor | None]] = {
     torch.normal: _normal,
     Tensor.__setitem__: _set_item,
 }
-"""What looks at values before it goes on, so that a GPU is waited for, and what gives the same without a look."""
+"""Functions that read values, for which a GPU is waited, and functions of the same results that do not."""
 
 
 @contextmanager
@@ -175,7 +185,7 @@ def _without_questions() -> Iterator[None]:
 
 @contextmanager
 def _replaced(owner: Any, **values: Any) -> Iterator[None]:
-    """Give an object other attributes for the while."""
+    """Give an object other attributes, and put back the old ones at the end."""
     before = {name: getattr(owner, name) for name in values}
     try:
         for name, value in values.items():
@@ -186,68 +196,9 @@ def _replaced(owner: Any, **values: Any) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def choose_in_place(graph: GraphModule) -> bool:
-    """Make of ``y[mask] = x[mask]``, as in Pyro's splines, and of its gradient a choice entry by entry.
-
-    What is selected has a shape that depends on values; where it goes back to the places that it came from, nothing
-    else depends on it but how many zeros the gradient by y has there.
-
-    Returns:
-        False where other values of that shape are put in such places.
-    """
-    masks: set[Node] = set()
-    for node in graph.graph.find_nodes(op="call_function", target=aten.index.Tensor):
-        x, mask = node.args[0], _mask_of(node)
-        puts = [user for user in node.users if user.target is not aten.new_zeros.default]  # that asks for the dtype
-        if mask is None or not all(_mask_of(put) is mask and put.args[2] is node for put in puts):
-            continue
-        with graph.graph.inserting_before(node):
-            kept = graph.graph.call_function(aten.clone.default, (x,))
-            kept.meta = dict(x.meta)
-        for put in puts:
-            _choose(graph, put, mask, kept)
-        node.replace_all_uses_with(kept)
-        graph.graph.erase_node(node)
-        masks.add(mask)
-    for node in list(graph.graph.nodes):
-        if node.op == "call_function" and _mask_of(node) in masks and node.args[2].meta["val"].ndim == 1:
-            if node.args[2].target is not aten.zeros.default:
-                return False
-            _choose(graph, node, _mask_of(node), 0.0)
-    return True
-
-
-def _mask_of(node: Node) -> Node:
-    """Return the mask by which a node takes or puts single entries, None where it does something else."""
-    if node.target not in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
-        return None
-    y, (mask, *rest) = node.args[:2]
-    if rest or mask is None or "val" not in mask.meta or "val" not in y.meta:
-        return None
-    if mask.meta["val"].dtype is not torch.bool or mask.meta["val"].shape != y.meta["val"].shape:
-        return None
-    while mask.target is aten.detach.default:
-        mask = mask.args[0]
-    return mask
-
-
-def _choose(graph: GraphModule, put: Node, mask: Node, kept: Node) -> None:
-    y, added = put.args[0], len(put.args) > 3 and put.args[3]
-    with graph.graph.inserting_before(put):
-        value = graph.graph.call_function(aten.add.Tensor, (y, kept)) if added else kept
-        where = aten.where.ScalarSelf if isinstance(value, float) else aten.where.self
-        chosen = graph.graph.call_function(where, (mask, value, y))
-        if put.target is aten.index_put_.default:
-            chosen = graph.graph.call_function(aten.copy_.default, (y, chosen))
-        chosen.meta = dict(put.meta)
-    put.replace_all_uses_with(chosen)
-    graph.graph.erase_node(put)
-
-
-Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
-
-
-def recorded(function: Callable[[Tensor], Tensors], example: Tensor, num_calls: int) -> Callable[[Tensor], Tensors]:
+def record_if_worthwhile(
+    function: Callable[[Tensor], Tensors], example: Tensor, num_calls: int
+) -> Callable[[Tensor], Tensors]:
     """Return a function of the same values without Pyro's and autograd's overhead, for inputs like the example.
 
     The function runs once at the example, gradients that it takes included, while every tensor operation is noted

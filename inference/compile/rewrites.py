@@ -55,7 +55,10 @@ def sum_of_log_bernoullis(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def _columns(size: int) -> int:
-    """Return into how many products so many factors go: as few as may be, in whole vector registers where possible."""
+    """Return the number of products for D factors, at most 64 in each: the least multiple of 16, a vector register.
+
+    Where no such multiple divides D, the least divisor from 16 on, or below.
+    """
     divisors = [n for n in range(1, size + 1) if size % n == 0 and size <= 64 * n]
     return min(divisors, key=lambda n: (n % 16 > 0, n < 16, n), default=0)
 
@@ -118,7 +121,7 @@ def _is_faster(graph: GraphModule, x: Node, weight: Node) -> bool:
 
 
 def _is_row(bias: Tensor, weight: Tensor) -> bool:
-    """Say whether oneDNN takes a bias: it reads one number a column, one after another, whatever the strides say."""
+    """Say whether oneDNN takes a bias: it reads one number a column from contiguous memory, and ignores strides."""
     return bias.shape == weight.shape[-1:] and bias.is_contiguous()
 
 

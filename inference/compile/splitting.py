@@ -11,9 +11,9 @@ from torch.fx import GraphModule
 from pyro_vae.inference.compile.graph import aten, exchange, value_of
 
 PARTS = 2
-"""Cores among which products are split: with so many it was measured, and with more MKL's own way is left."""
+"""Number of threads at which products are split, one part for each; with more, which was not measured, MKL splits."""
 FEWEST_ROWS = 64
-"""Rows of a weight for each core from which a product by them takes no longer than its share of the whole."""
+"""Fewest rows of a weight for each core: a product by fewer takes longer than its share of the whole."""
 
 
 def split_products(graph: GraphModule) -> None:

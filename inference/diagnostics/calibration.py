@@ -10,13 +10,20 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.diagnostics.uniformity import Tested, Uniformity, check_level, random_ranks, uniformity
-from pyro_vae.inference.objectives.base import refuse_auxiliary
+from pyro_vae.inference.diagnostics.uniformity import (
+    RankCounter,
+    Tested,
+    Uniformity,
+    check_level,
+    random_ranks,
+    uniformity,
+)
 from pyro_vae.inference.programs.call import Args, Data, Program
 from pyro_vae.inference.programs.latents import latent_values, terms_at, unit_labels
-from pyro_vae.inference.programs.loop import batch_size, batches, evaluating, particle_terms, plan_on_few
+from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, particle_terms, split_data_with_bar
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate, with_missing
-from pyro_vae.inference.programs.weights import WeightTerms
+from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.weights import WeightTerms, refuse_auxiliary
 
 LOG_LIKELIHOOD = "log p(x|z)"
 
@@ -84,13 +91,13 @@ def sbc(
     check_positive_int(num_draws, "num_draws")
     check_level(alpha, "alpha")
     ranks, numbers = [], []
-    with evaluating(model, guide, example_data(model, num_data, x), seed, device) as args:
-        for drawn, plan in simulations(model, guide, args, num_draws, chunk_size, "calibration", progress):
+    with evaluation_on_device(model, guide, example_data(model, num_data, x), seed, device) as args:
+        for drawn, plate_depth in simulations(model, guide, args, num_draws, chunk_size, "calibration", progress):
             truth = terms_at(model, guide, drawn.args, drawn.latents, score_guide=False)
             values = {name: drawn.latents[name][None] for name in truth.prior}
             star, labels = _quantities(values, truth)
-            counter = Counter(star[0])
-            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plan):
+            counter = RankCounter(star[0])
+            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plate_depth):
                 counter.add(_quantities(latent_values(terms), terms)[0])
             rank, u = random_ranks(counter.less, counter.equal, num_draws)
             ranks.append(rank.cpu())
@@ -102,12 +109,12 @@ def simulations(
     model: Program, guide: Program, args: Args, num_draws: int, chunk_size: int, desc: str, progress: bool
 ) -> Iterator[tuple[Simulation, int]]:
     """Yield joint draws of the model in place of the data, batch by batch, and how particles can run on them."""
-    plan = None
-    for batch in batches(args, batch_size(len(args[0]), num_draws, chunk_size), desc, progress):
+    plate_depth = None
+    for batch in split_data_with_bar(args, data_at_once(len(args[0]), num_draws, chunk_size), desc, progress):
         drawn = with_missing(simulate(model, batch), batch)
-        if plan is None:
-            plan = plan_on_few(model, guide, drawn.args)
-        yield drawn, plan
+        if plate_depth is None:
+            plate_depth = find_plate_depth(model, guide, drawn.args)
+        yield drawn, plate_depth
 
 
 def _quantities(values: dict[str, Tensor], terms: WeightTerms) -> tuple[Tensor, list[str]]:
@@ -119,37 +126,11 @@ def _quantities(values: dict[str, Tensor], terms: WeightTerms) -> tuple[Tensor, 
 
 
 def rounded(log_density: Tensor) -> Tensor:
-    """Round to 0.01 nats: equal latents then have equal densities, whatever the order in which they were added up.
+    """Round to 0.01 nats: equal latents then have equal densities in any order of summation.
 
     Ties are broken at random, so that the rank of what is rounded is as uniform as that of what is not.
     """
     return log_density.double().round(decimals=2)
-
-
-class Counter:
-    """Counts how many draws are less than a value and how many equal to it, as they stream by.
-
-    Args:
-        value: what is ranked, any shape.
-    """
-
-    def __init__(self, value: Tensor) -> None:
-        self.value = value
-        self.less = torch.zeros(value.shape, dtype=torch.long, device=value.device)
-        self.equal = self.less.clone()
-
-    def add(self, draws: Tensor) -> None:
-        """Take in draws, shape (k, *value).
-
-        Raises:
-            ValueError: if a draw or the value is NaN, which has no rank.
-        """
-        if draws.isnan().any() or self.value.isnan().any():
-            raise ValueError(
-                "Expected draws with a rank; one is NaN: the programs' parameters or densities are not finite."
-            )
-        self.less += (draws < self.value).sum(0)
-        self.equal += (draws == self.value).sum(0)
 
 
 @dataclass(frozen=True)
@@ -230,12 +211,12 @@ def expected_coverage(
     check_positive_int(num_draws, "num_draws")
     check_level(alpha, "alpha")
     levels = []
-    with evaluating(model, guide, example_data(model, num_data, x), seed, device) as args:
-        for drawn, plan in simulations(model, guide, args, num_draws, chunk_size, "coverage", progress):
+    with evaluation_on_device(model, guide, example_data(model, num_data, x), seed, device) as args:
+        for drawn, plate_depth in simulations(model, guide, args, num_draws, chunk_size, "coverage", progress):
             truth = terms_at(model, guide, drawn.args, drawn.latents, score_guide=True)
             refuse_auxiliary(truth)
-            counter = Counter(-rounded(truth.log_q[0]))
-            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plan):
+            counter = RankCounter(-rounded(truth.log_q[0]))
+            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plate_depth):
                 counter.add(-rounded(terms.log_q))
             levels.append(random_ranks(counter.less, counter.equal, num_draws)[1].cpu())
     level = torch.cat(levels)

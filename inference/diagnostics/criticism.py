@@ -11,15 +11,21 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.diagnostics.calibration import Counter
-from pyro_vae.inference.diagnostics.uniformity import Tested, Uniformity, check_level, random_ranks, uniformity
+from pyro_vae.inference.diagnostics.uniformity import (
+    RankCounter,
+    Tested,
+    Uniformity,
+    check_level,
+    random_ranks,
+    uniformity,
+)
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, check_data
 from pyro_vae.inference.programs.latents import given, latent_values, unit_labels
 from pyro_vae.inference.programs.loop import (
-    batch_size,
-    batches,
-    evaluating,
+    data_at_once,
+    evaluation_on_device,
     progress_bar,
+    split_data_with_bar,
     split_particles,
     terms_by_batch,
 )
@@ -27,6 +33,9 @@ from pyro_vae.inference.programs.simulate import simulate, with_missing
 from pyro_vae.inference.scoring.estimates import KHAT_LIMIT
 from pyro_vae.inference.scoring.posterior import Resampler
 from pyro_vae.inference.scoring.tail import WeightStream
+
+Statistic = Callable[..., Tensor | float]
+"""T(x): a whole data set, in the form in which the data were given, to one number."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +101,11 @@ def pit(
     check_positive_int(num_draws, "num_draws")
     check_level(alpha, "alpha")
     parts, labels = [], []
-    with evaluating(model, model, x, seed, device) as args:
-        for batch in batches(args, batch_size(len(args[0]), num_draws, chunk_size), "PIT", progress):
+    with evaluation_on_device(model, model, x, seed, device) as args:
+        for batch in split_data_with_bar(args, data_at_once(len(args[0]), num_draws, chunk_size), "PIT", progress):
             places = simulate(model, batch).places
             labels = [label for name, i in places.items() for label in unit_labels(name, args[i].shape[1:])]
-            counter = Counter(_entries(batch, places))
+            counter = RankCounter(_entries(batch, places))
             for count in split_particles(num_draws, len(batch[0]), chunk_size):
                 drawn = simulate(model, tuple(arg.repeat(count, *[1] * (arg.ndim - 1)) for arg in batch))
                 counter.add(_entries(drawn.args, places).unflatten(0, (count, -1)))
@@ -108,10 +117,6 @@ def pit(
 def _entries(args: Args, places: dict[str, int]) -> Tensor:
     """Return what the model observes of its arguments, entry by entry, shape (N, M)."""
     return torch.cat([args[i].reshape(len(args[i]), -1) for i in places.values()], -1)
-
-
-Statistic = Callable[..., Tensor | float]
-"""T(x): a whole data set, in the form in which the data were given, to one number."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class PredictiveCheck:
 
     @property
     def lower(self) -> dict[str, float]:
-        """{name: P(T(x_rep) <= T(x))}, likewise."""
+        """{name: P(T(x_rep) <= T(x))}, as (1 + number of such replicates) / (1 + R)."""
         return {name: self._tail(draws <= self.observed[name]) for name, draws in self.replicated.items()}
 
     @property
@@ -234,7 +239,7 @@ def predictive_check(
     check_data(model, x)
     latents, khat = None, None
     proposal = model if guide is None else guide
-    with evaluating(model, proposal, x, seed, device) as args:
+    with evaluation_on_device(model, proposal, x, seed, device) as args:
         observed = _evaluate(statistics, args, x)
         if kind == "posterior":
             latents, khat = _posterior(model, proposal, args, num_draws, num_particles, chunk_size, progress)

@@ -9,12 +9,24 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent
 
 from pyro_vae.inference.programs.call import Data, Program, as_args, check_data
-from pyro_vae.inference.programs.kl import in_one_order, kl_by_dimension
-from pyro_vae.inference.programs.latents import latent_values, listed, unit_labels, with_particles
-from pyro_vae.inference.programs.loop import evaluating, terms_by_batch
+from pyro_vae.inference.programs.latents import (
+    in_one_order,
+    kl_by_dimension,
+    latent_values,
+    listed,
+    unit_labels,
+    with_particles,
+)
+from pyro_vae.inference.programs.loop import evaluation_on_device, terms_by_batch
 from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
 from pyro_vae.inference.programs.structure import Site
 from pyro_vae.inference.programs.weights import WeightTerms
+
+COLLAPSED = 0.01
+"""Nats below which a latent dimension counts as unused.
+
+By Pinsker's inequality q(z_j | x) and p(z_j) then differ by at most sqrt(0.01 / 2) = 0.07 in total variation.
+"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ def active_units(
     check_two(num_particles, "num_particles")
     check_two(len(as_args(x)[0]), "the number of data")
     moments: dict[str, list[Tensor]] = {}
-    with evaluating(model, guide, x, seed, device) as args:
+    with evaluation_on_device(model, guide, x, seed, device) as args:
         for _, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "active units", progress):
             units = [_unit_means(terms) for terms in chunks]
             for name in units[0]:
@@ -131,13 +143,6 @@ def _mean(site: Site, value: Tensor, terms: WeightTerms) -> Tensor:
     except (NotImplementedError, AttributeError):  # a flow
         mean = value
     return with_particles(mean, value.ndim).expand_as(value)[..., None]
-
-
-COLLAPSED = 0.01
-"""Nats below which a latent dimension counts as unused.
-
-By Pinsker's inequality q(z_j | x) and p(z_j) then differ by at most sqrt(0.01 / 2) = 0.07 in total variation.
-"""
 
 
 @dataclass(frozen=True)
@@ -229,7 +234,7 @@ def kl_per_dimension(
     check_two(num_particles, "num_particles")
     parts: list[tuple[Tensor, Tensor]] = []
     labels: dict[str, bool] = {}
-    with evaluating(model, guide, x, seed, device) as args:
+    with evaluation_on_device(model, guide, x, seed, device) as args:
         for _, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "KL", progress):
             groups = [kl_groups(terms) for terms in chunks]
             labels = groups[0][1]

@@ -9,8 +9,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, check_data, fork_rng, modules_of
+from pyro_vae.inference.programs.standard_errors import check_two
 from pyro_vae.inference.training.step import param_sites
 
 
@@ -58,7 +58,7 @@ def gradient_snr(
 
     Source: Rainforth et al. (2018), Tighter Variational Bounds are Not Necessarily Better, equation 6.
     """
-    check_positive_int(num_repeats - 1, "num_repeats - 1")
+    check_two(num_repeats, "num_repeats")
     check_data(model, x)
     args = as_args(x)
     groups = _parameters(model, guide, args)

@@ -10,11 +10,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.checks import check_int, check_positive_int
 from pyro_vae.inference.programs.latents import listed
 
 _WORDS = (("too high", "too low"), ("too wide", "too narrow"), ("of another shape",) * 2)
 """What a negative and a positive score of each test say of the draws that a value is ranked among."""
+
+
+class RankCounter:
+    """Counts how many draws are less than a value and how many equal to it, as they stream by.
+
+    Args:
+        value: what is ranked, any shape.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        self.less = torch.zeros(value.shape, dtype=torch.long, device=value.device)
+        self.equal = self.less.clone()
+
+    def add(self, draws: Tensor) -> None:
+        """Take in draws, shape (k, *value).
+
+        Raises:
+            ValueError: if a draw or the value is NaN, which has no rank.
+        """
+        if draws.isnan().any() or self.value.isnan().any():
+            raise ValueError(
+                "Expected draws with a rank; one is NaN: the programs' parameters or densities are not finite."
+            )
+        self.less += (draws < self.value).sum(0)
+        self.equal += (draws == self.value).sum(0)
 
 
 def random_ranks(less: Tensor, equal: Tensor, num_draws: int) -> tuple[Tensor, Tensor]:
@@ -188,7 +214,7 @@ def ecdf_band(num_data: int, num_points: int = 100, *, level: float = 0.95, seed
     from scipy.stats import binom
 
     check_positive_int(num_data, "num_data")
-    check_positive_int(num_points - 1, "num_points - 1")
+    check_int(num_points, "num_points", 2, "The ends, 0 and 1, are no points of the band.")
     check_level(level, "level")
     points = np.arange(1, num_points) / num_points
     cells = np.random.default_rng(seed).multinomial(num_data, np.full(num_points, 1 / num_points), size=4000)

@@ -22,8 +22,9 @@ from pyro_vae.inference.programs.weights import weight_terms
 MAX_NORM = 5.0
 """Longest gradient that a step takes as it is, in nats per unit of h."""
 STREAM = 1_570_926_153
-"""Added to the seed, lest the steps' noise be that of draws made elsewhere under the same seed, of which the CPU's
-generator sees the lower 32 bits."""
+"""Added to the seed, so that the steps' noise differs from draws made elsewhere under the same seed.
+
+It is less than 2^32, since the CPU's generator sees the lower 32 bits of a seed alone."""
 
 
 class SemiAmortized(nn.Module):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.objectives.base import PenalisedELBO, refuse_auxiliary
+from pyro_vae.inference.objectives.base import PenalisedELBO
 from pyro_vae.inference.programs.call import Program
-from pyro_vae.inference.programs.kl import marginals
+from pyro_vae.inference.programs.latents import marginals
 from pyro_vae.inference.programs.structure import Site
-from pyro_vae.inference.programs.weights import WeightTerms
+from pyro_vae.inference.programs.weights import WeightTerms, refuse_auxiliary
 
 
 def _only_latent(terms: WeightTerms) -> str:

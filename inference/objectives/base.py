@@ -17,7 +17,7 @@ from pyro_vae.inference.objectives.chunks import by_chunk
 from pyro_vae.inference.objectives.gradients import ESTIMATORS, check_reparameterised
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.loop import split_particles
-from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
+from pyro_vae.inference.programs.vectorize import find_plate_depth, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
 
 
@@ -37,7 +37,6 @@ class Objective(pyro.infer.ELBO):
 
     gradients: ClassVar[tuple[str, ...]] = ("pathwise",)
     """The estimators that this bound offers."""
-    min_particles: ClassVar[int] = 1
 
     def __init__(self, num_particles: int = 1, gradient: str = "pathwise", chunk_size: int | None = None) -> None:
         check_positive_int(num_particles, "num_particles")
@@ -49,14 +48,13 @@ class Objective(pyro.infer.ELBO):
                 f"Expected gradient of {name} to be one of {', '.join(self.gradients)}; got {gradient!r}."
                 f"{did_you_mean(str(gradient), self.gradients)}"
             )
-        least = max(self.min_particles, 2 if gradient == "vimco" else 1)
-        if num_particles < least:
+        if gradient == "vimco" and num_particles < 2:
             raise ValueError(
-                f"Expected num_particles >= {least} for {type(self).__name__}({gradient!r}); got {num_particles}."
+                f"Expected num_particles >= 2 for {type(self).__name__}({gradient!r}); got {num_particles}."
             )
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.gradient, self.chunk_size = gradient, chunk_size
-        self._plans: WeakKeyDictionary[Program, WeakKeyDictionary[Program, int]] = WeakKeyDictionary()
+        self._plate_depths: WeakKeyDictionary[Program, WeakKeyDictionary[Program, int]] = WeakKeyDictionary()
 
     @abstractmethod
     def bound(self, log_w: Tensor) -> Tensor:
@@ -82,9 +80,11 @@ class Objective(pyro.infer.ELBO):
         tracer: Tracer = trace_pair,
         num_particles: int | None = None,
     ) -> WeightTerms:
-        """Return the terms of log w for one minibatch, of all K particles or of so many."""
-        plan = self._plan(model, guide, args) if self.num_particles > 1 else None
-        return weight_terms(model, guide, args, num_particles or self.num_particles, plan=plan, tracer=tracer)
+        """Return the terms of log w for one minibatch, of ``num_particles``, or of all K if None."""
+        plate_depth = self._plate_depth(model, guide, args) if self.num_particles > 1 else None
+        return weight_terms(
+            model, guide, args, num_particles or self.num_particles, plate_depth=plate_depth, tracer=tracer
+        )
 
     def chunks(self, num_data: int) -> list[int]:
         """Return how many particles run at once, one number for each chunk."""
@@ -96,8 +96,8 @@ class Objective(pyro.infer.ELBO):
         guide: Program,
         args: Args,
         tracers: Callable[[int], Tracer] = lambda chunk: trace_pair,
-        look: Callable[[WeightTerms], object] = lambda terms: None,
-        of: Callable[[WeightTerms], Tensor] = lambda terms: terms.log_w,
+        inspect: Callable[[WeightTerms], object] = lambda terms: None,
+        quantity: Callable[[WeightTerms], Tensor] = lambda terms: terms.log_w,
     ) -> Tensor:
         """Return log w of one minibatch, shape (K, B), in the memory of a chunk of particles.
 
@@ -106,17 +106,17 @@ class Objective(pyro.infer.ELBO):
             guide: Pyro program for q(z | x).
             args: their arguments, B data, tensors of shape (B, *event).
             tracers: how the pair is run and scored, by the number of the chunk.
-            look: called with the terms of each chunk, of which it keeps no tensor.
-            of: what is returned in place of log w, a function of the terms with particles as the first dimension.
+            inspect: called with the terms of each chunk, of which it keeps no tensor.
+            quantity: what is returned in place of log w, a function of the terms with particles as the first dimension.
         """
         counts = self.chunks(len(args[0]))
         if len(counts) > 1:
-            self._plan(model, guide, args)  # runs the programs, which a chunk that runs again must not
+            self._plate_depth(model, guide, args)  # runs the programs, which a chunk that runs again must not
 
         def weigh(chunk: int, *args: Any) -> Tensor:
             terms = self.weight_terms(model, guide, args, tracers(chunk), counts[chunk])
-            look(terms)
-            return of(terms)
+            inspect(terms)
+            return quantity(terms)
 
         return by_chunk(weigh, len(counts), args, (model, guide))
 
@@ -140,33 +140,26 @@ class Objective(pyro.infer.ELBO):
             loss.backward()
         return loss.detach()
 
-    def _plan(self, model: Program, guide: Program, args: Args) -> int:
+    def _plate_depth(self, model: Program, guide: Program, args: Args) -> int:
         """Find out once for each pair how its particles can run."""
         try:
-            known = self._plans.setdefault(model, WeakKeyDictionary())
+            known = self._plate_depths.setdefault(model, WeakKeyDictionary())
             if guide not in known:
-                known[guide] = plan_particles(model, guide, args)
+                known[guide] = find_plate_depth(model, guide, args)
             return known[guide]
         except TypeError:  # a callable that cannot be hashed or weakly referenced is looked at each time
-            return plan_particles(model, guide, args)
+            return find_plate_depth(model, guide, args)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was found out about programs, which has no meaning in another process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_plans"}
+        return {name: value for name, value in self.__dict__.items() if name != "_plate_depths"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take up the settings; programs are looked at anew."""
-        self.__dict__.update(state, _plans=WeakKeyDictionary())
+        self.__dict__.update(state, _plate_depths=WeakKeyDictionary())
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         return trace_pair(model, guide, args)
-
-
-def refuse_auxiliary(terms: WeightTerms) -> None:
-    """Refuse sites of the guide that the model has not, whose density the penalty would leave out."""
-    extra = set(terms.guide) - set(terms.prior)
-    if extra:
-        raise ValueError(f"Expected the guide to have the model's latent sites alone; got {sorted(extra)} too.")
 
 
 class PenalisedELBO(Objective):
@@ -194,7 +187,7 @@ class PenalisedELBO(Objective):
     def surrogate(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the objective of each datum, shape (B,), with its pathwise gradient."""
         terms = self.weight_terms(model, guide, args)
-        check_reparameterised(terms.guide_sites, self)
+        check_reparameterised(self, terms)
         return self.of_terms(terms)
 
     def value(self, model: Program, guide: Program, args: Args) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.objectives.base import Objective
-from pyro_vae.inference.objectives.gradients import checking, valued
+from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
 from pyro_vae.inference.programs.call import Args, Program, modules_of
 
@@ -81,7 +82,7 @@ class MIWAE(Objective):
         return log_mean_exp(self._groups(log_w)).mean(0)
 
     def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return those of the bounds L_K, each divided by M."""
+        """Return w / M and w (1 - w) / M, with w the weights normalised within each of the M bounds."""
         w = self._groups(log_w).softmax(0)
         return (w / self.num_bounds).flatten(0, 1), (w * (1 - w) / self.num_bounds).flatten(0, 1)
 
@@ -118,7 +119,7 @@ class CIWAE(Objective):
         return self.alpha * log_w.mean(0) + (1 - self.alpha) * log_mean_exp(log_w)
 
     def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the combination of those of ELBO and IWAE."""
+        """Return alpha / K + (1 - alpha) w and (1 - alpha) w (1 - w), with w the normalised weights."""
         w = log_w.softmax(0)
         return self.alpha / len(log_w) + (1 - self.alpha) * w, (1 - self.alpha) * w * (1 - w)
 
@@ -208,8 +209,7 @@ class CUBO(Objective):
             return Rescorer(unaltered, freeze=False, freeze_model=True)
 
         self._warn_of_a_model_that_stays(model)
-        bound = self.bound(self.log_weights(model, guide, args, tracer, checking(self)))
-        return valued(bound.detach(), bound)
+        return self.bound(self.log_weights(model, guide, args, tracer, partial(check_reparameterised, self)))
 
     def _warn_of_a_model_that_stays(self, model: Program) -> None:
         learnt = any(p.requires_grad for module in modules_of(model) for p in module.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any, ClassVar
 
 import pyro.infer
@@ -12,13 +13,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.inference.objectives.base import Objective, PenalisedELBO, refuse_auxiliary
-from pyro_vae.inference.objectives.gradients import checking
+from pyro_vae.inference.objectives.base import Objective, PenalisedELBO
+from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.kl import in_one_order, kl_by_dimension
+from pyro_vae.inference.programs.latents import in_one_order, kl_by_dimension
 from pyro_vae.inference.programs.structure import Site, check_structure
 from pyro_vae.inference.programs.vectorize import trace_pair
-from pyro_vae.inference.programs.weights import KLWeight, Tracer, WeightTerms
+from pyro_vae.inference.programs.weights import KLWeight, Tracer, WeightTerms, refuse_auxiliary
 
 
 class _Unscaled(Messenger):
@@ -97,7 +98,9 @@ class ELBO(Objective):
     def surrogate(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return a tensor of shape (B,) with the bound's value and the chosen estimator's gradient."""
         if self.kl == "analytic":
-            return self.log_weights(model, guide, args, look=checking(self), of=self._analytic).mean(0)
+            return self.log_weights(
+                model, guide, args, inspect=partial(check_reparameterised, self), quantity=self._analytic
+            ).mean(0)
         if self.gradient == "enumerate":
             return self._enumerated(model, guide, args)
         return super().surrogate(model, guide, args)
@@ -105,7 +108,7 @@ class ELBO(Objective):
     def value(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the bound of each datum, shape (B,), without gradient; enumerated, the mean for each."""
         if self.kl == "analytic":
-            return self.log_weights(model, guide, args, of=self._analytic).mean(0)
+            return self.log_weights(model, guide, args, quantity=self._analytic).mean(0)
         if self.gradient == "enumerate":
             with torch.enable_grad():  # Pyro's objective insists on a gradient
                 return self._enumerated(model, guide, args).detach()
@@ -113,10 +116,10 @@ class ELBO(Objective):
 
     def _analytic(self, terms: WeightTerms) -> Tensor:
         """Return the bound of each particle, (K, B), with every KL term in closed form that has one."""
-        total = terms.log_likelihood
+        bound = terms.log_likelihood
         for name in terms.guide:
-            total = total - terms.kl_weight * self._divergence(name, terms)
-        return total
+            bound = bound - terms.kl_weight * self._divergence(name, terms)
+        return bound
 
     def _divergence(self, name: str, terms: WeightTerms) -> Tensor:
         """Return KL(q || p) of one latent site, (K, B): closed where it can be, else log q - log p."""

@@ -17,59 +17,35 @@ dreg as f_k - beta f_kk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached, unaltered
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.structure import Site
-from pyro_vae.inference.programs.weights import Tracer, WeightTerms
+from pyro_vae.inference.programs.weights import WeightTerms
+
+if TYPE_CHECKING:
+    from pyro_vae.inference.objectives.base import Objective
 
 
-class Bound(Protocol):
-    """What the estimators ask of an objective; see ``Objective``."""
-
-    gradients: ClassVar[tuple[str, ...]]
-    gradient: str
-
-    def bound(self, log_w: Tensor) -> Tensor:
-        """Reduce log weights of shape (K, B) to a bound for each datum, shape (B,)."""
-
-    def derivatives(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
-        """Return its first and diagonal second derivatives by log w_k, each of shape (K, B)."""
-
-    def chunks(self, num_data: int) -> list[int]:
-        """Return how many particles run at once, one number for each chunk."""
-
-    def log_weights(
-        self,
-        model: Program,
-        guide: Program,
-        args: Args,
-        tracers: Callable[[int], Tracer] = ...,
-        look: Callable[[WeightTerms], object] = ...,
-        of: Callable[[WeightTerms], Tensor] = ...,
-    ) -> Tensor:
-        """Return log w of one minibatch, shape (K, B)."""
-
-
-def pathwise(objective: Bound, model: Program, guide: Program, args: Args) -> Tensor:
+def pathwise(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound, differentiable through the sampler, shape (B,)."""
-    return objective.bound(objective.log_weights(model, guide, args, look=checking(objective)))
+    return objective.bound(objective.log_weights(model, guide, args, inspect=partial(check_reparameterised, objective)))
 
 
-def sticking_the_landing(objective: Bound, model: Program, guide: Program, args: Args) -> Tensor:
+def sticking_the_landing(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound with the guide's score left out of its gradient, shape (B,)."""
 
     def tracer(chunk: int) -> Rescorer:
         return Rescorer(unaltered, freeze=True)
 
-    return objective.bound(objective.log_weights(model, guide, args, tracer, checking(objective)))
+    return objective.bound(objective.log_weights(model, guide, args, tracer, partial(check_reparameterised, objective)))
 
 
-def doubly_reparameterised(objective: Bound, model: Program, guide: Program, args: Args) -> Tensor:
+def doubly_reparameterised(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound with the doubly reparameterised gradient for the guide, shape (B,)."""
     counts = objective.chunks(len(args[0]))
     factors: list[list[Tensor]] = [[] for _ in counts]
@@ -79,31 +55,31 @@ def doubly_reparameterised(objective: Bound, model: Program, guide: Program, arg
     def tracer(chunk: int) -> Rescorer:
         return rescorers.setdefault(chunk, Rescorer(_with_factor(factors[chunk]), freeze=True))
 
-    def look(terms: WeightTerms) -> None:
-        check_reparameterised(terms.guide_sites, objective)
+    def inspect(terms: WeightTerms) -> None:
+        check_reparameterised(objective, terms)
         kl_weights.append(terms.kl_weight)
 
-    log_w = objective.log_weights(model, guide, args, tracer, look)
+    log_w = objective.log_weights(model, guide, args, tracer, inspect)
     first, second = objective.derivatives(log_w.detach())
     # One backward pass: log w_k has the weight f_k for the model, and its gradient by z is rescaled on the way.
     ratios = torch.nan_to_num((first - kl_weights[0] * second) / first).split(counts)
     for chunk, ratio in enumerate(ratios):
         one_by_one = rescorers[chunk].runs == len(ratio)
         factors[chunk].extend(ratio.unbind(0) if one_by_one else [ratio])
-    return valued(objective.bound(log_w.detach()), weighted_sum(first, log_w))
+    return with_gradient_of(objective.bound(log_w.detach()), weighted_sum(first, log_w))
 
 
-def score_function(objective: Bound, model: Program, guide: Program, args: Args) -> Tensor:
+def score_function(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound with a score-function gradient whose baseline leaves particle k out, shape (B,)."""
     return _by_score(objective, model, guide, args, _bound_without_each)
 
 
-def vimco(objective: Bound, model: Program, guide: Program, args: Args) -> Tensor:
+def vimco(objective: Objective, model: Program, guide: Program, args: Args) -> Tensor:
     """Return the bound with a score-function gradient whose baseline replaces particle k, shape (B,)."""
     return _by_score(objective, model, guide, args, _bound_with_each_replaced)
 
 
-ESTIMATORS: dict[str, Callable[[Bound, Program, Program, Args], Tensor]] = {
+ESTIMATORS: dict[str, Callable[[Objective, Program, Program, Args], Tensor]] = {
     "pathwise": pathwise,
     "stl": sticking_the_landing,
     "dreg": doubly_reparameterised,
@@ -112,9 +88,9 @@ ESTIMATORS: dict[str, Callable[[Bound, Program, Program, Args], Tensor]] = {
 }
 
 
-def check_reparameterised(guide_sites: dict[str, Site], objective: Bound) -> None:
+def check_reparameterised(objective: Objective, terms: WeightTerms) -> None:
     """Refuse a pathwise gradient through a site that has none, naming what the objective offers instead."""
-    for name, site in guide_sites.items():
+    for name, site in terms.guide_sites.items():
         if not site["is_observed"] and not site["fn"].has_rsample:
             offered = [f'gradient="{g}"' for g in objective.gradients if g in ("score", "vimco", "enumerate")]
             raise ValueError(
@@ -122,11 +98,6 @@ def check_reparameterised(guide_sites: dict[str, Site], objective: Bound) -> Non
                 f"{objective.gradient} gradient. Use {' or '.join(offered) or 'another objective'}, or "
                 "pyro.infer.TraceEnum_ELBO (exact enumeration)."
             )
-
-
-def checking(objective: Bound) -> Callable[[WeightTerms], None]:
-    """Return what refuses a pathwise gradient of these terms where there is none."""
-    return lambda terms: check_reparameterised(terms.guide_sites, objective)
 
 
 def _with_factor(factors: list[Tensor]) -> Callable[[Tensor, int], Tensor]:
@@ -148,19 +119,19 @@ def _with_factor(factors: list[Tensor]) -> Callable[[Tensor, int], Tensor]:
 
 
 def _by_score(
-    objective: Bound,
+    objective: Objective,
     model: Program,
     guide: Program,
     args: Args,
-    baseline: Callable[[Bound, Tensor], Tensor],
+    baseline: Callable[[Objective, Tensor], Tensor],
 ) -> Tensor:
     log_w, _, log_q = at_fixed_draws(objective, model, guide, args)
     value = objective.bound(log_w)
     signal = (value.detach() - baseline(objective, log_w.detach())).nan_to_num(0.0, 0.0, 0.0)
-    return valued(value.detach(), (signal * log_q).sum(0) + value)
+    return with_gradient_of(value.detach(), (signal * log_q).sum(0) + value)
 
 
-def at_fixed_draws(objective: Bound, model: Program, guide: Program, args: Args) -> tuple[Tensor, Tensor, Tensor]:
+def at_fixed_draws(objective: Objective, model: Program, guide: Program, args: Args) -> tuple[Tensor, Tensor, Tensor]:
     """Return log w, log p(x, z) and log q(z | x) at draws that are constants, each of shape (K, B)."""
 
     def tracer(chunk: int) -> Rescorer:
@@ -169,11 +140,11 @@ def at_fixed_draws(objective: Bound, model: Program, guide: Program, args: Args)
     def densities(terms: WeightTerms) -> Tensor:
         return torch.stack(torch.broadcast_tensors(terms.log_w, terms.log_p, terms.log_q), 1)
 
-    log_w, log_p, log_q = objective.log_weights(model, guide, args, tracer, of=densities).unbind(1)
+    log_w, log_p, log_q = objective.log_weights(model, guide, args, tracer, quantity=densities).unbind(1)
     return log_w, log_p, log_q
 
 
-def _bound_without_each(objective: Bound, log_w: Tensor) -> Tensor:
+def _bound_without_each(objective: Objective, log_w: Tensor) -> Tensor:
     """Return the bound of the other particles for each, shape (K, B); 0 for K = 1, plain REINFORCE."""
     count = len(log_w)
     if count == 1:
@@ -181,7 +152,7 @@ def _bound_without_each(objective: Bound, log_w: Tensor) -> Tensor:
     return torch.stack([objective.bound(torch.cat([log_w[:k], log_w[k + 1 :]])) for k in range(count)])
 
 
-def _bound_with_each_replaced(objective: Bound, log_w: Tensor) -> Tensor:
+def _bound_with_each_replaced(objective: Objective, log_w: Tensor) -> Tensor:
     """Return the bound with each particle's log weight replaced by the mean of the others', shape (K, B)."""
     count = len(log_w)
     keep = torch.eye(count, dtype=torch.bool, device=log_w.device)[..., None]
@@ -199,6 +170,6 @@ def weighted_sum(weights: Tensor, log_w: Tensor) -> Tensor:
     return (weights * log_w.masked_fill(weights == 0, 0.0)).sum(0)
 
 
-def valued(value: Tensor, surrogate: Tensor) -> Tensor:
-    """Return a tensor with the one's value and the other's gradient."""
+def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Return a tensor with the value of the first and the gradient of the second, of one shape."""
     return value + (surrogate - surrogate.detach())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.objectives.base import Objective
-from pyro_vae.inference.objectives.gradients import at_fixed_draws, valued
+from pyro_vae.inference.objectives.gradients import at_fixed_draws, with_gradient_of
 from pyro_vae.inference.programs.call import Args, Program
 
 LOWEST = -1e30  # stands for log 0 where 0 times it must be 0
@@ -81,4 +81,4 @@ class TVO(Objective):
         # d E_b[f] = E_b[df] + Cov_b(f, d log pi_b), where log pi_b = log q + b log w up to a constant
         path = log_q + points[:, None, None] * log_w
         total = (weights * (log_w + centred * path)).sum(1)
-        return valued(self.bound(fixed), (widths[:, None] * total).sum(0))
+        return with_gradient_of(self.bound(fixed), (widths[:, None] * total).sum(0))

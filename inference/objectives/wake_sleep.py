@@ -9,12 +9,12 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
-from pyro_vae.inference.objectives.gradients import at_fixed_draws, valued, weighted_sum
+from pyro_vae.inference.objectives.gradients import at_fixed_draws, weighted_sum, with_gradient_of
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.simulate import simulate
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import scored
-from pyro_vae.inference.programs.weights import total
+from pyro_vae.inference.programs.weights import sum_terms
 
 
 class RWS(Objective):
@@ -31,7 +31,7 @@ class RWS(Objective):
             ``IWAE``.
 
     Raises:
-        ValueError: for another ``phi``, or in sleep as ``simulate`` does.
+        ValueError: for another ``phi``, or with sleep where the model cannot be simulated; see ``simulate``.
 
     Source: Bornschein and Bengio (2015), Reweighted Wake-Sleep, section 2.3; Le et al. (2019), section 3.
     """
@@ -52,15 +52,15 @@ class RWS(Objective):
         """Return a tensor of shape (B,) with the value of L_K and the wake and sleep gradients."""
         log_w, log_p, log_q = at_fixed_draws(self, model, guide, args)
         weights = log_w.detach().softmax(0)
-        total = weighted_sum(weights, log_p)
+        wake_model = weighted_sum(weights, log_p)
         wake = weighted_sum(weights, log_q) if self.phi != "sleep" else 0.0
         sleep = self._sleep(model, guide, args) if self.phi != "wake" else 0.0
-        total = total + (wake + sleep) / (2 if self.phi == "both" else 1)
-        return valued(self.bound(log_w.detach()), total)
+        surrogate = wake_model + (wake + sleep) / (2 if self.phi == "both" else 1)
+        return with_gradient_of(self.bound(log_w.detach()), surrogate)
 
     def _sleep(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return log q(z | x) at as many draws of (z, x) from the model as there are data, shape (B,)."""
         dream = simulate(model, args)
         trace = scored(poutine.trace(poutine.condition(guide, data=dream.latents)).get_trace(*dream.args))
         sites = sample_sites(trace).items()
-        return total({name: site["unscaled_log_prob"].reshape(len(args[0]), -1).sum(-1) for name, site in sites})
+        return sum_terms({name: site["unscaled_log_prob"].reshape(len(args[0]), -1).sum(-1) for name, site in sites})

@@ -174,7 +174,7 @@ def fork_rng(device: torch.device, seed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def short_errors() -> Iterator[None]:
-    """Cut the tables of shapes that Pyro appends to whatever a program raises, so that what it raised can be read."""
+    """Cut the tables of shapes that Pyro appends to the error of a program, so that its message can be read."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
@@ -224,7 +224,7 @@ def in_full_precision() -> bool:
 
 @contextmanager
 def unvalidated() -> Iterator[None]:
-    """Check no arguments of distributions and warn of no NaN for the while; each check waits for the device."""
+    """Run without checks of distributions' arguments and warnings of NaN, each of which waits for the device."""
     before = Distribution._validate_args
     try:
         with pyro.validation_enabled(False):

@@ -1,6 +1,6 @@
 """The one loop over data and particles: chunk by chunk, with a progress bar, on the device, in evaluation mode.
 
-Two sizes bound the memory: how many data run at once, ``batch_size``, and how many particles of each,
+Two sizes bound the memory: how many data run at once, ``data_at_once``, and how many particles of each,
 ``split_particles``, so that no more than ``chunk_size`` (particle, datum) pairs exist at a time.
 """
 
@@ -13,44 +13,39 @@ import torch
 from tqdm.auto import tqdm
 
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, fork_rng, place, training_mode
-from pyro_vae.inference.programs.vectorize import plan_particles
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
 
-FEW = 100
-"""Data on which it is tried how particles can run."""
 MOST_PARTICLES = 256
 """Particles of a datum for which a batch of data leaves room; more of them run one chunk after another."""
 
 
 @contextmanager
-def evaluation(model: Program, guide: Program, device: torch.device, seed: int) -> Iterator[None]:
-    """Run in evaluation mode, without gradients, with a seeded random state of its own."""
+def evaluation_mode(model: Program, guide: Program, device: torch.device, seed: int) -> Iterator[None]:
+    """Run programs that are placed, in evaluation mode, without gradients, with a seeded random state of their own."""
     with torch.no_grad(), training_mode(model, guide, False), fork_rng(device, seed):
         yield
 
 
 @contextmanager
-def evaluating(model: Program, guide: Program, x: Data, seed: int, device: str | torch.device) -> Iterator[Args]:
-    """Yield the data, moved to the device with the programs, and run in ``evaluation``."""
+def evaluation_on_device(
+    model: Program, guide: Program, x: Data, seed: int, device: str | torch.device
+) -> Iterator[Args]:
+    """Move programs and data to the device, yield the data there, and run in ``evaluation_mode``."""
     args, chosen = place(model, guide, as_args(x), device)
-    with evaluation(model, guide, chosen, seed):
+    with evaluation_mode(model, guide, chosen, seed):
         yield args
 
 
 def send(batch: Args, device: torch.device) -> Args:
-    """Return tensors on the device; a copy to a GPU goes on by itself, from memory that stays where it is."""
+    """Return tensors on the device; a copy to a GPU is asynchronous, from pinned memory."""
     pinned = (arg.pin_memory() if device.type == "cuda" and not arg.is_cuda else arg for arg in batch)
     return tuple(arg.to(device, non_blocking=device.type == "cuda") for arg in pinned)
 
 
 def split_data(args: Args, size: int) -> list[Args]:
-    """Return the data in their order, so many at a time; the last ones may be fewer."""
+    """Return the data in their order, in chunks of this size; the last one may be smaller."""
     return list(zip(*(arg.split(size) for arg in args), strict=True))
-
-
-def in_order(args: Args, size: int, device: torch.device) -> Iterator[Args]:
-    """Yield the data in their order, so many at a time, on the device."""
-    return (send(batch, device) for batch in split_data(args, size))
 
 
 def split_particles(num_particles: int, num_data: int, chunk_size: int | None) -> list[int]:
@@ -65,9 +60,17 @@ def split_particles(num_particles: int, num_data: int, chunk_size: int | None) -
     return [min(size, num_particles - start) for start in range(0, num_particles, size)]
 
 
-def batch_size(num_data: int, num_particles: int, chunk_size: int) -> int:
-    """Return how many data run at once: a few hundred particles of them are no more than ``chunk_size`` pairs."""
-    return max(1, min(num_data, chunk_size // min(num_particles, MOST_PARTICLES)))
+def data_at_once(num_data: int, num_particles: int, chunk_size: int, together: bool = False) -> int:
+    """Return how many data run at once, so that their particles are no more than ``chunk_size`` pairs.
+
+    Args:
+        num_data: N, more than which is never returned.
+        num_particles: K.
+        chunk_size: largest number of (particle, datum) pairs in memory at once.
+        together: whether the K particles of a datum run together; otherwise there is room for a few hundred of them.
+    """
+    particles = num_particles if together else min(num_particles, MOST_PARTICLES)
+    return max(1, min(num_data, chunk_size // particles))
 
 
 def progress_bar(
@@ -84,21 +87,16 @@ def progress_bar(
     return tqdm(total=total, desc=desc, unit=unit, unit_scale=unit_scale, initial=initial, disable=shown)
 
 
-def batches(args: Args, size: int, desc: str, progress: bool) -> Iterator[Args]:
-    """Yield the data in their order, so many at a time, with a progress bar."""
+def split_data_with_bar(args: Args, size: int, desc: str, progress: bool) -> Iterator[Args]:
+    """Yield the data in their order, in chunks of this size, with a progress bar."""
     with progress_bar(len(args[0]), progress, desc) as bar:
         for batch in split_data(args, size):
             yield batch
             bar.update(len(batch[0]))
 
 
-def plan_on_few(model: Program, guide: Program, args: Args) -> int:
-    """Return how particles can run, found out on a few of the data; see ``plan_particles``."""
-    return plan_particles(model, guide, tuple(arg[:FEW] for arg in args))
-
-
 def particle_terms(
-    model: Program, guide: Program, batch: Args, num_particles: int, chunk_size: int, plan: int
+    model: Program, guide: Program, batch: Args, num_particles: int, chunk_size: int, plate_depth: int
 ) -> Iterator[WeightTerms]:
     """Yield the terms of log w of K particles, at most ``chunk_size`` pairs at once.
 
@@ -108,10 +106,11 @@ def particle_terms(
         batch: their arguments, B data.
         num_particles: K.
         chunk_size: largest number of (particle, datum) pairs in memory at once.
-        plan: what ``plan_particles`` returned; one particle at a time where it is 0.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
+            ``find_plate_depth``.
     """
-    for count in split_particles(num_particles, len(batch[0]), chunk_size if plan else 1):
-        yield weight_terms(model, guide, batch, count, plan=plan)
+    for count in split_particles(num_particles, len(batch[0]), chunk_size if plate_depth else 1):
+        yield weight_terms(model, guide, batch, count, plate_depth=plate_depth)
 
 
 def terms_by_batch(
@@ -128,6 +127,7 @@ def terms_by_batch(
         desc: what the progress bar says is being done.
         progress: show a progress bar, where there is a terminal to show it.
     """
-    plan = plan_on_few(model, guide, args)
-    for batch in batches(args, batch_size(len(args[0]), num_particles, chunk_size), desc, progress):
-        yield batch, particle_terms(model, guide, batch, num_particles, chunk_size, plan)
+    size = data_at_once(len(args[0]), num_particles, chunk_size)
+    plate_depth = find_plate_depth(model, guide, tuple(arg[:size] for arg in args))
+    for batch in split_data_with_bar(args, size, desc, progress):
+        yield batch, particle_terms(model, guide, batch, num_particles, chunk_size, plate_depth)

@@ -25,7 +25,8 @@ def check_proposal(model: Program, guide: Program, args: Args) -> None:
 
     Raises:
         ValueError: if a latent site of the guide is a Delta and the model's is not, unless the Delta carries the
-            density of auxiliary sites, as in Pyro's AutoGuides; or as ``check_latents`` does.
+            density of auxiliary sites, as in Pyro's AutoGuides; or if prior and guide of a site do not go together,
+            see ``check_latents``.
     """
     model_trace, guide_trace = _traces(model, guide, args)
     check_latents(model_trace, guide_trace)

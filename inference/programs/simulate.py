@@ -1,4 +1,4 @@
-"""Joint draws of latents and data from a model, whatever Pyro program it is."""
+"""Joint draws of latents and data from any Pyro model."""
 
 from __future__ import annotations
 

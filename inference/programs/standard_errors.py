@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
 
 import torch
 from torch import Tensor
+
+from pyro_vae.core.checks import check_int
 
 
 def standard_error(values: Tensor) -> Tensor:
@@ -58,5 +59,4 @@ def mean_and_variance(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_two(value: int, name: str) -> None:
     """Refuse fewer than the two that a variance takes, with a ``ValueError``."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 2:
-        raise ValueError(f"Expected {name} to be an integer >= 2; got {value!r}. A variance takes two.")
+    check_int(value, name, 2, "A variance takes two.")

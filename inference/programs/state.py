@@ -63,8 +63,8 @@ def _same(where: Mapping[str, Any], names: list[str], values: list[Plain]) -> bo
 class Snapshot:
     """Attributes and buffers of modules as they are now; ``with`` it, modules run from there again.
 
-    Afterwards they are what they were before that. Buffers are replaced for the while and not overwritten, since a
-    graph may hold them.
+    On leaving, attributes and buffers are what they were on entering. Inside, other tensors stand in for the buffers,
+    which are not overwritten, since a graph may hold them.
 
     Args:
         modules: outermost ones; their submodules count too.
@@ -86,7 +86,7 @@ class Snapshot:
         self._attributes.put_back({key: copy.clone() for key, copy in self._copies.items()})
 
     def __exit__(self, *error: object) -> None:
-        """Set all as it was before."""
+        """Set all as it was on entering."""
         self._now.put_back()
 
 

@@ -12,7 +12,7 @@ Site = dict[str, Any]
 
 
 class StructureError(ValueError):
-    """A program whose log weights are not per datum, whatever the data."""
+    """A program that has no log weight for each datum, on any data."""
 
 
 def sample_sites(trace: Trace) -> dict[str, Site]:

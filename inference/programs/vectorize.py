@@ -17,8 +17,10 @@ PROBES = 3
 
 
 @torch.no_grad()
-def plan_particles(model: Program, guide: Program, args: Args) -> int:
+def find_plate_depth(model: Program, guide: Program | None, args: Args) -> int:
     """Return how many batch dimensions the programs' own plates use, or 0 to run particle by particle.
+
+    A first few of the data are enough, and the rest are not looked at, unless the programs are tied to their number.
 
     Particles take one more dimension on the left, so that z has shape (K, B, D). A program that indexes or
     normalises along a dimension counted from the left (``softmax(z, dim=1)``, ``z.view(B, -1)``) then fails, or
@@ -27,9 +29,15 @@ def plan_particles(model: Program, guide: Program, args: Args) -> int:
 
     The global generator and the programs' training mode are left as they were.
 
+    Args:
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x); None where latents are drawn from the prior.
+        args: their arguments, B data, tensors of shape (B, *event).
+
     Raises:
         ValueError: if the programs have no per-datum weights at all.
     """
+    guide = prior_program(model) if guide is None else guide
     with poutine.block(), fork_rng(args[0].device), training_mode(model, guide, False), full_precision():
         probe, depth = _few(model, guide, args)
         num_data = len(probe[0])
@@ -47,6 +55,11 @@ def plan_particles(model: Program, guide: Program, args: Args) -> int:
             stacklevel=2,
         )
     return 0 if reason else depth
+
+
+def prior_program(model: Program) -> Program:
+    """Return a program that draws the model's latents from p(z), to take a guide's place."""
+    return poutine.block(model, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
 
 
 def trace_pair(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:

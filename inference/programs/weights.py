@@ -17,88 +17,10 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args
 from pyro_vae.inference.programs.structure import PARTICLES, Site, check_structure, sample_sites
-from pyro_vae.inference.programs.vectorize import plan_particles, trace_pair
-
-
-class KLWeight(Messenger):
-    """Handler that weights log p(z) - log q(z|x) by beta at every latent site of a model or guide.
-
-    Pyro's own objectives see it as the site's scale; ``log_weights`` ignores scales and reads it by name.
-
-    Args:
-        beta: the weight, 1 for the plain bound.
-    """
-
-    def __init__(self, beta: float | Tensor = 1.0) -> None:
-        super().__init__()
-        self.beta = beta
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not site_is_subsample(msg):
-            msg["scale"] = msg["scale"] * self.beta
-            msg["kl_weight"] = msg.get("kl_weight", 1.0) * self.beta
-
+from pyro_vae.inference.programs.vectorize import find_plate_depth, trace_pair
 
 Tracer = Callable[[Program, Program, Args], tuple[Trace, Trace]]
-
-
-@dataclass(frozen=True)
-class WeightTerms:
-    """The terms of log w, site by site, each of shape (K, B), in nats.
-
-    Attributes:
-        likelihood: log p(x | z) of each observed site.
-        prior: log p(z) of each latent site of the model.
-        guide: log q(z | x) of each site of the guide.
-        log_q: their sum without the weight that ``KLWeight`` gave them, shape (K, B).
-        guide_sites: the guide's sites: the distributions and values behind the terms.
-        model_sites: the model's sites.
-        inner_plates: number of batch dimensions inside the data plate.
-    """
-
-    likelihood: dict[str, Tensor]
-    prior: dict[str, Tensor]
-    guide: dict[str, Tensor]
-    log_q: Tensor
-    guide_sites: dict[str, Site]
-    model_sites: dict[str, Site]
-    inner_plates: int
-
-    @property
-    def kl_weight(self) -> float | Tensor:
-        """Return the weight that ``KLWeight`` gave the latent sites, 1 without one."""
-        return next((site.get("kl_weight", 1.0) for site in self.guide_sites.values()), 1.0)
-
-    @property
-    def log_likelihood(self) -> Tensor:
-        """Log p(x | z), the sum over observed sites, shape (K, B)."""
-        return total(self.likelihood)
-
-    @property
-    def log_prior(self) -> Tensor:
-        """Log p(z), the sum over the model's latent sites, shape (K, B)."""
-        return total(self.prior)
-
-    @property
-    def log_p(self) -> Tensor:
-        """Log joint density log p(x, z), shape (K, B)."""
-        return total(self.likelihood | self.prior)
-
-    @property
-    def kl_divisor(self) -> float | Tensor:
-        """Return what takes that weight off a term again: the weight, and 1 where it is 0. No value is read."""
-        weight = self.kl_weight
-        return weight + (weight == 0)
-
-    @property
-    def log_w(self) -> Tensor:
-        """Log importance weights, the sum of the terms, shape (K, B)."""
-        return self.log_p - (total(self.guide) if self.guide else 0)
-
-
-def total(terms: dict[str, Tensor]) -> Tensor:
-    """Return the sum over sites of terms of one shape, of at least one site."""
-    return torch.stack(list(terms.values())).sum(0)
+"""How a pair of programs is run and scored: (model, guide, args) -> their scored traces, the model's first."""
 
 
 def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1) -> Tensor:
@@ -132,7 +54,7 @@ def weight_terms(
     x: Data,
     num_particles: int = 1,
     *,
-    plan: int | None = None,
+    plate_depth: int | None = None,
     tracer: Tracer = trace_pair,
 ) -> WeightTerms:
     """Return the terms of ``log_weights``, kept apart by site.
@@ -142,7 +64,8 @@ def weight_terms(
         guide: Pyro program for q(z | x), called with the same arguments.
         x: data, shape (B, *event), or a tuple of such tensors.
         num_particles: K.
-        plan: what ``plan_particles`` returned for these programs, found out where K > 1 and it is not given.
+        plate_depth: number of batch dimensions that the programs' own plates use, 0 to run the particles one by one;
+            found out by ``find_plate_depth`` where K > 1 and it is None.
         tracer: how the pair is run and scored; the estimators of a gradient run it in ways of their own.
     """
     check_positive_int(num_particles, "num_particles")
@@ -150,22 +73,88 @@ def weight_terms(
     num_data = len(args[0])
     if num_particles == 1:
         return _terms(tracer(model, guide, args), num_data)
-    plan = plan_particles(model, guide, args) if plan is None else plan
-    if plan == 0:
+    plate_depth = find_plate_depth(model, guide, args) if plate_depth is None else plate_depth
+    if plate_depth == 0:
         return _stack([_terms(tracer(model, guide, args), num_data) for _ in range(num_particles)])
-    with pyro.plate(PARTICLES, num_particles, dim=-1 - plan):
+    with pyro.plate(PARTICLES, num_particles, dim=-1 - plate_depth):
         return _terms(tracer(model, guide, args), num_data)
 
 
+@dataclass(frozen=True)
+class WeightTerms:
+    """The terms of log w, site by site, each of shape (K, B), in nats.
+
+    Attributes:
+        likelihood: log p(x | z) of each observed site.
+        prior: log p(z) of each latent site of the model.
+        guide: log q(z | x) of each site of the guide.
+        log_q: log q(z | x), the sum over the guide's sites without the weight of ``KLWeight``, shape (K, B).
+        guide_sites: the guide's sites: the distributions and values behind the terms.
+        model_sites: the model's sites.
+        inner_plates: number of batch dimensions inside the data plate.
+    """
+
+    likelihood: dict[str, Tensor]
+    prior: dict[str, Tensor]
+    guide: dict[str, Tensor]
+    log_q: Tensor
+    guide_sites: dict[str, Site]
+    model_sites: dict[str, Site]
+    inner_plates: int
+
+    @property
+    def kl_weight(self) -> float | Tensor:
+        """Return the weight that ``KLWeight`` gave the latent sites, 1 without one."""
+        return next((site.get("kl_weight", 1.0) for site in self.guide_sites.values()), 1.0)
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """Log p(x | z), the sum over observed sites, shape (K, B)."""
+        return sum_terms(self.likelihood)
+
+    @property
+    def log_prior(self) -> Tensor:
+        """Log p(z), the sum over the model's latent sites, shape (K, B)."""
+        return sum_terms(self.prior)
+
+    @property
+    def log_p(self) -> Tensor:
+        """Log joint density log p(x, z), shape (K, B)."""
+        return sum_terms(self.likelihood | self.prior)
+
+    @property
+    def kl_divisor(self) -> float | Tensor:
+        """Return what a term is divided by to undo ``kl_weight``: the weight, 1 where it is 0; no value is read."""
+        weight = self.kl_weight
+        return weight + (weight == 0)
+
+    @property
+    def log_w(self) -> Tensor:
+        """Log importance weights, the sum of the terms, shape (K, B)."""
+        return self.log_p - (sum_terms(self.guide) if self.guide else 0)
+
+
+def sum_terms(terms: dict[str, Tensor]) -> Tensor:
+    """Return the sum over sites, at least one, of terms of one shape."""
+    return torch.stack(list(terms.values())).sum(0)
+
+
+def refuse_auxiliary(terms: WeightTerms) -> None:
+    """Refuse sites of the guide that the model has not: a sum over the model's sites would leave their density out."""
+    extra = set(terms.guide) - set(terms.prior)
+    if extra:
+        raise ValueError(f"Expected the guide to have the model's latent sites alone; got {sorted(extra)} too.")
+
+
 def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
-    """Return the terms of a pair of (model, guide) traces, checked to be those of single data."""
+    """Return the terms of a pair of (model, guide) traces, checked to be one for each datum."""
     depth = check_structure(*traces, num_data)
 
     def per_datum(sites: dict[str, Site]) -> dict[str, Tensor]:
         return {name: _per_datum(site, depth, num_data) for name, site in sites.items()}
 
     def weighted(sums: dict[str, Tensor], sites: dict[str, Site]) -> dict[str, Tensor]:
-        return {name: total * sites[name].get("kl_weight", 1.0) for name, total in sums.items()}
+        return {name: term * sites[name].get("kl_weight", 1.0) for name, term in sums.items()}
 
     sites, guide_sites = (sample_sites(trace) for trace in traces)
     observed = {name: site for name, site in sites.items() if site["is_observed"]}
@@ -200,3 +189,22 @@ def _stack(singles: list[WeightTerms]) -> WeightTerms:
 
     last, log_q = singles[-1], torch.cat([single.log_q for single in singles])
     return replace(last, likelihood=join("likelihood"), prior=join("prior"), guide=join("guide"), log_q=log_q)
+
+
+class KLWeight(Messenger):
+    """Handler that weights log p(z) - log q(z|x) by beta at every latent site of a model or guide.
+
+    Pyro's own objectives see it as the site's scale; ``log_weights`` ignores scales and reads it by name.
+
+    Args:
+        beta: the weight, 1 for the plain bound.
+    """
+
+    def __init__(self, beta: float | Tensor = 1.0) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            msg["scale"] = msg["scale"] * self.beta
+            msg["kl_weight"] = msg.get("kl_weight", 1.0) * self.beta

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pyro_vae.inference.annealing.chains import anneal
-from pyro_vae.inference.annealing.path import Annealing, CompiledTarget, Path, start_of, tune
-from pyro_vae.inference.annealing.unconstrained import plan_for
+from pyro_vae.inference.annealing.path import Annealing, AnnealingPath, CompiledTarget, start_of
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.proposals import check_proposal
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 from pyro_vae.inference.scoring.base import Method, Programs, Weights
 
 
@@ -53,8 +54,8 @@ class AIS(Annealing, Method):
     ) -> Iterator[Weights]:
         """Yield the weights of chains whose step sizes are tuned once for each chunk of data, and then frozen."""
         guide = start_of(programs.guide, self)
-        plan = plan_for(programs.model, guide, batch)
-        tuning = tune(programs.model, guide, batch, settings=self, plan=plan)
+        plate_depth = find_plate_depth(programs.model, guide, batch)
+        tuning = tune(programs.model, guide, batch, settings=self, plate_depth=plate_depth)
         for count in counts:
             chains = anneal(
                 programs.model,
@@ -62,7 +63,7 @@ class AIS(Annealing, Method):
                 batch,
                 count,
                 settings=self,
-                plan=plan,
+                plate_depth=plate_depth,
                 tuning=tuning,
                 advance=advance,
                 compiled=programs.compiled,
@@ -72,5 +73,5 @@ class AIS(Annealing, Method):
     def compile(self, programs: Programs, chunk: Args, other: Args, count: int) -> CompiledTarget:
         """Return the log densities and gradients that chains move by; the pilot run has few of them, and stays."""
         guide = start_of(programs.guide, self)
-        plan = plan_for(programs.model, guide, chunk)
-        return CompiledTarget(Path(programs.model, guide, chunk, count, self, plan), other)
+        plate_depth = find_plate_depth(programs.model, guide, chunk)
+        return CompiledTarget(AnnealingPath(programs.model, guide, chunk, count, self, plate_depth), other)

@@ -17,18 +17,19 @@ from pyro_vae.inference.scoring.tail import WeightStream
 
 @dataclass(frozen=True)
 class Programs:
-    """A model, a guide, and how their particles run.
+    """A model, a guide, and how many batch dimensions they use.
 
     Attributes:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x).
-        plan: what ``plan_particles`` found out about them; None for a single particle.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; None where
+            there is a single particle, and nobody asks.
         compiled: what the method's ``compile`` returned, where it was asked to.
     """
 
     model: Program
     guide: Program
-    plan: int | None
+    plate_depth: int | None
     compiled: Any = None
 
 
@@ -58,7 +59,7 @@ class Method(ABC):
     def weights(
         self, programs: Programs, batch: Args, counts: list[int], advance: Callable[[int], object]
     ) -> Iterator[Weights]:
-        """Yield the log weights of one chunk of data, in chunks of so many particles.
+        """Yield the log weights of one chunk of data, in chunks of ``counts`` particles.
 
         Args:
             programs: the programs.

@@ -16,16 +16,35 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.files import atomic_path
-from pyro_vae.inference.programs.call import Args
-from pyro_vae.inference.programs.loop import evaluation, send
+from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.loop import evaluation_mode, send
 from pyro_vae.inference.programs.simulate import example_data, simulate
 from pyro_vae.inference.programs.standard_errors import monte_carlo_error, standard_error
-from pyro_vae.inference.scoring.posterior import Source, posterior_draws
+from pyro_vae.inference.scoring.posterior import posterior_draws
 
 KHAT_LIMIT = 0.7
 """Above it importance weights are not to be trusted (Vehtari et al., 2024)."""
+Groups = dict[str, Any]
+"""Datasets of xarray by the names that ArviZ gives to groups."""
 _PER_DATUM = ("log_px", "std_error", "ess", "khat", "elbo")
 _FACTS = ("num_particles", "seed", "method", "data", "debiased")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The programs and data that an evaluation was made from.
+
+    Attributes:
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x).
+        args: their arguments, N data, on any device.
+        device: the device that the programs are on.
+    """
+
+    model: Program
+    guide: Program
+    args: Args
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -165,9 +184,6 @@ class Evidence:
             raise ValueError(f"Cannot read {path}: {error}. Run the evaluation again.") from error
 
 
-Groups = dict[str, Any]
-
-
 def to_arviz(evidence: Evidence, num_draws: int = 100, seed: int = 0) -> Any:
     """Return an ArviZ ``InferenceData`` (0.x) or ``DataTree`` (1.x); see ``Evidence.to_arviz``.
 
@@ -181,7 +197,7 @@ def to_arviz(evidence: Evidence, num_draws: int = 100, seed: int = 0) -> Any:
             "guide, x, ...) anew and call to_arviz() on what it returns."
         )
     source = replace(source, args=send(source.args, source.device))
-    with evaluation(source.model, source.guide, source.device, seed):
+    with evaluation_mode(source.model, source.guide, source.device, seed):
         groups = _groups(source, num_draws)
     groups["constant_data"] = _dataset({name: getattr(evidence, name) for name in _PER_DATUM}, ("data",))
     facts = {"inference_library": "pyro-vae", "method": evidence.method, "num_particles": evidence.num_particles}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -13,6 +12,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_vae.core.checks import check_int
 from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.programs.call import Args, Program, unvalidated
 from pyro_vae.inference.programs.proposals import check_proposal
@@ -23,9 +23,12 @@ from pyro_vae.inference.scoring.base import Method, Programs, Weights
 from pyro_vae.inference.scoring.refinement import NUM_PARTICLES, CompiledRefinement, refine
 from pyro_vae.inference.scoring.tail import JackknifeStream, WeightStream
 
+LogWeights = Callable[[Args, int], Tensor]
+"""A function of a chunk of data and a number of particles k that returns log weights, shape (k, B)."""
+
 
 def defensive_log_weights(
-    model: Program, guide: Program, args: Args, num_particles: int, share: float, *, plan: int | None
+    model: Program, guide: Program, args: Args, num_particles: int, share: float, *, plate_depth: int | None
 ) -> Tensor:
     """Return log weights of draws from (1 - alpha) q(z|x) + alpha p(z), shape (K, B), in nats.
 
@@ -39,7 +42,8 @@ def defensive_log_weights(
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
         share: alpha.
-        plan: what ``plan_particles`` found out about the programs, if anything.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
+            ``find_plate_depth``.
 
     Source: Hesterberg (1995), Weighted Average Importance Sampling and Defensive Mixture Distributions.
     """
@@ -47,7 +51,7 @@ def defensive_log_weights(
     def tracer(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
         return _trace_mixture(model, guide, args, share)
 
-    terms = weight_terms(model, guide, args, num_particles, plan=plan, tracer=tracer)
+    terms = weight_terms(model, guide, args, num_particles, plate_depth=plate_depth, tracer=tracer)
     log_p = terms.log_prior
     log_q = terms.log_q.nan_to_num(-math.inf, math.inf, -math.inf)  # a draw of the prior may be none of the guide's
     log_q = torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p)
@@ -80,10 +84,6 @@ def _particles_and_data(site: Site) -> torch.Size:
     return site["value"].shape[: site["value"].ndim - event + data + 1]
 
 
-LogWeights = Callable[[Args, int], Tensor]
-"""A function of a chunk of data and a number of particles k that returns log weights, shape (k, B)."""
-
-
 @dataclass(frozen=True)
 class _Importance(Method):
     defensive: float = 0.0
@@ -92,8 +92,7 @@ class _Importance(Method):
     def __post_init__(self) -> None:
         if not isinstance(self.defensive, float | int) or not 0 <= self.defensive < 1:
             raise ValueError(f"Expected 0 <= defensive < 1, the prior's share of the draws; got {self.defensive!r}.")
-        if isinstance(self.refine, bool) or not isinstance(self.refine, Integral) or self.refine < 0:
-            raise ValueError(f"Expected refine to be an integer >= 0, the number of steps; got {self.refine!r}.")
+        check_int(self.refine, "refine", 0, "It is the number of gradient steps.")
 
     @property
     def particles_of_its_own(self) -> int:
@@ -114,9 +113,11 @@ class _Importance(Method):
             advance(count * len(batch[0]))
 
     def compile(self, programs: Programs, chunk: Args, other: Args, count: int) -> _Compiled:
-        """Return what draws from the guide and weighs, and what fits the guide where asked."""
+        """Return the compiled log weights, and with ``refine`` the compiled gradient that fits the guide."""
         refinement = (
-            CompiledRefinement(programs.model, programs.guide, chunk, other, programs.plan) if self.refine else None
+            CompiledRefinement(programs.model, programs.guide, chunk, other, programs.plate_depth)
+            if self.refine
+            else None
         )
         programs = replace(programs, guide=refinement.guide) if refinement else programs
         return _Compiled(
@@ -124,12 +125,12 @@ class _Importance(Method):
         )
 
     def _of_data(self, programs: Programs, batch: Args) -> LogWeights:
-        """Return the log weights of these data: compiled where they are, of a guide that is fitted where asked."""
+        """Return the function that weighs these data, compiled if it was; with ``refine`` that of a fitted guide."""
         compiled: _Compiled | None = programs.compiled
         guide = programs.guide
         if self.refine:
             how = None if compiled is None else compiled.refinement
-            guide = refine(programs.model, guide, batch, self.refine, plan=programs.plan, compiled=how)
+            guide = refine(programs.model, guide, batch, self.refine, plate_depth=programs.plate_depth, compiled=how)
         if compiled is not None and compiled.weights.guide is guide:
             return compiled.weights
         return self._weigh(programs, guide)
@@ -137,14 +138,16 @@ class _Importance(Method):
     def _weigh(self, programs: Programs, guide: Program) -> LogWeights:
         def log_weights(batch: Args, count: int) -> Tensor:
             if self.defensive:
-                return defensive_log_weights(programs.model, guide, batch, count, self.defensive, plan=programs.plan)
-            return weight_terms(programs.model, guide, batch, count, plan=programs.plan).log_w
+                return defensive_log_weights(
+                    programs.model, guide, batch, count, self.defensive, plate_depth=programs.plate_depth
+                )
+            return weight_terms(programs.model, guide, batch, count, plate_depth=programs.plate_depth).log_w
 
         return log_weights
 
 
 class _CompiledWeights:
-    """A function of the same log weights, compiled for the shapes of one chunk."""
+    """The log weights of a chunk of data, compiled for its shapes and number of particles; of others as they are."""
 
     def __init__(self, programs: Programs, function: LogWeights, chunk: Args, other: Args, count: int) -> None:
         self.guide = programs.guide

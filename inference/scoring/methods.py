@@ -1,9 +1,11 @@
-"""Estimators of log p(x), by name: importance weighting, its jackknife, annealed importance sampling.
+"""Estimators of log p(x): importance weighting, its jackknife, annealed importance sampling.
 
-A method of one's own derives from ``Method``.
+A method of one's own derives from ``Method``; ``BY_NAME`` holds those that ``evidence`` takes by name.
 """
 
 from pyro_vae.inference.scoring.ais import AIS as AIS
 from pyro_vae.inference.scoring.base import Method as Method
 from pyro_vae.inference.scoring.importance import IW as IW
 from pyro_vae.inference.scoring.importance import Jackknife as Jackknife
+
+BY_NAME = {"iw": IW, "jackknife": Jackknife, "ais": AIS}

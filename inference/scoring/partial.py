@@ -1,4 +1,4 @@
-"""Partial results of an evaluation on disk, so that one that was killed goes on where it stopped."""
+"""Partial results of an evaluation on disk, so that an evaluation that was killed resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PartialResults:
         self._written = time.monotonic()
 
     def add(self, summary: WeightSummary) -> None:
-        """Take in a chunk's summary, and write all of them if the last writing is some seconds ago."""
+        """Take in a chunk's summary, and write all of them, no more often than every five seconds."""
         self.done.append(summary)
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
             self.write()

@@ -13,9 +13,12 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Program, check_data
 from pyro_vae.inference.programs.latents import latent_values
-from pyro_vae.inference.programs.loop import batches, evaluating, particle_terms
+from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, particle_terms, split_data_with_bar
 from pyro_vae.inference.programs.structure import PARTICLES, sample_sites
-from pyro_vae.inference.programs.vectorize import plan_particles
+from pyro_vae.inference.programs.vectorize import find_plate_depth
+
+MAX_PAIRS = 10_000
+"""Largest number of (particle, datum) pairs in memory at once, beside the draws that are kept."""
 
 
 class Resampler:
@@ -65,29 +68,8 @@ def _take(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _widened(index: Tensor, ndim: int) -> Tensor:
-    """Return a tensor (R, B) with so many dimensions, the further ones of size 1."""
+    """Return a tensor (R, B) with ``ndim`` dimensions, the further ones of size 1."""
     return index.reshape(*index.shape, *[1] * (ndim - index.ndim))
-
-
-MAX_PAIRS = 10_000
-"""Largest number of (particle, datum) pairs in memory at once, beside the draws that are kept."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What an evaluation was made from.
-
-    Attributes:
-        model: Pyro program for p(x, z).
-        guide: Pyro program for q(z | x).
-        args: their arguments, wherever they are.
-        device: where the programs are.
-    """
-
-    model: Program
-    guide: Program
-    args: Args
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -135,10 +117,10 @@ def posterior_draws(
     """
     check_positive_int(num_draws, "num_draws")
     check_positive_int(num_particles, "num_particles")
-    size = max(1, MAX_PAIRS // max(num_particles, num_draws))
-    plan = plan_particles(model, guide, tuple(arg[:size] for arg in args))
-    chunks = batches(args, size, "posterior", progress)
-    parts = [_draws_of_chunk(model, guide, chunk, num_draws, num_particles, plan) for chunk in chunks]
+    size = data_at_once(len(args[0]), max(num_particles, num_draws), MAX_PAIRS, together=True)
+    plate_depth = find_plate_depth(model, guide, tuple(arg[:size] for arg in args))
+    chunks = split_data_with_bar(args, size, "posterior", progress)
+    parts = [_draws_of_chunk(model, guide, chunk, num_draws, num_particles, plate_depth) for chunk in chunks]
 
     def join(name: str) -> dict[str, Tensor]:
         return {site: torch.cat([getattr(part, name)[site] for part in parts], 1) for site in getattr(parts[0], name)}
@@ -148,9 +130,9 @@ def posterior_draws(
 
 
 def _draws_of_chunk(
-    model: Program, guide: Program, args: Args, num_draws: int, num_particles: int, plan: int
+    model: Program, guide: Program, args: Args, num_draws: int, num_particles: int, plate_depth: int
 ) -> PosteriorDraws:
-    chunks = list(particle_terms(model, guide, args, num_particles, num_particles * len(args[0]), plan))
+    chunks = list(particle_terms(model, guide, args, num_particles, num_particles * len(args[0]), plate_depth))
     log_w = torch.cat([terms.log_w for terms in chunks])
     lost = log_w.isneginf().all(0)
     if lost.any():
@@ -165,27 +147,27 @@ def _draws_of_chunk(
 
     latents = choose([latent_values(terms) for terms in chunks])
     likelihood = choose([terms.likelihood for terms in chunks])
-    return PosteriorDraws(latents, predict(model, args, latents, plan), likelihood, _take(log_w, chosen))
+    return PosteriorDraws(latents, predict(model, args, latents, plate_depth), likelihood, _take(log_w, chosen))
 
 
-def predict(model: Program, args: Args, latents: dict[str, Tensor], plan: int) -> dict[str, Tensor]:
+def predict(model: Program, args: Args, latents: dict[str, Tensor], plate_depth: int) -> dict[str, Tensor]:
     """Draw the observed sites at given latents.
 
     Args:
         model: Pyro program for p(x, z).
         args: its arguments; what it observes of them is drawn anew.
         latents: {site: value, shape (S, B, ...)}.
-        plan: what ``plan_particles`` found out.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
+            ``find_plate_depth``.
 
     Returns:
         {site: draw, shape (S, B, ...)}.
     """
-    if plan == 0:
-        count = len(next(iter(latents.values())))
+    count = len(next(iter(latents.values())))
+    if plate_depth == 0:
         runs = [_observed(model, args, {name: value[s] for name, value in latents.items()}) for s in range(count)]
         return {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
-    count = len(next(iter(latents.values())))
-    with pyro.plate(PARTICLES, count, dim=-1 - plan):
+    with pyro.plate(PARTICLES, count, dim=-1 - plate_depth):
         return _observed(model, args, latents)
 
 
@@ -238,7 +220,7 @@ def impute(
     """
     check_positive_int(num_draws, "num_draws")
     check_data(model, x, guide=guide)
-    with evaluating(model, guide, x, seed, device) as args:
+    with evaluation_on_device(model, guide, x, seed, device) as args:
         drawn = posterior_draws(model, guide, args, num_draws, num_particles, progress=progress).predictive
     if len(drawn) != 1:
         raise ValueError(f"Expected a model with one observed site to impute; it has {list(drawn)}.")

@@ -1,4 +1,4 @@
-"""A guide fitted to each datum by itself, from where an amortised guide puts it."""
+"""A guide fitted to each datum alone, started where an amortised guide puts it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refine(
     args: Args,
     steps: int,
     *,
-    plan: int | None = None,
+    plate_depth: int | None = None,
     compiled: CompiledRefinement | None = None,
 ) -> Program:
     """Return a guide whose parameters are those of each datum alone, after some gradient steps on its own ELBO.
@@ -58,7 +58,8 @@ def refine(
         guide: Pyro program for q(z | x), continuous.
         args: their arguments, B data, tensors of shape (B, *event); the guide that is returned is for these data alone.
         steps: number of gradient steps.
-        plan: what ``plan_particles`` found out about the programs, if anything.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
+            ``find_plate_depth``.
         compiled: the gradient compiled, used for data of its shape; then it is its guide that is returned.
 
     Raises:
@@ -67,7 +68,7 @@ def refine(
     Source: Cremer, Li and Duvenaud (2018), Inference Suboptimality in Variational Autoencoders, section 5.2.
     """
     local = _local_guide(guide, args)
-    gradient: Function = partial(_gradient, model, local, plan)
+    gradient: Function = partial(_gradient, model, local, plate_depth)
     if compiled is not None and compiled.fits(args):
         local, gradient = compiled.started_as(local), compiled.gradient
     optimizer = torch.optim.Adam(local.local, lr=LEARNING_RATE)
@@ -89,7 +90,8 @@ class CompiledRefinement:
         guide: Pyro program for q(z | x), continuous.
         chunk: data of the shape.
         other: other data of it, on which the graph is compared with the programs.
-        plan: what ``plan_particles`` found out about the programs.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
+            ``find_plate_depth``.
 
     Attributes:
         guide: the guide that is fitted, to one chunk after another.
@@ -99,9 +101,11 @@ class CompiledRefinement:
         CannotCompileError: where the programs have to run as they are.
     """
 
-    def __init__(self, model: Program, guide: Program, chunk: Args, other: Args, plan: int | None) -> None:
+    def __init__(self, model: Program, guide: Program, chunk: Args, other: Args, plate_depth: int | None) -> None:
         self.guide, self._layout = _local_guide(guide, chunk), layout(chunk)
-        self.gradient = compile_programs(model, self.guide, partial(_gradient, model, self.guide, plan), chunk, other)
+        self.gradient = compile_programs(
+            model, self.guide, partial(_gradient, model, self.guide, plate_depth), chunk, other
+        )
 
     def fits(self, args: Args) -> bool:
         """Say whether data have the shape that the gradient was compiled for."""
@@ -121,10 +125,10 @@ def _local_guide(guide: Program, args: Args) -> LocalGuide:
 
 
 @torch.enable_grad()
-def _gradient(model: Program, local: LocalGuide, plan: int | None, *args: Tensor) -> tuple[Tensor, ...]:
+def _gradient(model: Program, local: LocalGuide, plate_depth: int | None, *args: Tensor) -> tuple[Tensor, ...]:
     """Return the gradient of minus the ELBO, summed over data, by the parameters of each datum."""
     stick_the_landing = Rescorer(unaltered, freeze=True)
-    terms = weight_terms(model, local, args, NUM_PARTICLES, plan=plan, tracer=stick_the_landing)
+    terms = weight_terms(model, local, args, NUM_PARTICLES, plate_depth=plate_depth, tracer=stick_the_landing)
     return torch.autograd.grad(-terms.log_w.mean(0).sum(), list(local.local))
 
 

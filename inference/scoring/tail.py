@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.inference.programs.standard_errors import error_of_log_mean, standard_error
 
 FLAT = 1e-4
-"""Largest weights within so many nats are equal: what is left in single precision is rounding."""
+"""Nats within which the largest weights count as equal: such a difference is rounding in single precision."""
 
 
 def tail_length(num_particles: int) -> int:

@@ -13,7 +13,7 @@ from pyro_vae.inference.programs.loop import send
 Transform = Callable[[Tensor], Tensor]
 
 
-def fits(args: Args, device: torch.device) -> bool:
+def fits_in_memory(args: Args, device: torch.device) -> bool:
     """Say whether data take no more than half of what a CUDA device has free; those that are there count nothing."""
     if device.type != "cuda":
         return True
@@ -27,7 +27,7 @@ def transformed(transform: Transform | None, batch: Args) -> Args:
 
 
 class Minibatches:
-    """The minibatches of one epoch after another, each epoch in a random order of its own.
+    """The minibatches of one epoch after another, each epoch in another random order.
 
     Data that are resident lie on the device. Of others each minibatch is gathered in the CPU's memory and copied
     one step before it is used, so that the device does not wait for the gathering. The order, the random numbers
@@ -75,7 +75,7 @@ class Minibatches:
 
 
 def one_ahead(batches: Iterable[Args]) -> Iterator[Args]:
-    """Yield the same, each when the next one has been made."""
+    """Yield minibatches, each once the next one has been made, so that its copy to the device goes on meanwhile."""
     iterator = iter(batches)
     ready = next(iterator)
     for batch in iterator:

@@ -1,18 +1,15 @@
-"""The loss of a minibatch and its gradient as one compiled graph, and the optimizer's update as one kernel."""
+"""The loss of a minibatch and its gradient as one compiled graph, where that pays."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, AdamW, Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from pyro_vae.inference.compile.compile import NotWorthwhileError, agree, compile_programs, layout
 from pyro_vae.inference.compile.record import CannotCompileError, Function
@@ -20,112 +17,8 @@ from pyro_vae.inference.compile.worthwhile import excess, is_worthwhile
 from pyro_vae.inference.programs.call import Args, fork_rng, modules_of_both, training_mode
 from pyro_vae.inference.programs.state import Attributes, state_kept
 from pyro_vae.inference.training.step import Stepper
-from pyro_vae.inference.training.whole_step import WholeStep, host_settings, make_capturable
-
-SETTINGS = ("amsgrad", "maximize", "eps", "weight_decay", "lr")
-"""What the kernel is told of a group besides betas, each time, since schedules change it."""
-
-
-def fuse(optimizer: Optimizer) -> None:
-    """Take the optimizer's step as one kernel, the same arithmetic, where it offers that and the user chose nothing.
-
-    Not where it counts its steps on the host for parameters on a GPU, as Adagrad does: the kernel looks for the count
-    on the GPU. A count that can be moved there, as Adam's, is.
-    """
-    for group in optimizer.param_groups:
-        chosen = any(group.get(name) for name in ("foreach", "differentiable", "capturable"))
-        if group.get("fused", True) is None and not chosen:
-            counts = [(p, optimizer.state.get(p, {}).get("step", p)) for p in group["params"]]
-            together = "capturable" in group or all(step.device == p.device for p, step in counts)
-            if together and all(p.is_floating_point() for p in group["params"]):
-                group["fused"] = True
-
-
-def foreign(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[int]:
-    """Return which gradients are not as ``backward`` leaves them: each in its own memory, laid out as its parameter is.
-
-    Clipping changes them in place, and a fused step reads both in the order of memory. Which they are is the same in
-    every run of a compiled graph.
-    """
-    taken = {p.data_ptr() for p in parameters}
-    result = []
-    for i, (gradient, parameter) in enumerate(zip(gradients, parameters, strict=True)):
-        if gradient is not None:
-            if gradient.data_ptr() in taken or gradient.stride() != parameter.stride():
-                result.append(i)
-            taken.add(gradient.data_ptr())
-    return result
-
-
-class Update:
-    """An optimizer's step, for gradients of the same parameters each time.
-
-    Adam and AdamW, once fused, are taken by torch's kernel alone, bit for bit the same: the optimizer looks up, groups
-    and announces its tensors in every step and counts for each of them, which for a small network takes longer than
-    the arithmetic.
-
-    Args:
-        optimizer: whose step; its state may be replaced in place only.
-    """
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
-        self._kernels: list[_AdamKernel] | None = None
-
-    @torch.no_grad()
-    def __call__(self) -> None:
-        """Take the step for the gradients that the parameters have."""
-        if self._kernels is not None:
-            for kernel in self._kernels:
-                kernel()
-            return
-        self._optimizer.step()  # which sets up the state
-        if all(_is_plain_adam(self._optimizer, group) for group in self._optimizer.param_groups):
-            self._kernels = list(self._by_dtype())
-
-    def _by_dtype(self) -> Iterator[_AdamKernel]:
-        """Yield what the kernel takes at once: parameters of one group and one dtype."""
-        for group in self._optimizer.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            for dtype in {p.dtype for p in params}:
-                yield _AdamKernel(self._optimizer, group, [p for p in params if p.dtype is dtype])
-
-
-class _AdamKernel:
-    """Torch's kernel of Adam, or of AdamW, for some parameters of a group; their counts become parts of one tensor."""
-
-    def __init__(self, optimizer: Optimizer, group: dict[str, Any], params: list[Tensor]) -> None:
-        self._group, self._params = group, params
-        states = [optimizer.state[p] for p in params]
-        self._counts = torch.stack([state["step"] for state in states])
-        for state, count in zip(states, self._counts, strict=True):
-            state["step"] = count
-        self._moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")]
-        self._steps = [state["step"] for state in states]
-        self._kernel: Callable[..., object] = (
-            torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-        )
-
-    def __call__(self) -> None:
-        self._counts += 1
-        gradients: list[Any] = [p.grad for p in self._params]
-        (beta1, beta2), settings = self._group["betas"], {name: self._group[name] for name in SETTINGS}
-        self._kernel(self._params, gradients, *self._moments, [], self._steps, beta1=beta1, beta2=beta2, **settings)
-
-
-def _is_plain_adam(optimizer: Optimizer, group: dict[str, Any]) -> bool:
-    """Say whether a group is updated on the CPU by the fused rule of Adam or AdamW, and nothing is hooked on it."""
-    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    hooks = hooks or _global_optimizer_pre_hooks or _global_optimizer_post_hooks
-    if hooks or type(optimizer) not in (Adam, AdamW) or "decoupled_weight_decay" not in group or not group["fused"]:
-        return False
-    unusual = any(group.get(name) for name in ("amsgrad", "differentiable", "capturable"))
-    return (
-        not unusual
-        and not any(isinstance(b, Tensor) for b in group["betas"])
-        and not any(p.is_cuda for p in group["params"])
-    )
-
+from pyro_vae.inference.training.update import Update, fuse, gradients_to_copy, host_settings, make_capturable
+from pyro_vae.inference.training.whole_step import WholeStep
 
 MOST_OPERATIONS = 4000
 """Operations in the graph of a step that the fewest worthwhile steps pay for: each takes about 20 ms to compile, and
@@ -136,7 +29,7 @@ CHECK_EVERY = 500
 """Steps between two comparisons with the programs as they are."""
 
 
-def compile_if_worthwhile(
+def compile_steps(
     stepper: Stepper,
     setting: bool | str,
     num_steps: int,
@@ -236,7 +129,7 @@ class CompiledStep:
         self._graph = compile_programs(*programs, self._gradient, inputs, others, most_operations)
         self._modules = modules_of_both(*programs)
         self._attributes = Attributes(self._modules)
-        self._foreign: list[int] | None = None
+        self._to_copy: list[int] | None = None
         stepper.optimizer.zero_grad()
         fuse(stepper.optimizer)
         self._take_step = Update(stepper.optimizer)
@@ -257,10 +150,10 @@ class CompiledStep:
             parameter.grad = None
         loss, *gradients = self._graph(*inputs)
         assert loss is not None  # the graph returns what ``gradient`` returns
-        if self._foreign is None:
-            self._foreign = foreign(gradients, self._parameters)
+        if self._to_copy is None:
+            self._to_copy = gradients_to_copy(gradients, self._parameters)
         for i, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):
-            if gradient is not None and i in self._foreign:
+            if gradient is not None and i in self._to_copy:
                 gradient = torch.empty_like(parameter).copy_(gradient)
             parameter.grad = gradient
         self._stepper.update(self._take_step)

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from pyro_vae.inference.programs.call import Args
-from pyro_vae.inference.programs.loop import evaluation, in_order
+from pyro_vae.inference.programs.loop import evaluation_mode, send, split_data
 from pyro_vae.inference.training.checkpoints import State, load_program_state, program_state
 from pyro_vae.inference.training.schedules import Schedule
 from pyro_vae.inference.training.step import Stepper
@@ -81,8 +81,9 @@ class Epochs:
         """Validate on the same noise each time, remember the best epoch, and step the scheduler."""
         row = self.history[-1]
         if valid is not None:
-            with evaluation(self.stepper.model, self.stepper.guide, self.device, seed):
-                losses = [self.stepper.loss(b) * len(b[0]) for b in in_order(valid, self.batch_size, self.device)]
+            with evaluation_mode(self.stepper.model, self.stepper.guide, self.device, seed):
+                batches = (send(batch, self.device) for batch in split_data(valid, self.batch_size))
+                losses = [self.stepper.loss(batch) * len(batch[0]) for batch in batches]
             row["valid_bound"] = -sum(losses) / len(valid[0])
             if self.patience is not None and row["valid_bound"] >= max(r["valid_bound"] for r in self.history):
                 self.best = program_state(self.stepper.model, self.stepper.guide, self.stepper.loose)
@@ -94,7 +95,7 @@ class Epochs:
         self.epoch += 1
 
     def out_of_patience(self) -> bool:
-        """Say whether the bound has not improved for so many epochs."""
+        """Say whether the bound has not improved for ``patience`` epochs."""
         return self.patience is not None and self.epoch - self.best_epoch >= self.patience
 
     def state(self) -> State:
@@ -133,7 +134,7 @@ class Epochs:
 
 
 def load_optimizer(optimizer: Optimizer, state: State) -> None:
-    """Take up an optimizer's state, but run it as here and now: a compiled run on a GPU sets it up in its own way."""
+    """Load an optimizer's state, but keep the way in which this run takes its steps: a compiled one has another."""
     groups = [dict(group) for group in state["param_groups"]]
     for group, own in zip(groups, optimizer.param_groups, strict=False):  # torch says so where they are not as many
         group.update({k: own[k] for k in ("foreach", "capturable", "fused") if k in own}, lr=float(group["lr"]))

@@ -30,9 +30,9 @@ from pyro_vae.inference.programs.call import (
     training_mode,
 )
 from pyro_vae.inference.programs.loop import progress_bar
-from pyro_vae.inference.training.batches import Minibatches, fits, transformed
+from pyro_vae.inference.training.batches import Minibatches, fits_in_memory, transformed
 from pyro_vae.inference.training.checkpoints import load_program_state, read_checkpoint, save_checkpoint
-from pyro_vae.inference.training.compiled import compile_if_worthwhile
+from pyro_vae.inference.training.compiled import compile_steps
 from pyro_vae.inference.training.epochs import Epochs, Row
 from pyro_vae.inference.training.schedules import Schedule, as_schedule
 from pyro_vae.inference.training.step import Stepper
@@ -116,9 +116,9 @@ def fit(
             another size, and with "auto" an objective that has its particles in chunks.
         precision: None for that of the parameters, but for convolutions, which torch runs in TF32 on a GPU unless
             ``torch.backends.cudnn`` says otherwise; "tf32" lets a GPU round the factors of float32 products to 10 bits,
-            by torch's switch, for the while; "bf16" runs linear and convolutional layers of the programs in bfloat16,
-            of 7 bits, and everything else, such as distributions with the networks of flows, log densities, bounds
-            and the optimizer, in float32. Float64 stays as it is. For the effect on log p(x) see ``evidence``.
+            by torch's switch, which is put back; "bf16" runs linear and convolutional layers of the programs in
+            bfloat16, of 7 bits, and everything else, such as distributions with the networks of flows, log densities,
+            bounds and the optimizer, in float32. Float64 stays as it is. For the effect on log p(x) see ``evidence``.
         checkpoint: file written before the first epoch and after each; an interruption keeps it.
         resume: go on from the checkpoint exactly where it stopped.
         progress: show a progress bar, where there is a terminal to show it.
@@ -208,7 +208,7 @@ class _Training:
         with progress_bar(total, progress, unit="step", unit_scale=False, initial=done) as bar:
             try:
                 how = (compilation.setting, total, compilation.examples, compilation.warms_up)
-                execution = compile_if_worthwhile(run.stepper, *how, bar.set_description_str)
+                execution = compile_steps(run.stepper, *how, bar.set_description_str)
                 while run.epoch < self.epochs and not run.out_of_patience():
                     self._one_epoch(bar)
             except KeyboardInterrupt:
@@ -231,7 +231,7 @@ def _load(
 ) -> tuple[Minibatches, Args | None]:
     """Return training data as minibatches and validation data, both on the device if they fit there together."""
     args, valid_args = as_args(data), None if valid is None else as_args(valid)
-    resident = fits((*args, *(valid_args or ())), device)
+    resident = fits_in_memory((*args, *(valid_args or ())), device)
     if valid_args is not None and resident:
         valid_args = tuple(arg.to(device) for arg in valid_args)
     return Minibatches(args, batch_size, device, transform, resident), valid_args

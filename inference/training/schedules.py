@@ -15,7 +15,7 @@ def constant(weight: float = 1.0) -> Schedule:
 
 
 def linear(epochs: int) -> Schedule:
-    """Return a schedule that rises from 0 to 1 over so many epochs, and stays.
+    """Return a schedule that rises from 0 to 1 over a number of epochs, and stays.
 
     Source: Bowman et al. (2016), Generating Sentences from a Continuous Space, section 3.1.
     """
@@ -39,7 +39,7 @@ def cyclical(period: int, ramp: float = 0.5) -> Schedule:
 
 
 def as_schedule(warmup: int | Schedule) -> Schedule:
-    """Return a schedule as given, or the linear one over so many epochs; 0 is none.
+    """Return a schedule as given, or the linear one over that number of epochs; 0 is none.
 
     Raises:
         ValueError: for a negative number of epochs.

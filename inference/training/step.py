@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyro.infer
 import torch
@@ -18,22 +18,12 @@ from pyro_vae.inference.programs.call import Args, Program, modules_of_both
 from pyro_vae.inference.programs.proposals import check_latents
 from pyro_vae.inference.programs.weights import KLWeight
 
-
-class FasterStep(Protocol):
-    """What takes steps in the stepper's place, for minibatches of one shape: ``CompiledStep``."""
-
-    def fits(self, batch: Args) -> bool:
-        """Say whether a minibatch has that shape."""
-
-    def holds(self, batch: Args, beta: float) -> bool:
-        """Say whether it still does what the programs do."""
-
-    def __call__(self, batch: Args, beta: float) -> Tensor:
-        """Take one step and return the loss before it."""
+if TYPE_CHECKING:
+    from pyro_vae.inference.training.compiled import CompiledStep
 
 
 class Stepper:
-    """One gradient step: the loss in nats per datum, whatever the objective, and one optimizer for all."""
+    """One gradient step by one optimizer, with the loss of any objective in nats per datum."""
 
     def __init__(
         self,
@@ -56,7 +46,7 @@ class Stepper:
         _check_optimizer(self.optimizer)
         _count_plates(objective, model, guide, first)
         self.kl = KLWeight()
-        self.compiled: FasterStep | None = None
+        self.compiled: CompiledStep | None = None
         self.compiled_loss: Callable[[Args], Tensor | None] | None = None
 
     def step(self, batch: Args, beta: float = 1.0) -> Tensor | float:
@@ -90,7 +80,7 @@ class Stepper:
                 loss = _of_model(self.objective.loss_and_grads(self.model, self.guide, *batch)) / size
                 return torch.as_tensor(loss), *(None if p.grad is None else p.grad / size for p in self.parameters)
 
-    def _still_holds(self, compiled: FasterStep, batch: Args, beta: float) -> bool:
+    def _still_holds(self, compiled: CompiledStep, batch: Args, beta: float) -> bool:
         if not compiled.holds(batch, beta):
             self.compiled = self.compiled_loss = None
             warnings.warn(
@@ -107,7 +97,7 @@ class Stepper:
 
     @torch.no_grad()
     def raw_loss(self, batch: Args) -> Tensor | float:
-        """Return the same by the programs as they are."""
+        """Return the loss in nats per datum by the programs as they are, never compiled."""
         try:
             loss = self.objective.loss(self.model, self.guide, *batch)
         except NotImplementedError as error:
@@ -202,7 +192,7 @@ def _check_optimizer(optimizer: Any) -> None:
 
 
 def _count_plates(objective: pyro.infer.ELBO, model: Program, guide: Program, batch: Args) -> None:
-    """Let Pyro's objective count the plates now, lest it draws random numbers for that at the first step."""
+    """Let Pyro's objective count the plates now, since it would draw random numbers for that at the first step."""
     enumerates = isinstance(objective, pyro.infer.TraceEnum_ELBO | pyro.infer.TraceTMC_ELBO)
     guesses = objective.vectorize_particles or enumerates
     if guesses and not isinstance(objective, Objective) and objective.max_plate_nesting == float("inf"):

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 Step = Callable[..., Tensor]
 Run = Callable[[], None]
@@ -139,7 +138,7 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _side_stream() -> Iterator[None]:
-    """Run on a stream of its own, as a capture asks of what goes before it; on the CPU there is none."""
+    """Run on another stream, as CUDA wants it before a capture; on the CPU there are no streams."""
     if not torch.cuda.is_available():
         yield
         return
@@ -148,34 +147,3 @@ def _side_stream() -> Iterator[None]:
     with torch.cuda.stream(side):
         yield
     torch.cuda.current_stream().wait_stream(side)
-
-
-def make_capturable(optimizer: Optimizer) -> bool:
-    """Keep the optimizer's step count and learning rate on the GPU, so that a capture sees them change.
-
-    Returns:
-        whether the optimizer can: one without the option ``capturable``, such as SGD, must hold no state on the
-        host and have a learning rate that is never changed, which is not known, so it is not captured.
-    """
-    if not all("capturable" in group for group in optimizer.param_groups):
-        return False
-    for group in optimizer.param_groups:
-        device = group["params"][0].device
-        group["capturable"] = True
-        group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
-        for param in group["params"]:
-            state = optimizer.state.get(param, {})
-            if "step" in state:
-                state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=device)
-    return True
-
-
-def host_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Return the optimizer's numbers that a capture takes for constants, such as the momentum that OneCycleLR moves.
-
-    Of tensors, such as the learning rate, a capture sees what they become, though not that there is another one.
-    """
-    return [
-        {name: id(value) if isinstance(value, Tensor) else value for name, value in group.items() if name != "params"}
-        for group in optimizer.param_groups
-    ]

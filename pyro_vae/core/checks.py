@@ -104,10 +104,15 @@ def check_support(x: Tensor, support: constraints.Constraint, owner: str, name: 
         )
 
 
+def check_int(value: int, name: str, at_least: int, why: str = "") -> None:
+    """Refuse anything but an integer of at least so much, with a ``ValueError`` that ends in a sentence of why."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < at_least:
+        raise ValueError(f"Expected {name} to be an integer >= {at_least}; got {value!r}. {why}".rstrip())
+
+
 def check_positive_int(value: int, name: str) -> None:
     """Refuse anything but an integer of at least 1, with a ``ValueError``."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"Expected {name} to be an integer >= 1; got {value!r}.")
+    check_int(value, name, 1)
 
 
 def check_seed(seed: int) -> int:

@@ -12,8 +12,9 @@ from programs import make_pair
 from truth import GammaPoisson, LinearGaussian, Logistic, TwoModes, TwoSites
 
 from pyro_vae.inference import evidence
-from pyro_vae.inference.annealing.chains import Annealing, anneal, anneal_back
-from pyro_vae.inference.annealing.path import Path, tune
+from pyro_vae.inference.annealing.chains import anneal, anneal_back
+from pyro_vae.inference.annealing.path import Annealing, AnnealingPath
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.simulate import simulate
 
 F64 = torch.float64
@@ -140,7 +141,7 @@ def test_progress_dtype_gradients_and_repetition():
         assert not first.log_w.requires_grad
         assert all(p.grad is None for p in model.parameters())
     assert done == [12] * 10
-    assert Path(model, None, (x,), 2, Annealing(), None).target(torch.zeros(2, 3, 2))[0].dtype == torch.float32
+    assert AnnealingPath(model, None, (x,), 2, Annealing(), None).target(torch.zeros(2, 3, 2))[0].dtype == torch.float32
 
 
 def test_a_likelihood_that_does_not_depend_on_z():
@@ -159,7 +160,7 @@ def test_a_likelihood_that_does_not_depend_on_z():
     [
         ("num_temperatures", 0, "num_temperatures to be an integer >= 1; got 0"),
         ("num_leapfrog", 2.5, "num_leapfrog to be an integer >= 1; got 2.5"),
-        ("num_pilot", 1, "num_pilot >= 2, since a spread is estimated; got 1"),
+        ("num_pilot", 1, r"num_pilot to be an integer >= 2; got 1\. A variance takes two"),
         ("start", "posterior", 'start to be "prior" or "guide"; got \'posterior\''),
     ],
 )

@@ -11,8 +11,9 @@ import torch
 from programs import make_pair
 from truth import GammaPoisson, LinearGaussian
 
-from pyro_vae.inference.annealing.chains import Annealing, anneal
-from pyro_vae.inference.annealing.path import Path, schedule, tune
+from pyro_vae.inference.annealing.chains import anneal
+from pyro_vae.inference.annealing.path import Annealing, AnnealingPath, schedule
+from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.compile.worthwhile import LEAST
 
 F64 = torch.float64
@@ -24,7 +25,7 @@ LINEAR = LinearGaussian.random(2, 3)
 def test_path_interpolates_between_start_and_joint():
     x = LINEAR.sample(3)
     for start in ("prior", "guide"):
-        path = Path(LINEAR.model, LINEAR.exact_guide, (x,), 5, Annealing(start=start), None)
+        path = AnnealingPath(LINEAR.model, LINEAR.exact_guide, (x,), 5, Annealing(start=start), None)
         u = torch.randn(5, 3, 2, dtype=F64)
         prior = dist.Normal(0.0, 1.0).log_prob(u).sum(-1)
         first = prior if start == "prior" else LINEAR.posterior(x).log_prob(u)
@@ -61,7 +62,7 @@ def test_step_sizes_follow_the_posterior_and_hold_the_acceptance():
     tuning = tune(model, None, args, settings=Annealing(60, 3))
     precise, vague = tuning.step_sizes[-1].view(20, 2).mean(0)
     assert 2 < vague / precise < 6
-    path = Path(model, None, args, 10, Annealing(60, 3), None)
+    path = AnnealingPath(model, None, args, 10, Annealing(60, 3), None)
     rates = []
     move = path.move
     path.move = lambda *a: (lambda moved: rates.append(moved[1].mean().item()) or moved)(move(*a))
@@ -79,7 +80,7 @@ def test_one_run_of_the_model_for_each_leapfrog_step():
 
     x = LINEAR.sample(3)
     tuning = tune(LINEAR.model, None, (x,), settings=Annealing(8, 5))
-    path = Path(model, None, (x,), 2, Annealing(8, 5), 1)
+    path = AnnealingPath(model, None, (x,), 2, Annealing(8, 5), 1)
     runs.clear()
     path.follow(path.space.start, schedule(8), tuning)
     assert len(runs) == 1 + 7 * 5
@@ -97,7 +98,7 @@ def _pairs():
 @pytest.mark.parametrize("pair", range(2))
 def test_recorded_path_has_the_values_and_gradients_of_the_program(pair, start):
     model, guide, x = list(_pairs())[pair]
-    path = Path(model, guide, (x,), 4, Annealing(LEAST["calls"], 1, start), None)
+    path = AnnealingPath(model, guide, (x,), 4, Annealing(LEAST["calls"], 1, start), None)
     assert path.target != path.evaluate
     u = 3 * torch.randn_like(path.space.start)
     u[0, 0] = torch.nan
@@ -112,5 +113,5 @@ def test_recorded_chains_are_the_same_chains(monkeypatch):
     for _ in range(2):
         torch.manual_seed(0)
         log_w.append(anneal(truth.model, None, (x,), 4, settings=LONG).log_w)
-        monkeypatch.setattr("pyro_vae.inference.annealing.path.recorded", lambda function, *rest: function)
+        monkeypatch.setattr("pyro_vae.inference.annealing.path.record_if_worthwhile", lambda function, *rest: function)
     torch.testing.assert_close(*log_w, rtol=1e-9, atol=0)

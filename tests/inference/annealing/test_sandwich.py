@@ -141,7 +141,7 @@ def test_standard_errors_and_the_line():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="num_data >= 2, since the spread over data gives the standard errors"):
+    with pytest.raises(ValueError, match=r"num_data to be an integer >= 2; got 1\. The spread over data gives"):
         run(LINEAR.model, num_data=1, x=EXAMPLE)
     with pytest.raises(ValueError, match="Expected example data x="):
         run(LINEAR.model)

@@ -11,8 +11,9 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
-from pyro_vae.inference.annealing.unconstrained import Unconstrained, plan_for
+from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.programs.simulate import simulate
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 
 F64 = torch.float64
 COUNTS = torch.tensor([[0.0, 2.0, 1.0], [5.0, 3.0, 8.0]], dtype=F64)
@@ -156,12 +157,12 @@ def test_the_guide_runs_no_more_than_it_must():
         runs.append(x)
         truth.exact_guide(x)
 
-    space = Unconstrained(truth.model, guide, (x,), 3, plan=1)
+    space = Unconstrained(truth.model, guide, (x,), 3, plate_depth=1)
     before = len(runs)
     for _ in range(5):
         space(space.start)
     assert len(runs) == before  # one latent site: its distribution is kept
-    assert plan_for(truth.model, None, (x,)) == 1
+    assert find_plate_depth(truth.model, None, (x,)) == 1
 
 
 def test_no_value_is_an_error():

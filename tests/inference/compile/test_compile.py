@@ -6,7 +6,7 @@ import pytest
 import torch
 from programs import make_pair
 
-from pyro_vae.inference.compile.compile import agree, compile_programs, compiled
+from pyro_vae.inference.compile.compile import agree, compile_function, compile_programs
 from pyro_vae.inference.compile.record import CannotCompileError
 
 
@@ -16,7 +16,7 @@ def test_a_file_that_the_compiler_did_not_finish_is_named(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(CannotCompileError, match=r"cache/kernel\.so: file too short; delete that file"):
-        compiled(lambda x: (x + 1,), (torch.zeros(2),), (torch.ones(2),))
+        compile_function(lambda x: (x + 1,), (torch.zeros(2),), (torch.ones(2),))
 
 
 def test_a_function_of_other_values_is_not_taken(recorded_only):
@@ -27,7 +27,7 @@ def test_a_function_of_other_values_is_not_taken(recorded_only):
         return (x * len(calls),)
 
     with pytest.raises(CannotCompileError, match="acts on more than tensors"):
-        compiled(function, (torch.ones(2),), (torch.ones(2),))
+        compile_function(function, (torch.ones(2),), (torch.ones(2),))
 
 
 def test_programs_run_for_a_trial_the_record_and_the_comparison(recorded_only):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from functools import partial
 
 import pytest
@@ -12,10 +13,11 @@ from parts.objectives import OBJECTIVES, STOCK
 from parts.priors import PRIORS
 from programs import PIXELS, make_pair, module_programs, plain_guide, plain_model
 from torch import nn
+from torch._subclasses import fake_tensor
 
 from pyro_vae.inference import AmortizedGuide, guides, objectives
 from pyro_vae.inference.compile.compile import agree
-from pyro_vae.inference.compile.record import CannotCompileError, record, recorded
+from pyro_vae.inference.compile.record import CannotCompileError, record, record_if_worthwhile
 from pyro_vae.inference.compile.worthwhile import LEAST
 from pyro_vae.inference.programs.call import fork_rng
 from pyro_vae.inference.training.step import Stepper
@@ -137,11 +139,17 @@ def _raises(u):
 
 @pytest.mark.parametrize("function", [_branches, _leaves_the_graph, _random, _raises])
 def test_what_cannot_be_recorded_stays_as_it_is(function):
-    assert recorded(function, torch.ones(3), LEAST["calls"]) is function
+    assert record_if_worthwhile(function, torch.ones(3), LEAST["calls"]) is function
 
 
 def test_few_calls_are_not_worth_it():
     calls = []
-    assert recorded(calls.append, torch.ones(3), LEAST["calls"] - 1) == calls.append
+    assert record_if_worthwhile(calls.append, torch.ones(3), LEAST["calls"] - 1) == calls.append
     assert not calls
-    assert recorded(lambda u: (u.exp(),), torch.ones(3), LEAST["calls"])(torch.zeros(2))[0].tolist() == [1, 1]
+    quick = record_if_worthwhile(lambda u: (u.exp(),), torch.ones(3), LEAST["calls"])
+    assert quick(torch.zeros(2))[0].tolist() == [1, 1]
+
+
+def test_torch_looks_up_stacks_again_after_a_record():
+    record(lambda x: (x.exp(),), torch.ones(3))
+    assert fake_tensor.traceback is traceback

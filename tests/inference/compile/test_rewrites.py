@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli
 
-from pyro_vae.inference.compile.compile import agree, compiled
+from pyro_vae.inference.compile.compile import agree, compile_function
 from pyro_vae.inference.compile.record import record
 from pyro_vae.inference.compile.rewrites import MANY, rewrite, sum_of_log_bernoullis
 
@@ -225,4 +225,4 @@ def test_it_compiles():
         return log_p.detach(), *torch.autograd.grad(log_p.sum(), list(layer.parameters()))
 
     example, other = [(torch.randn(2 * ROWS, WIDTH), torch.rand(2 * ROWS, 128).round()) for _ in range(2)]
-    assert agree(compiled(loss, example, other)(*other), loss(*other))
+    assert agree(compile_function(loss, example, other)(*other), loss(*other))

@@ -12,7 +12,7 @@ from programs import counting_programs, make_pair
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.inference.diagnostics import expected_coverage, pit, sbc
-from pyro_vae.inference.diagnostics.calibration import Counter
+from pyro_vae.inference.diagnostics.uniformity import RankCounter
 
 quiet = {"progress": False, "device": "cpu"}
 once = {**quiet, "alpha": 1e-4}
@@ -85,13 +85,13 @@ def test_coverage_is_the_closed_form(widen):
 
 def test_counts_do_not_depend_on_chunks():
     value, draws = torch.randint(0, 4, (5, 2)), torch.randint(0, 4, (11, 5, 2))
-    counter = Counter(value)
+    counter = RankCounter(value)
     for chunk in draws.split([1, 4, 6]):
         counter.add(chunk)
     assert torch.equal(counter.less, (draws < value).sum(0))
     assert torch.equal(counter.equal, (draws == value).sum(0))
     with pytest.raises(ValueError, match="Expected draws with a rank; one is NaN"):
-        Counter(torch.zeros(2)).add(torch.tensor([[0.0, math.nan]]))
+        RankCounter(torch.zeros(2)).add(torch.tensor([[0.0, math.nan]]))
 
 
 @pytest.mark.parametrize("chunk_size", [3, 7, 10_000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from programs import double_pair
 
@@ -25,3 +26,9 @@ def test_signal_falls_with_k_for_the_pathwise_guide_gradient_and_not_for_dreg():
         assert ratios[name, 64].model > 2 * ratios[name, 1].model
     again = [gradient_snr(model, guide, x, IWAE(4), num_repeats=5) for _ in range(2)]
     assert again[0] == again[1]
+
+
+def test_one_repeat_has_no_spread():
+    model, guide, x = double_pair()
+    with pytest.raises(ValueError, match=r"Expected num_repeats to be an integer >= 2; got 1\. A variance takes two"):
+        gradient_snr(model, guide, x, IWAE(4), num_repeats=1)

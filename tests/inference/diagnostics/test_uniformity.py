@@ -72,6 +72,8 @@ def test_refusals_of_the_test():
         uniformity(torch.tensor([[0.5], [math.nan]]))
     with pytest.raises(ValueError, match=r"Expected alpha in \(0, 1\); got 1.5"):
         uniformity(torch.rand(5, 1), alpha=1.5)
+    with pytest.raises(ValueError, match="Expected num_points to be an integer >= 2; got 1"):
+        ecdf_band(10, 1)
 
 
 @pytest.mark.parametrize("num_draws", [1, 9])

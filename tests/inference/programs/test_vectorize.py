@@ -16,7 +16,7 @@ from torch.nn import functional
 from truth import LinearGaussian
 
 from pyro_vae.inference import evidence, log_weights, objectives
-from pyro_vae.inference.programs.vectorize import plan_particles
+from pyro_vae.inference.programs.vectorize import find_plate_depth
 
 D, P = 3, 4
 WEIGHT = torch.randn(D, P, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -57,13 +57,13 @@ def test_programs_that_count_dimensions_from_the_left_run_one_by_one_and_rightly
 
 def test_programs_that_count_from_the_right_run_at_once():
     for decode in (lambda z: functional.softmax(z, -1) @ WEIGHT, lambda z: z.cumsum(-1) @ WEIGHT):
-        assert plan_particles(decoded(decode), _guide, (X,)) == 1
+        assert find_plate_depth(decoded(decode), _guide, (X,)) == 1
 
 
 def test_looking_leaves_generator_and_mode_alone():
     dropout = nn.Sequential(nn.Dropout(0.5), nn.Linear(D, P).double())
     state = torch.get_rng_state()
-    assert plan_particles(decoded(dropout), _guide, (X,)) == 1
+    assert find_plate_depth(decoded(dropout), _guide, (X,)) == 1
     assert torch.equal(torch.get_rng_state(), state)
     assert dropout.training
 

@@ -42,7 +42,7 @@ def test_positive_latents_start_at_the_guide_and_save(tmp_path):
 def test_name_default_chains_progress_and_seed(monkeypatch):
     model, guide = make_pair()
     x = torch.bernoulli(torch.full((3, 6), 0.5))
-    monkeypatch.setattr("pyro_vae.inference.scoring.evidence.METHODS", {"ais": lambda: methods.AIS(20, 2)})
+    monkeypatch.setattr("pyro_vae.inference.scoring.methods.BY_NAME", {"ais": lambda: methods.AIS(20, 2)})
     first, again = (evidence(model, guide, x, method="ais", progress=False) for _ in range(2))
     assert first.num_particles == 16
     assert torch.equal(first.log_px, again.log_px)

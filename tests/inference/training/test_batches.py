@@ -7,8 +7,8 @@ import torch
 from programs import PIXELS, losses_of, make_pair, quick, weights_of
 
 from pyro_vae.inference.compile.compile import layout
-from pyro_vae.inference.programs.loop import in_order, send
-from pyro_vae.inference.training.batches import Minibatches, fits, one_ahead
+from pyro_vae.inference.programs.loop import send, split_data
+from pyro_vae.inference.training.batches import Minibatches, fits_in_memory, one_ahead
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -36,7 +36,8 @@ def test_streamed_minibatches_are_copied_and_the_data_stay():
     assert batches.args[0].device == CPU
     assert [batch[0].shape for batch in batches.examples()] == [(25, 6), (25, 6)]
     assert {batch[0].device for batch in batches.examples()} == {META}
-    assert [(b[0].device, len(b[0])) for b in in_order((PIXELS,), 25, META)] == [(META, 25), (META, 25), (META, 10)]
+    sent = [send(batch, META)[0] for batch in split_data((PIXELS,), 25)]
+    assert [(x.device, len(x)) for x in sent] == [(META, 25), (META, 25), (META, 10)]
     assert send((PIXELS,), CPU)[0] is PIXELS
 
 
@@ -70,17 +71,19 @@ def test_the_next_minibatch_is_on_its_way_when_one_is_used():
 def test_data_fit_that_take_half_of_what_is_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2000, 10_000))
     cuda = torch.device("cuda")
-    assert fits((torch.zeros(250),), cuda)
-    assert not fits((torch.zeros(251),), cuda)
-    assert not fits((torch.zeros(200), torch.zeros(26, dtype=torch.int64)), cuda)
-    assert fits((torch.zeros(251),), CPU)
+    assert fits_in_memory((torch.zeros(250),), cuda)
+    assert not fits_in_memory((torch.zeros(251),), cuda)
+    assert not fits_in_memory((torch.zeros(200), torch.zeros(26, dtype=torch.int64)), cuda)
+    assert fits_in_memory((torch.zeros(251),), CPU)
 
 
 @pytest.mark.parametrize("compile", [False, True])
 def test_fit_is_the_same_with_streamed_data(monkeypatch, recorded_only, compile):
     results, parameters = [], []
     for resident in (True, False):
-        monkeypatch.setattr("pyro_vae.inference.training.fit.fits", lambda args, device, resident=resident: resident)
+        monkeypatch.setattr(
+            "pyro_vae.inference.training.fit.fits_in_memory", lambda args, device, resident=resident: resident
+        )
         programs = make_pair()
         settings = {"valid": PIXELS[:30], "transform": torch.bernoulli, "batch_size": 25, "compile": compile}
         results.append(quick(*programs, PIXELS, **settings))

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
 
 import pytest
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 
-from pyro_vae.inference.training.compiled import fuse
-from pyro_vae.inference.training.whole_step import (
-    WAITED,
-    CannotCaptureError,
-    WholeStep,
-    host_settings,
-    make_capturable,
-    waits,
-)
+from pyro_vae.inference.training.whole_step import WAITED, CannotCaptureError, WholeStep, waits
 
-adam = partial(torch.optim.Adam, lr=1e-3)
 LOSSES = [0.0, 1.0, 3.0, 6.0, 10.0, 15.0]
 
 
@@ -76,21 +64,6 @@ def test_a_step_that_cannot_be_captured_goes_on_as_it_is_and_says_so_once(means,
     assert [str(w.message) for w in caught] == [f"The step cannot be one CUDA graph: {reason}. It stays compiled."]
 
 
-def test_an_optimizer_keeps_its_count_and_rate_on_the_device(device):
-    parameters = [nn.Parameter(torch.ones(3, device=device))]
-    optimizer = adam(parameters)
-    scheduler = ExponentialLR(optimizer, 0.5)
-    parameters[0].grad = torch.ones(3, device=device)
-    optimizer.step()
-    assert make_capturable(optimizer)
-    rate = optimizer.param_groups[0]["lr"]
-    scheduler.step()
-    assert optimizer.param_groups[0]["lr"] is rate
-    assert float(rate) == pytest.approx(5e-4)
-    assert optimizer.state[parameters[0]]["step"].device == parameters[0].device
-    assert not make_capturable(torch.optim.SGD(parameters, 0.1))
-
-
 @pytest.mark.parametrize(("says", "reason"), [(WAITED, "it waits for the GPU"), ("something else", "")])
 def test_a_wait_is_noticed_by_torchs_debug_mode_which_is_put_back(monkeypatch, says, reason):
     modes = [0]
@@ -105,30 +78,3 @@ def test_a_wait_is_noticed_by_torchs_debug_mode_which_is_put_back(monkeypatch, s
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
     assert waits(lambda: warnings.warn(f"{says} (Triggered internally)", stacklevel=1)) == reason
     assert modes == [0, "warn", 0]
-
-
-def test_a_momentum_that_a_scheduler_moves_is_seen():
-    parameters = [nn.Parameter(torch.ones(3))]
-    optimizer = adam(parameters)
-    scheduler = OneCycleLR(optimizer, 0.1, total_steps=10)
-    optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
-    before = host_settings(optimizer)
-    assert host_settings(optimizer) == before
-    optimizer.step()
-    scheduler.step()
-    assert host_settings(optimizer) != before
-    optimizer.param_groups[0]["betas"] = before[0]["betas"]
-    assert host_settings(optimizer) == before
-
-
-def test_an_optimizer_that_counts_on_the_host_is_fused_there_alone():
-    for device, kind, fused in [
-        ("cpu", torch.optim.Adagrad, True),
-        ("meta", torch.optim.Adagrad, None),
-        ("meta", torch.optim.Adam, True),
-        ("meta", torch.optim.SGD, True),
-        ("cpu", torch.optim.NAdam, None),
-    ]:
-        optimizer = kind([nn.Parameter(torch.ones(3, device=device))], lr=0.1)
-        fuse(optimizer)
-        assert optimizer.param_groups[0].get("fused") is fused

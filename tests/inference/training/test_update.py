@@ -1,4 +1,4 @@
-"""The update of a compiled step is the optimizer's own."""
+"""The update of a compiled step is the optimizer's own, and what a capture needs of the optimizer."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
+from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from pyro_vae.inference.training.compiled import Update, foreign, fuse
+from pyro_vae.inference.training.update import Update, fuse, gradients_to_copy, host_settings, make_capturable
 
 
 def test_gradients_that_are_shared_or_laid_out_otherwise_are_found():
     parameters = [torch.zeros(2, 3), torch.zeros(3), torch.zeros(3), torch.zeros(2)]
     shared = torch.ones(3)
-    assert foreign([torch.arange(6.0).reshape(3, 2).t(), shared, shared, torch.ones(2)], parameters) == [0, 2]
-    assert foreign([None, parameters[1], None, torch.ones(2)], parameters) == [1]
+    assert gradients_to_copy([torch.arange(6.0).reshape(3, 2).t(), shared, shared, torch.ones(2)], parameters) == [0, 2]
+    assert gradients_to_copy([None, parameters[1], None, torch.ones(2)], parameters) == [1]
 
 
 DTYPES = torch.float32, torch.float64, torch.float32, torch.float32
@@ -114,3 +115,45 @@ def test_a_hook_on_all_optimizers_is_called_each_time():
     finally:
         handle.remove()
     assert len(calls) == 10
+
+
+def test_an_optimizer_keeps_its_count_and_rate_on_the_device(device):
+    parameters = [nn.Parameter(torch.ones(3, device=device))]
+    optimizer = Adam(parameters, lr=1e-3)
+    scheduler = ExponentialLR(optimizer, 0.5)
+    parameters[0].grad = torch.ones(3, device=device)
+    optimizer.step()
+    assert make_capturable(optimizer)
+    rate = optimizer.param_groups[0]["lr"]
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert float(rate) == pytest.approx(5e-4)
+    assert optimizer.state[parameters[0]]["step"].device == parameters[0].device
+    assert not make_capturable(torch.optim.SGD(parameters, 0.1))
+
+
+def test_a_momentum_that_a_scheduler_moves_is_seen():
+    parameters = [nn.Parameter(torch.ones(3))]
+    optimizer = Adam(parameters, lr=1e-3)
+    scheduler = OneCycleLR(optimizer, 0.1, total_steps=10)
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
+    before = host_settings(optimizer)
+    assert host_settings(optimizer) == before
+    optimizer.step()
+    scheduler.step()
+    assert host_settings(optimizer) != before
+    optimizer.param_groups[0]["betas"] = before[0]["betas"]
+    assert host_settings(optimizer) == before
+
+
+def test_an_optimizer_that_counts_on_the_host_is_fused_there_alone():
+    for device, kind, fused in [
+        ("cpu", torch.optim.Adagrad, True),
+        ("meta", torch.optim.Adagrad, None),
+        ("meta", torch.optim.Adam, True),
+        ("meta", torch.optim.SGD, True),
+        ("cpu", torch.optim.NAdam, None),
+    ]:
+        optimizer = kind([nn.Parameter(torch.ones(3, device=device))], lr=0.1)
+        fuse(optimizer)
+        assert optimizer.param_groups[0].get("fused") is fused
