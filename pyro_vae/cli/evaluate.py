@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pyro_vae.cli.parser import Choices, Classes, add_data_root, add_device, add_part, make_parser
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.core.registry import Spec
-from pyro_vae.data.splits import PARTS
+from pyro_vae.data.splits import SPLIT_NAMES
 from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.inference.scoring.evidence import evidence
 from pyro_vae.runs.building import facts
@@ -53,8 +53,8 @@ def run(options: Namespace) -> None:
     """Estimate log p(x) of a trained run anew, in a folder of its own."""
     directory = Run(options.run)
     trained = directory.load(options.data_root)
-    if options.split not in PARTS:
-        raise ValueError(f"Expected --split to be one of {', '.join(PARTS)}; got {options.split!r}.")
+    if options.split not in SPLIT_NAMES:
+        raise ValueError(f"Expected --split to be one of {', '.join(SPLIT_NAMES)}; got {options.split!r}.")
     spec = Spec.of(options.method.as_dict())
     method = METHODS.build(spec)
     num_particles = method.default_particles if options.num_particles is None else options.num_particles
@@ -78,7 +78,7 @@ def score(
         directory: where they go.
         trained: the run.
         num_particles: K.
-        split: the part of the data that is scored.
+        split: the split that is scored.
         device: "auto", or a torch device.
         settings: further ones of ``evidence``.
     """
@@ -110,7 +110,7 @@ def write_page(
         trained: the run.
         ev: the result.
         cited: the facts to cite it by.
-        split: the part of the data that was scored.
+        split: the split that was scored.
         further: sections to put at its end.
     """
     from pyro_vae.report.report import Scored, write_report

@@ -6,5 +6,5 @@
 
 from pyro_vae.data.binarisation import BINARISATIONS as BINARISATIONS
 from pyro_vae.data.load import load_data as load_data
-from pyro_vae.data.splits import PARTS as PARTS
+from pyro_vae.data.splits import SPLIT_NAMES as SPLIT_NAMES
 from pyro_vae.data.splits import Splits as Splits

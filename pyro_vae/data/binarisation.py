@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int, did_you_mean
-from pyro_vae.data.splits import PARTS
+from pyro_vae.data.splits import SPLIT_NAMES
 
 if TYPE_CHECKING:
     from pyro_vae.data.splits import Splits
@@ -32,7 +32,7 @@ def binarized(splits: Splits, how: str, generator: torch.Generator) -> tuple[Spl
     Raises:
         ValueError: for values outside [0, 1].
     """
-    train, valid, test = (_grey(splits, part, "make binary") for part in PARTS)
+    train, valid, test = (_grey(splits, split, "make binary") for split in SPLIT_NAMES)
     splits = replace(splits, max_count=None)
     if how == "threshold":
         train, valid, test = ((x >= 0.5).to(x.dtype) for x in (train, valid, test))
@@ -54,7 +54,7 @@ def numbered(splits: Splits, levels: int) -> tuple[Splits, str]:
     Raises:
         ValueError: for values that are no such grey levels.
     """
-    train, valid, test = (_bytes(splits, part) * levels // (BYTE + 1) for part in PARTS)
+    train, valid, test = (_bytes(splits, split) * levels // (BYTE + 1) for split in SPLIT_NAMES)
     words = f"level numbers 0 to {levels - 1} of 8-bit grey levels"
     return replace(splits, train=train, valid=valid, test=test, max_count=None), words
 
@@ -87,23 +87,23 @@ def are_bytes(x: Tensor) -> bool:
     return bool(((x >= 0) & (x <= 1) & ((BYTE * x - (BYTE * x).round()).abs() < TOLERANCE)).all())
 
 
-def _bytes(splits: Splits, part: str) -> Tensor:
-    grey = _grey(splits, part, "number")
+def _bytes(splits: Splits, split: str) -> Tensor:
+    grey = _grey(splits, split, "number")
     if not are_bytes(grey):
         raise ValueError(
-            f"Expected grey levels b / 255 of 8-bit images to number; got other values in {part}. Give whole numbers "
+            f"Expected grey levels b / 255 of 8-bit images to number; got other values in {split}. Give whole numbers "
             "without levels=..., or choose a likelihood for real numbers."
         )
     return (BYTE * grey).round()
 
 
-def _grey(splits: Splits, part: str, purpose: str) -> Tensor:
+def _grey(splits: Splits, split: str, purpose: str) -> Tensor:
     """Grey levels of one split; counts become fractions of the largest possible one."""
-    x: Tensor = getattr(splits, part) / (splits.max_count or 1)
+    x: Tensor = getattr(splits, split) / (splits.max_count or 1)
     low, high = (bound.item() for bound in x[~x.isnan()].aminmax())
     if low < 0 or high > 1:
         raise ValueError(
-            f"Expected grey levels in [0, 1] to {purpose}; got values from {low:g} to {high:g} in {part}. "
+            f"Expected grey levels in [0, 1] to {purpose}; got values from {low:g} to {high:g} in {split}. "
             "Rescale all splits alike first: x / 255 for bytes."
         )
     return x

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-_IDX_FILES = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
+_IDX_FILES = tuple(f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 
 
 def cache_dir() -> Path:
@@ -145,4 +145,4 @@ def read_idx(kind: str, root: Path) -> list[tuple[Tensor, Tensor]]:
             f"Expected readable files {', '.join(_IDX_FILES)} in {folder}; got {got}. "
             f"Put the four files there, or pass root=, the folder that holds {kind}/raw."
         ) from error
-    return [(part.data, part.targets) for part in sets]
+    return [(split.data, split.targets) for split in sets]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import did_you_mean
-from pyro_vae.data.splits import PARTS, Splits
+from pyro_vae.data.splits import SPLIT_NAMES, Splits
 
 MAX_CLASSES = 20
 """Different whole numbers that a column of classes has, at most."""
@@ -65,17 +65,19 @@ def given(splits: Splits) -> Given:
             f"Expected data with labels; {splits.name} has none. Name a column of a table, --model.label COLUMN, or "
             "take a data set with classes, such as digits or mnist."
         )
-    every = torch.cat([splits.labels[part] for part in PARTS])
+    every = torch.cat([splits.labels[split] for split in SPLIT_NAMES])
     if every.is_floating_point():
         train = splits.labels["train"]
         loc, scale = train.mean().item(), train.std().item()
         if not scale > 0:
             raise ValueError("Expected a label that varies over the training data; it has one value.")
-        return Given({part: ((splits.labels[part] - loc) / scale)[:, None] for part in PARTS}, None, loc, scale)
+        return Given(
+            {split: ((splits.labels[split] - loc) / scale)[:, None] for split in SPLIT_NAMES}, None, loc, scale
+        )
     values = every.unique()
     if len(values) < 2:
         raise ValueError(f"Expected labels of at least two classes; got {values.tolist()} alone.")
-    return Given({part: torch.searchsorted(values, splits.labels[part]) for part in PARTS}, values)
+    return Given({split: torch.searchsorted(values, splits.labels[split]) for split in SPLIT_NAMES}, values)
 
 
 def take_column(splits: Splits, column: str) -> Splits:
@@ -94,13 +96,13 @@ def take_column(splits: Splits, column: str) -> Splits:
             "Leave it out to take the data set's own classes."
         )
     index = _position(splits, column)
-    parts = {part: getattr(splits, part) for part in PARTS}
-    labels = {part: x[:, index] for part, x in parts.items()}
+    arrays = {split: getattr(splits, split) for split in SPLIT_NAMES}
+    labels = {split: x[:, index] for split, x in arrays.items()}
     if any(y.isnan().any() for y in labels.values()):
         raise ValueError(f"Expected no missing entries in the label column {column!r}. Leave those rows out.")
     if is_class(torch.cat(list(labels.values()))):
-        labels = {part: y.long() for part, y in labels.items()}
-    rest: dict[str, Any] = {part: torch.cat([x[:, :index], x[:, index + 1 :]], 1) for part, x in parts.items()}
+        labels = {split: y.long() for split, y in labels.items()}
+    rest: dict[str, Any] = {split: torch.cat([x[:, :index], x[:, index + 1 :]], 1) for split, x in arrays.items()}
     if splits.columns is not None:
         rest["columns"] = splits.columns[:index] + splits.columns[index + 1 :]
     if splits.table is not None:

@@ -17,7 +17,7 @@ from pyro_vae.data.binarisation import BINARISATIONS as BINARISATIONS
 from pyro_vae.data.binarisation import Binarisation, binarized, check_values, numbered
 from pyro_vae.data.files import cache_dir, read_arrays, read_header, read_idx
 from pyro_vae.data.mnist import read_binarized_mnist
-from pyro_vae.data.splits import PARTS, Splits, share_missing, sizes, split_arrays
+from pyro_vae.data.splits import SPLIT_NAMES, Splits, share_missing, sizes, split_arrays
 from pyro_vae.data.tables import Entry, encode_table, read_table
 
 if TYPE_CHECKING:
@@ -127,10 +127,10 @@ def _digits(generator: torch.Generator) -> Splits:
     digits = load_digits()
     order = torch.randperm(len(digits.data), generator=generator)
     lengths = [len(order) - 600, 300, 300]
-    train, valid, test = parts = torch.as_tensor(digits.data, dtype=torch.float32)[order].split(lengths)
+    train, valid, test = splits = torch.as_tensor(digits.data, dtype=torch.float32)[order].split(lengths)
     labels = torch.as_tensor(digits.target, dtype=torch.int64)[order].split(lengths)
-    how = f"random split {sizes(parts)} (seed {generator.initial_seed()})"
-    classes = dict(zip(PARTS, labels, strict=True))
+    how = f"random split {sizes(splits)} (seed {generator.initial_seed()})"
+    classes = dict(zip(SPLIT_NAMES, labels, strict=True))
     return Splits(train, valid, test, labels=classes, name="digits", protocol=how, image_shape=(1, 8, 8), max_count=16)
 
 
@@ -141,7 +141,7 @@ def _idx(name: str, root: Path) -> Splits:
         raise ValueError(
             f"Expected more than {_IDX_VALID:,} images in the train file of {name}; got {len(images):,}. Get it again."
         )
-    x, test = (part.flatten(1).float().div_(255) for part in (images, test_images))
+    x, test = (grey.flatten(1).float().div_(255) for grey in (images, test_images))
     return Splits(
         x[:cut],
         x[cut:],
@@ -154,16 +154,16 @@ def _idx(name: str, root: Path) -> Splits:
 
 
 def _binarized_mnist(root: Path) -> Splits:
-    train, valid, test = parts = read_binarized_mnist(root)
-    return Splits(train, valid, test, name="binarized_mnist", protocol=sizes(parts), image_shape=(1, 28, 28))
+    train, valid, test = splits = read_binarized_mnist(root)
+    return Splits(train, valid, test, name="binarized_mnist", protocol=sizes(splits), image_shape=(1, 28, 28))
 
 
 def _from_arrays(source: Any, name: str, called: str, generator: torch.Generator, missing: bool) -> tuple[Splits, str]:
     """Split one array, or take the splits of a mapping; `called` is what messages call the source."""
-    parts, protocol = split_arrays(source, called, generator, missing)
-    event = tuple(parts[0].shape[1:])
+    splits, protocol = split_arrays(source, called, generator, missing)
+    event = tuple(splits[0].shape[1:])
     image: Any = {2: (1, *event), 3: event}.get(len(event))
-    train, valid, test = (x.reshape(len(x), -1) for x in parts)
+    train, valid, test = (x.reshape(len(x), -1) for x in splits)
     values = f"values as given{share_missing((train, valid, test))}"
     return Splits(train, valid, test, name=name, protocol=protocol, image_shape=image), values
 

@@ -58,7 +58,7 @@ def facts(config: Config, splits: Splits, evidence: Evidence, split: str, device
         config: the settings, completed.
         splits: the data.
         evidence: the result.
-        split: the part of the data that was scored.
+        split: the split that was scored.
         device: where.
     """
     kind, parts, training = kind_of(config), Parts(config, splits), config.training

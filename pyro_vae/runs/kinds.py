@@ -44,21 +44,21 @@ class Kind(ABC):
         """Return the data as the model takes them."""
         return splits
 
-    def y(self, splits: Splits, part: str) -> Tensor | None:
-        """Return what the programs are given beside x when ``part`` of the data is scored, or nothing."""
+    def y(self, splits: Splits, split: str) -> Tensor | None:
+        """Return what the programs are given beside x when the split of that name is scored, or nothing."""
         return None
 
-    def data(self, splits: Splits, part: str) -> Data:
-        """Return what the programs are called with when ``part`` of the data is scored."""
-        y, x = self.y(splits, part), getattr(splits, part)
+    def data(self, splits: Splits, split: str) -> Data:
+        """Return what the programs are called with when the split of that name is scored."""
+        y, x = self.y(splits, split), getattr(splits, split)
         return x if y is None else (x, y)
 
     def training_data(self, splits: Splits) -> Data:
         """Return what the programs are called with in training."""
         return self.data(splits, "train")
 
-    def remarks(self, guide: nn.Module, splits: Splits, part: str) -> list[str]:
-        """Return what else is to be said of a part of the data, a line each."""
+    def remarks(self, guide: nn.Module, splits: Splits, split: str) -> list[str]:
+        """Return what else is to be said of a split, a line each."""
         return []
 
     def given_label(self, model: nn.Module) -> nn.Module:
@@ -171,9 +171,9 @@ class ConditionalVAE(_Labelled):
     def __init__(self, label: str | None = None, prior_given_label: bool = False) -> None:
         self.label, self.prior_given_label = label, prior_given_label
 
-    def y(self, splits: Splits, part: str) -> Tensor | None:
-        """Return y of one part."""
-        return given(splits).y[part]
+    def y(self, splits: Splits, split: str) -> Tensor | None:
+        """Return y of one split."""
+        return given(splits).y[split]
 
     def build(self, parts: Parts) -> Programs:
         """Return a ``models.ConditionalVAE`` and a ``guides.ConditionalGuide``."""
@@ -230,11 +230,11 @@ class SemiSupervisedVAE(_Labelled):
         known[kept] = labels[kept]
         return splits.train, known
 
-    def remarks(self, guide: Any, splits: Splits, part: str) -> list[str]:
+    def remarks(self, guide: Any, splits: Splits, split: str) -> list[str]:
         """Say how many data are classified correctly."""
         device = next(guide.parameters()).device
-        right = guide.classify(getattr(splits, part).to(device)).cpu() == self._classes(splits).y[part]
-        return [f"{part} data whose most probable class q(y|x) is right: {right.double().mean():.1%} of {len(right)}"]
+        right = guide.classify(getattr(splits, split).to(device)).cpu() == self._classes(splits).y[split]
+        return [f"{split} data whose most probable class q(y|x) is right: {right.double().mean():.1%} of {len(right)}"]
 
     def given_label(self, model: Any) -> nn.Module:
         """Return the conditional model inside."""
