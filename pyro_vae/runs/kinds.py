@@ -14,7 +14,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.conditioning import UNKNOWN
 from pyro_vae.core.modules import Network
 from pyro_vae.core.registry import Registry, Spec
-from pyro_vae.data.labels import Given, given, take_column
+from pyro_vae.data.labels import Labels, labels_of, take_column
 from pyro_vae.data.splits import Splits
 from pyro_vae.inference import guides
 from pyro_vae.inference.programs.call import Data
@@ -148,7 +148,7 @@ class _Labelled(Kind):
 
     def encode_labels(self, splits: Splits, labels: Sequence[float]) -> Tensor:
         """Return labels as the model takes them."""
-        return given(splits).encode(labels)
+        return labels_of(splits).encode(labels)
 
 
 class ConditionalVAE(_Labelled):
@@ -173,17 +173,18 @@ class ConditionalVAE(_Labelled):
 
     def y(self, splits: Splits, split: str) -> Tensor | None:
         """Return y of one split."""
-        return given(splits).y[split]
+        return labels_of(splits).y[split]
 
     def build(self, parts: Parts) -> Programs:
         """Return a ``models.ConditionalVAE`` and a ``guides.ConditionalGuide``."""
-        kind = given(parts.splits).kind
+        labels = labels_of(parts.splits)
+        about_y = labels.model_arguments
         if self.prior_given_label:
             parts.refuse_other(PRIORS, "StandardNormal", "p(z|y) is given by --model.prior_given_label")
         prior = guides.DiagonalNormal(parts.latent_dim) if self.prior_given_label else parts.prior()
-        model = models.ConditionalVAE(prior, parts.likelihood(), parts.decoder(), missing=parts.missing, **kind)
-        encoder = parts.encoder(num_beside=sum(kind.values()))
-        guide = guides.ConditionalGuide(parts.event_shape, parts.family(), encoder, **parts.seen, **kind)
+        model = models.ConditionalVAE(prior, parts.likelihood(), parts.decoder(), missing=parts.missing, **about_y)
+        encoder = parts.encoder(num_beside=labels.width)
+        guide = guides.ConditionalGuide(parts.event_shape, parts.family(), encoder, **parts.seen, **about_y)
         return model, guide
 
 
@@ -213,9 +214,9 @@ class SemiSupervisedVAE(_Labelled):
         check_positive_int(num_labels, "num_labels")
         self.num_labels, self.label_seed, self.alpha, self.label = num_labels, label_seed, alpha, label
 
-    def _classes(self, splits: Splits) -> Given:
-        found = given(splits)
-        if "num_classes" not in found.kind:
+    def _classes(self, splits: Splits) -> Labels:
+        found = labels_of(splits)
+        if found.values is None:
             raise ValueError(f"Expected labels that are classes for SemiSupervisedVAE; {splits.name} has numbers.")
         return found
 
@@ -242,13 +243,14 @@ class SemiSupervisedVAE(_Labelled):
 
     def build(self, parts: Parts) -> Programs:
         """Return a ``models.SemiSupervisedVAE`` and a ``guides.SemiSupervisedGuide``."""
-        kind = self._classes(parts.splits).kind
+        labels = self._classes(parts.splits)
+        about_y = labels.model_arguments
         model = models.SemiSupervisedVAE(
-            parts.prior(), parts.likelihood(), parts.decoder(), missing=parts.missing, **kind
+            parts.prior(), parts.likelihood(), parts.decoder(), missing=parts.missing, **about_y
         )
         alpha = 0.1 * len(parts.splits.train) / self.num_labels if self.alpha is None else self.alpha
-        encoder = parts.encoder(num_beside=kind["num_classes"])
-        settings: dict[str, Any] = {"alpha": alpha, **parts.seen, **kind}
+        encoder = parts.encoder(num_beside=labels.width)
+        settings: dict[str, Any] = {"alpha": alpha, **parts.seen, **about_y}
         return model, guides.SemiSupervisedGuide(
             parts.event_shape, parts.family(), encoder, parts.hidden_layers(), **settings
         )
