@@ -50,7 +50,7 @@ def posterior(guide: nn.Module, x: Tensor, y: Tensor | None = None) -> Distribut
 
 
 def prior_density(model: nn.Module) -> Distribution | None:
-    """Return p(z), batch shape () or (1,), event shape (D,), or None unless it is a density on R^D and z the only latent.
+    """Return p(z), batch shape () or (1,), event shape (D,); None unless z is the only latent, with a density on R^D.
 
     Args:
         model: p(x, z), called as ``model(num_data=N)``.

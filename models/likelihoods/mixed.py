@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.core.checks import check_support
+from pyro_vae.core.checks import check_support, entrywise
 from pyro_vae.core.distributions import as_pyro
-from pyro_vae.models.distributions.columns import ByColumn, Columns, ColumnSupport, entrywise
+from pyro_vae.models.distributions.columns import ByColumn, Columns, ColumnSupport, fill_missing
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.schema import Column, Schema, Table, describe_column, table_of
 
@@ -84,8 +84,7 @@ class Mixed(Likelihood):
         mixed = cls(dict(zip(table.names, parts, strict=True)))
         mixed.table = table
         x = mixed.encode(frame)
-        filled = torch.where(x.isnan(), x.new_tensor(mixed.support.some_values), x)
-        check_support(filled, mixed.support, "Mixed", "the table")
+        check_support(fill_missing(x, mixed.support), mixed.support, "Mixed", "the table")
         mixed.start_at(x)
         return mixed
 

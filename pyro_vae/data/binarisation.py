@@ -1,18 +1,15 @@
-"""What is made of the values of a data set: binary ones, or numbers of levels."""
+"""Grey levels made binary by a named protocol, or made into the numbers of their levels."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int, did_you_mean
-from pyro_vae.data.splits import SPLIT_NAMES
-
-if TYPE_CHECKING:
-    from pyro_vae.data.splits import Splits
+from pyro_vae.data.splits import SPLIT_NAMES, Splits
 
 Binarisation = Literal["static", "dynamic", "threshold"]
 BINARISATIONS = get_args(Binarisation)

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.core.checks import did_you_mean
-from pyro_vae.data.binarisation import BINARISATIONS as BINARISATIONS
+from pyro_vae.core.checks import check_seed, did_you_mean
 from pyro_vae.data.binarisation import Binarisation, binarized, check_values, numbered
 from pyro_vae.data.files import cache_dir, read_arrays, read_header, read_idx
 from pyro_vae.data.mnist import read_binarized_mnist
@@ -23,10 +22,8 @@ from pyro_vae.data.tables import Entry, encode_table, read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-
 _IDX_KINDS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _IDX_VALID = 10_000
-
 NAMES = ("digits", *_IDX_KINDS, "binarized_mnist")
 Source: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Mapping[str, Any] | pd.DataFrame"
 
@@ -68,9 +65,8 @@ def load_data(
         ValueError: if the source is unknown, absent, damaged or no finite numbers, or cannot be made binary, or
             for a schema that does not fit the table.
     """
-    _check_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed, recorded=True))
     check_values(source, binarize, levels, missing)
-    generator = torch.Generator().manual_seed(int(seed))
     splits, values = _read(source, root, generator, schema, missing)
     if binarize is not None:
         splits, values = binarized(splits, binarize, generator)
@@ -78,11 +74,6 @@ def load_data(
         splits, values = numbered(splits, levels)
     # until here `protocol` says only how the data were split
     return replace(splits, protocol=f"{splits.name}, {values}, {splits.protocol}")
-
-
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise ValueError(f"Expected seed to be an integer in [0, 2**63); got {seed!r}.")
 
 
 def _read(
