@@ -138,7 +138,7 @@ class Columns(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Mean of each column, of one with levels the number of the most probable level."""
+        """Mean of each column, shape (..., columns); of a column with levels the number of the most probable one."""
         means = [column.mode if _has_levels(column) else column.mean for column in self.columns]
         return torch.cat([mean.expand(*self.batch_shape, 1) for mean in means], -1)
 

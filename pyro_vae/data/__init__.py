@@ -1,7 +1,7 @@
 """Data: names, files, tables and arrays to ``Splits``, each with the protocol that belongs to its results.
 
-``load`` has ``load_data``, ``splits`` what it returns; ``files`` and ``mnist`` read.
-``tables`` encodes columns of different kinds; ``labels`` are what conditional models are given.
+``load`` has ``load_data``, ``splits`` what it returns; ``files`` and ``mnist`` read. ``binarisation`` makes grey levels
+binary or numbers them, ``tables`` encodes columns of different kinds, ``labels`` are classes or covariates y.
 """
 
 from pyro_vae.data.binarisation import BINARISATIONS as BINARISATIONS

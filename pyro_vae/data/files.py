@@ -84,8 +84,8 @@ def read_header(path: Path) -> list[str] | None:
     ``price,2020`` are names.
 
     Raises:
-        ValueError: for the row numbers and column numbers that pandas writes, which are either, or a column without a
-            name.
+        ValueError: if the line is 0, 1, ..., which may be data or the column numbers that pandas writes, or if a
+            column has no name.
     """
     fields = _first_line(path)
     given = [field for field in fields if field]
@@ -128,7 +128,7 @@ def read_idx(kind: str, root: Path) -> list[tuple[Tensor, Tensor]]:
         root: the folder that holds ``<kind>/raw``; missing files are downloaded into it.
 
     Raises:
-        ValueError: if the files are neither there nor to be had, or damaged.
+        ValueError: if the files are absent and cannot be downloaded, or are damaged.
     """
     import torchvision.datasets
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _IDX_KINDS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _IDX_VALID = 10_000
 NAMES = ("digits", *_IDX_KINDS, "binarized_mnist")
+"""Names of the data sets."""
 Source: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Mapping[str, Any] | pd.DataFrame"
+"""What ``load_data`` takes: a name, a path, an array, arrays by name, or a table."""
 
 
 def load_data(
@@ -50,20 +52,20 @@ def load_data(
         root: folder of the named data sets; None is the user's cache directory.
         binarize: for grey levels in [0, 1] (digits are divided by 16): "static" draws each datum once;
             "dynamic" leaves train grey, to be drawn at every use by `Splits.transform`, and draws valid and
-            test once, the same as static does; "threshold" is x >= 0.5.
+            test once, to the same data as "static"; "threshold" is x >= 0.5.
         levels: for 8-bit grey levels x = b / 255 in [0, 1]: their numbers floor(levels b / 256), the bytes b for
             256, as ``Categorical``, ``DiscretizedLogistic`` and its mixture score them; log p(x) is then the log
             probability mass of an image, and not a density.
-        schema: of a table, likelihood by column name as in ``Mixed.from_dataframe``, by name ("LogNormal") too, or as
-            in a config file, {"likelihood": "StudentT", "df": 5} or {"levels": ["low", "high"]}; {} chooses all by
-            their values.
-            Levels and likelihoods are those that the whole table calls for, and start at the training rows.
+        schema: for a table, {column name: likelihood}: an object, its class or its class's name ("LogNormal"), or a
+            mapping, {"likelihood": "StudentT", "df": 5} or {"levels": ["low", "high"]}; None leaves a column out, and
+            a column that is not named gets the likelihood that its values call for. The whole table decides on levels
+            and likelihoods; the training rows decide where their parameters start.
         missing: let NaN, and empty cells of a .csv file, through as missing entries, for ``VAE(..., missing=True)``.
         seed: of the random split and the draws; torch's and numpy's global generators are not touched.
 
     Raises:
-        ValueError: if the source is unknown, absent, damaged or no finite numbers, or cannot be made binary, or
-            for a schema that does not fit the table.
+        ValueError: if the source is unknown, absent, damaged or does not hold finite numbers, if it cannot be made
+            binary, or if the schema does not fit the table.
     """
     generator = torch.Generator().manual_seed(check_seed(seed, recorded=True))
     check_values(source, binarize, levels, missing)

@@ -29,13 +29,13 @@ class Splits:
         test: data to report on.
         labels: class labels by "train", "valid" and "test", where there are any.
         name: the data set's name.
-        protocol: one line to record with every result: data, binarisation, sizes, how split, the seed.
+        protocol: one line to record with every result: data, binarisation, sizes, how they were split, the seed.
         image_shape: (C, H, W) where the flat events are pictures.
         max_count: a Binomial's total, where the data are counts up to a known one.
         transform: apply it to each training minibatch, on its device; it draws from torch's global generator.
-        columns: names of the columns of a table, where it has them.
-        table: for a table of columns of different kinds their likelihood, which encodes and decodes such tables, as
-            it starts at train; ``VAE(prior, splits.table, ...)`` trains it in place.
+        columns: names of the columns of a table, where they are known.
+        table: likelihood of a table whose columns are of different kinds, its parameters started at train; it also
+            encodes and decodes such tables. ``VAE(prior, splits.table, ...)`` trains it in place.
     """
 
     train: Tensor

@@ -16,9 +16,7 @@ def test_one_leading_dimension_is_asked_for_unless_any_number_is_allowed():
     check_event(torch.zeros(2, 3), event, leading=None)
     with pytest.raises(ValueError, match=r"Expected x of shape \(N, 2, 3\); got \(4, 5, 2, 3\)\.$"):
         check_event(torch.zeros(4, 5, 2, 3), event)
-    with pytest.raises(
-        ValueError, match=r"Expected u of shape \(N, 2, 3\); got \(5, 6\). Reshape it: u.reshape\(-1, 2"
-    ):
+    with pytest.raises(ValueError, match=r"Expected u of shape \(N, 2, 3\); got \(5, 6\)\. Reshape it: u\.reshape"):
         check_event(torch.zeros(5, 6), event, "u", leading=None)
     with pytest.raises(ValueError, match=r"got \(3,\)\.$"):
         check_event(torch.zeros(3), event, leading=None)
