@@ -17,7 +17,7 @@ FLOW_KINDS = {
     "maf": "masked autoregressive flow: scores in one pass, draws in D (Papamakarios et al., 2017)",
     "iaf": "inverse autoregressive flow: draws in one pass, scores other values in D (Kingma et al., 2016)",
     "nsf": "autoregressive neural spline flow: scores in one pass, draws in D (Durkan et al., 2019)",
-    "nsf_inverse": "the same in the inverse direction: draws in one pass, scores other values in D",
+    "nsf_inverse": "inverse autoregressive neural spline flow: draws in one pass, scores other values in D",
     "nsf_coupling": "neural spline flow by coupling layers: two passes in either direction at most",
     "realnvp": "affine coupling layers: one pass in either direction (Dinh et al., 2017)",
 }
