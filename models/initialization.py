@@ -49,7 +49,7 @@ def start_at_data(model: nn.Module, x: Tensor | tuple[Tensor, ...], *, steps: in
     if check_data is not None:
         check_data(args[0])
     name, decoder_input = _last_affine_layer(model, decoder, tuple(arg[:1] for arg in args))
-    # Found on a copy, in float64: single precision would leave large means a good part of a scale away.
+    # On a copy, in float64: in float32 large means would end up a good part of a standard deviation away.
     twins = _double(copy.deepcopy(decoder)), _double(copy.deepcopy(likelihood))
     marginal = _Marginal(*twins, name, _double(decoder_input))
     _maximize(marginal, _double(args[0]), steps)
@@ -98,7 +98,7 @@ def _bias_alone(layer: Any, args: Any, output: Tensor) -> Tensor:
 def _maximize(marginal: _Marginal, x: Tensor, steps: int) -> None:
     """Maximise the likelihood of data and pseudo-datum, in place, by L-BFGS.
 
-    Where its long steps leave the numbers, as exp(h) of a scale far from that of the data does, Adam goes first.
+    Where its long steps overflow, as exp(h) does of a scale that starts far from the data's, Adam goes first.
     """
     support = getattr(marginal.likelihood, "support", marginal().support)
     pseudo = _pseudo_data(marginal(), support, x)

@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.core.checks import check_event, check_positive_int, check_support, check_tensor
 from pyro_vae.core.distributions import as_pyro
-from pyro_vae.models.distributions.columns import ByColumn, entrywise, some_value
+from pyro_vae.models.distributions.columns import fill_missing
 from pyro_vae.models.likelihoods import Likelihood
 
 
@@ -130,10 +130,3 @@ def leave_out_missing(p_x: Distribution, x: Tensor, support: Constraint) -> tupl
             "one. Remove incomplete data, or choose another likelihood."
         )
     return base.mask(observed).to_event(entries), filled
-
-
-def fill_missing(x: Tensor, support: Constraint) -> Tensor:
-    """Return x with every NaN replaced by some value of the support; which one makes no difference to the score."""
-    if isinstance(support, ByColumn):
-        return torch.where(x.isnan(), x.new_tensor(support.some_values), x)
-    return x.masked_fill(x.isnan(), some_value(entrywise(support)))

@@ -126,7 +126,7 @@ class SemiSupervisedVAE(nn.Module):
 
 
 class Label(dist.TorchDistribution):
-    """The label of a datum: its class, or -1 where nobody looked, which says nothing about the class.
+    """The label of a datum: its class, or -1 where it is unknown, whatever the class.
 
         log p(label | y) = 0 for label = y and for label = -1,  -inf otherwise
 
@@ -156,7 +156,7 @@ class Label(dist.TorchDistribution):
         return self.y.expand((*sample_shape, *self.y.shape))
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> Label:
-        """Return the same with y repeated."""
+        """Return the distribution with y expanded, batch shape as given."""
         return Label(self.y.expand(batch_shape), self.like)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from pyro_vae.cli import main
 from pyro_vae.data.load import load_data
-from pyro_vae.data.splits import PARTS
+from pyro_vae.data.splits import SPLIT_NAMES
 from pyro_vae.inference import Evidence
 
 DATA_ROOT = os.environ.get("PYRO_VAE_DATA_ROOT")
@@ -19,7 +19,7 @@ needs_data = pytest.mark.skipif(not DATA_ROOT, reason="set PYRO_VAE_DATA_ROOT to
 
 
 def parts(splits):
-    return [getattr(splits, part) for part in PARTS]
+    return [getattr(splits, split) for split in SPLIT_NAMES]
 
 
 def numbered(n, *event):

@@ -1,8 +1,8 @@
 """Guides q(z|x): families whose ``forward(h)`` returns a distribution, and the program that samples from one.
 
-Families are in ``continuous`` and ``discrete``; ``amortized`` puts one behind an encoder. ``conditional`` guides know
-more than x, those of ``ladder`` have several layers, and ``semi_amortized`` goes on from the encoder by gradient
-steps.
+``base`` says what a family is; they are in ``continuous`` and ``discrete``. ``amortized`` puts one behind an encoder.
+``conditional`` guides know more than x, those of ``ladder`` have several layers, and ``semi_amortized`` goes on from
+the encoder by gradient steps.
 """
 
 from pyro_vae.inference.guides.amortized import AmortizedGuide as AmortizedGuide

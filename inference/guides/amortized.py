@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.core.checks import check_event
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import Network, Shape, as_shape, build_network, expose_parameters
-from pyro_vae.inference.guides.base import GuideFamily, check_event_shape
+from pyro_vae.inference.guides.base import GuideFamily
 
 
 class AmortizedGuide(nn.Module):
@@ -63,7 +64,7 @@ class AmortizedGuide(nn.Module):
         Raises:
             ValueError: if x has another event shape.
         """
-        check_event_shape(x, self.in_shape)
+        check_event(x, self.in_shape, leading=None)
         return self.encoder(self.standardize(x))
 
     def check_data(self, x: Tensor, name: str = "x") -> None:

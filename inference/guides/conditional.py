@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.core.checks import check_event
 from pyro_vae.core.conditioning import UNKNOWN, Covariates, join, joint_shape
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import Network, Shape, as_shape, build_network, expose_parameters
 from pyro_vae.inference.guides.amortized import Standardize, seen_shape
-from pyro_vae.inference.guides.base import GuideFamily, check_event_shape
+from pyro_vae.inference.guides.base import GuideFamily
 
 
 class ConditionalGuide(nn.Module):
@@ -70,7 +71,7 @@ class ConditionalGuide(nn.Module):
         Raises:
             ValueError: if x has another event shape, or y another shape or dtype.
         """
-        check_event_shape(x, self.in_shape)
+        check_event(x, self.in_shape, leading=None)
         return self.family(self.encoder(join(self.standardize(x), self.covariates.encode(y, x), self.seen_shape)))
 
     def check_data(self, x: Tensor, y: Tensor | None = None, name: str = "x") -> None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.checks import check_event, check_positive_int
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import Network, Shape, as_shape, build_network, expose_parameters
 from pyro_vae.inference.guides.amortized import AmortizedGuide, Standardize, seen_shape
-from pyro_vae.inference.guides.base import GuideFamily, check_event_shape
+from pyro_vae.inference.guides.base import GuideFamily
 
 
 class HierarchicalGuide(nn.Module):
@@ -152,7 +152,7 @@ class LadderGuide(nn.Module):
         Raises:
             ValueError: if x has another event shape.
         """
-        check_event_shape(x, self.in_shape)
+        check_event(x, self.in_shape, leading=None)
         d, found = self.standardize(x), []
         for encoder, head in zip(self.encoders, self.heads, strict=True):
             d = encoder(d)

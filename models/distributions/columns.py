@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.core.checks import entrywise
 from pyro_vae.models.distributions.scalar import Levels
 
 
@@ -56,19 +57,19 @@ class ByColumn(Constraint):
         return column.support, column.owner, column.hint
 
 
-def entrywise(support: Constraint) -> Constraint:
-    """Return a constraint on single entries, from one on events of independent entries."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
-
-
 def some_value(support: Constraint) -> float:
     """Return a number that a constraint on single entries accepts."""
     for value in (0.5, 0.0, 1.0):
         if bool(support.check(torch.tensor(value)).all()):
             return value
     return float(transform_to(support)(torch.zeros(())))
+
+
+def fill_missing(x: Tensor, support: Constraint) -> Tensor:
+    """Return x with every NaN replaced by some value of the support; which one makes no difference to the score."""
+    if isinstance(support, ByColumn):
+        return torch.where(x.isnan(), x.new_tensor(support.some_values), x)
+    return x.masked_fill(x.isnan(), some_value(entrywise(support)))
 
 
 class Columns(dist.TorchDistribution):
@@ -137,7 +138,7 @@ class Columns(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Mean of each column, of one with levels the number of the most probable level."""
+        """Mean of each column, shape (..., columns); of a column with levels the number of the most probable one."""
         means = [column.mode if _has_levels(column) else column.mean for column in self.columns]
         return torch.cat([mean.expand(*self.batch_shape, 1) for mean in means], -1)
 

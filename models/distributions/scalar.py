@@ -11,6 +11,13 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+SERIES = 0.1
+"""|eta| below which power series replace the formulas of the continuous Bernoulli, whose gradients cancel."""
+SMALLEST = 1e-12
+"""Dispersion alpha below which the gradient of 1 / alpha overflows in float32."""
+SWITCH = 16.0
+"""Argument above which the asymptotic series of log Gamma is exact to 1e-11 with three terms."""
+
 
 class ScalarDistribution(dist.TorchDistribution):
     """Base class of distributions of one number.
@@ -43,10 +50,6 @@ class ScalarDistribution(dist.TorchDistribution):
         eps = torch.finfo(like.dtype).eps
         u = torch.rand(self._extended_shape(sample_shape), dtype=like.dtype, device=like.device)
         return u.clamp(eps / 2, 1 - eps / 2)
-
-
-SERIES = 0.1
-"""Below it power series replace the formulas, whose gradients cancel."""
 
 
 class ContinuousBernoulli(ScalarDistribution):
@@ -160,17 +163,14 @@ class Levels(dist.Categorical):
         return (self.probs * numbers).sum(-1)
 
 
-SMALLEST = 1e-12
-"""Dispersion below which the gradient of 1 / alpha overflows in float32."""
-
-
 class NegativeBinomial(ScalarDistribution):
     """Counts of mean mu and variance mu + alpha mu^2, r = 1 / alpha.
 
         p(x) = Gamma(r + x) / (Gamma(r) x!) (mu / (r + mu))^x (r / (r + mu))^r
 
-    As ``torch.distributions.NegativeBinomial``, but accurate in float32 as alpha falls to 0, the Poisson limit, which
-    it is taken for below 1e-12: maximum likelihood sends alpha there for counts that vary less.
+    Unlike ``torch.distributions.NegativeBinomial`` it stays accurate in float32 as alpha falls to 0, the Poisson
+    limit, where maximum likelihood sends alpha for counts whose variance is below their mean. An alpha below 1e-12
+    is scored as 1e-12.
     """
 
     arg_constraints: ClassVar = {"log_mean": constraints.real, "dispersion": constraints.positive}
@@ -216,10 +216,6 @@ class ZeroInflated(dist.ZeroInflatedDistribution):
     def gate(self) -> Tensor:
         """Probability of an extra zero."""
         return self.gate_logits.sigmoid()
-
-
-SWITCH = 16.0
-"""Above it the asymptotic series of log Gamma is exact to 1e-11 with three terms."""
 
 
 def log_gamma_ratio(a: Tensor, x: Tensor | float) -> Tensor:

@@ -1,7 +1,8 @@
 """Likelihoods p(x|z): modules whose ``forward(h)`` turns the decoder's output into a distribution over x.
 
-Each names ``num_features``, the width of h it needs, and ``support``, the values it accepts as data. ``continuous``,
-``discrete`` and ``images`` hold those of independent entries; ``mixed`` that of a table, ``schema`` its columns.
+Each names ``num_features``, the width of h it needs, and ``support``, the values it accepts as data; ``base`` says what
+a likelihood is. ``continuous``, ``discrete`` and ``images`` hold those of independent entries; ``mixed`` that of a
+table, ``schema`` its columns.
 """
 
 from pyro_vae.models.likelihoods.base import Likelihood as Likelihood

@@ -14,6 +14,9 @@ from torch.distributions import constraints
 
 from pyro_vae.core.modules import Shape, as_shape
 
+PositiveValue = float | Literal["shared", "dimension", "datum"]
+"""How a positive parameter comes about; ``PositiveParameter`` says what each value means."""
+
 
 class Likelihood(nn.Module):
     """Base class of the likelihoods shipped here; any module with the same members will do.
@@ -80,16 +83,12 @@ class Likelihood(nn.Module):
         return [child for child in self.children() if isinstance(child, PositiveParameter)]
 
 
-PositiveValue = float | Literal["shared", "dimension", "datum"]
-"""A number fixes a parameter; "shared" learns one for all entries of x, "dimension" one for each entry, and with
-"datum" the decoder gives one for each entry and each z."""
-
-
 class PositiveParameter(nn.Module):
     """A positive parameter, the exponential of what is learnt: exp(log_value), or initial exp(h) by datum.
 
     Args:
-        value: what ``PositiveValue`` says.
+        value: a number fixes the parameter; "shared" learns one for all entries of x, "dimension" one for each entry,
+            and with "datum" the decoder gives one for each entry and each z.
         event_shape: shape of one datum.
         name: what the message calls it.
         initial: its value before training, with "datum" that at h = 0.

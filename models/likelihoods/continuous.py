@@ -13,6 +13,8 @@ from pyro_vae.core.modules import Shape
 from pyro_vae.models.distributions import scalar
 from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue, log_mean_of, logit_mean_of
 
+_ZEROS_HINT = "Zeros have no density here: remove them, add a small constant to all data, or choose another likelihood."
+
 
 class _LocationScale(Likelihood):
     """Base of the likelihoods whose first feature is a location, and which have a scale."""
@@ -86,8 +88,8 @@ class StudentT(_LocationScale):
         event_shape: shape of one datum.
         scale: sigma, which the standard deviation exceeds by the factor sqrt(nu / (nu - 2)). A number fixes it;
             "shared" learns one, "dimension" one for each entry of x, and "datum" lets the decoder give log sigma.
-        df: degrees of freedom nu: a number, or learnt from 5 on as ``scale`` is, nu = 5 exp(h) by datum. The mean
-            is NaN where nu <= 1.
+        df: degrees of freedom nu: a number fixes them; "shared" learns one number from 5 on, "dimension" one for each
+            entry of x, and "datum" lets the decoder give nu = 5 exp(h). The mean is NaN where nu <= 1.
 
     Raises:
         ValueError: if ``scale`` or ``df`` is neither a positive number nor one of the three names.
@@ -106,9 +108,6 @@ class StudentT(_LocationScale):
         return self._independent(scalar.StudentT(df, loc, scale))
 
 
-_HINT = "Zeros have no density here: remove them, add a small constant to all data, or choose another likelihood."
-
-
 class Gamma(Likelihood):
     """Independent gamma entries, p(x|z) = prod_i Gamma(x_i; alpha_i, alpha_i / m_i), log m = h.
 
@@ -122,7 +121,7 @@ class Gamma(Likelihood):
     """
 
     support = constraints.positive
-    hint = _HINT
+    hint = _ZEROS_HINT
 
     def __init__(self, event_shape: Shape, concentration: PositiveValue = "shared") -> None:
         super().__init__(event_shape)
@@ -151,7 +150,7 @@ class LogNormal(_LocationScale):
     """
 
     support = constraints.positive
-    hint = _HINT
+    hint = _ZEROS_HINT
 
     def __init__(self, event_shape: Shape, scale: PositiveValue = "shared") -> None:
         super().__init__(event_shape)

@@ -12,6 +12,8 @@ from pyro_vae.core.modules import Shape
 from pyro_vae.models.distributions import scalar
 from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue, log_mean_of, logit_mean_of
 
+_COUNTS_HINT = "Counts are whole numbers: give them unscaled, or choose a likelihood for continuous data."
+
 
 class Bernoulli(Likelihood):
     """Independent Bernoulli pixels, p(x|z) = prod_i pi_i^x_i (1 - pi_i)^(1 - x_i), logit pi = h.
@@ -107,9 +109,6 @@ class _MultinomialGivenTotal(dist.Multinomial):
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
 
-_HINT = "Counts are whole numbers: give them unscaled, or choose a likelihood for continuous data."
-
-
 class Binomial(Likelihood):
     """Independent binomial counts out of n, p(x|z) = prod_i C(n, x_i) pi_i^x_i (1 - pi_i)^(n - x_i).
 
@@ -137,7 +136,7 @@ class Poisson(Likelihood):
     """
 
     support = constraints.nonnegative_integer
-    hint = _HINT
+    hint = _COUNTS_HINT
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for log rates h of shape (..., num_features)."""
@@ -163,7 +162,7 @@ class NegativeBinomial(Likelihood):
     """
 
     support = constraints.nonnegative_integer
-    hint = _HINT
+    hint = _COUNTS_HINT
 
     def __init__(self, event_shape: Shape, dispersion: PositiveValue = "dimension") -> None:
         super().__init__(event_shape)
@@ -192,7 +191,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     """
 
     support = constraints.nonnegative_integer
-    hint = _HINT
+    hint = _COUNTS_HINT
     features_per_entry = 2
 
     def __init__(self, event_shape: Shape, dispersion: PositiveValue = "dimension") -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.core.checks import check_support
+from pyro_vae.core.checks import check_support, entrywise
 from pyro_vae.core.distributions import as_pyro
-from pyro_vae.models.distributions.columns import ByColumn, Columns, ColumnSupport, entrywise
+from pyro_vae.models.distributions.columns import ByColumn, Columns, ColumnSupport, fill_missing
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.schema import Column, Schema, Table, describe_column, table_of
 
@@ -26,7 +26,7 @@ class Mixed(Likelihood):
         Mixed.from_dataframe(df, schema={"income": LogNormal})
 
     Data are a floating-point tensor, shape (N, number of columns); ``encode`` makes it of a DataFrame, with NaN for
-    what is missing, and ``decode`` makes a DataFrame of it; ``describe`` tells what each column is taken for. The
+    what is missing, and ``decode`` makes a DataFrame of it; ``describe`` names the likelihood of each column. The
     distribution scores entry by entry, ``entry_log_prob(x)``, and leaves out what is missing,
     ``masked(observed).log_prob(x)``; its mean is that of each column, of a Categorical one the number of the most
     probable level.
@@ -69,9 +69,9 @@ class Mixed(Likelihood):
         data, so that the units of a column make no difference to training. The density is that of x itself.
 
         Args:
-            frame: the table, N rows; missing entries are left out of account.
-            schema: likelihood by column name, for columns where another is wanted: an object such as
-                ``LogNormal(1)`` or its class; None leaves the column out.
+            frame: the table, N rows; missing entries do not count.
+            schema: {column name: likelihood} for columns that are to have another one: an object such as
+                ``LogNormal(1)``, or its class; None leaves the column out.
 
         Returns:
             the likelihood, which also encodes and decodes such tables.
@@ -84,8 +84,7 @@ class Mixed(Likelihood):
         mixed = cls(dict(zip(table.names, parts, strict=True)))
         mixed.table = table
         x = mixed.encode(frame)
-        filled = torch.where(x.isnan(), x.new_tensor(mixed.support.some_values), x)
-        check_support(filled, mixed.support, "Mixed", "the table")
+        check_support(fill_missing(x, mixed.support), mixed.support, "Mixed", "the table")
         mixed.start_at(x)
         return mixed
 
@@ -125,7 +124,7 @@ class Mixed(Likelihood):
         return mixed
 
     def describe(self) -> str:
-        """Return what each column is taken for, one line each: its name, likelihood and levels."""
+        """Return name, likelihood and levels of each column, one line each."""
         width = max(len(str(name)) for name in self.table.names)
         pairs = zip(self.table.columns, self.columns, strict=True)
         return "\n".join(f"{column.name!s:<{width}}  {describe_column(part, column.levels)}" for column, part in pairs)

@@ -17,6 +17,12 @@ from pyro_vae.models.likelihoods.discrete import Bernoulli, Categorical, Negativ
 if TYPE_CHECKING:
     import pandas as pd
 
+Wanted = Likelihood | type[Likelihood]
+Schema = Mapping[str, Wanted | None]
+"""Likelihoods, or their classes, by column name; None leaves a column out."""
+SHOWN = 6
+"""Levels that a description names."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -111,18 +117,12 @@ def _numbers(series: pd.Series, name: str) -> Tensor:
     return torch.tensor(values, dtype=torch.get_default_dtype())
 
 
-Wanted = Likelihood | type[Likelihood]
-Schema = Mapping[str, Wanted | None]
-"""Likelihoods, or their classes, by column name; None leaves a column out."""
-SHOWN = 6
-"""Levels that a description names."""
-
-
 def table_of(frame: pd.DataFrame, schema: Schema) -> tuple[Table, list[Likelihood]]:
     """Return how a table is encoded, and the likelihood of each column.
 
     Raises:
-        ValueError: as ``Mixed.from_dataframe``.
+        ValueError: for anything but a DataFrame whose columns differ in their names; for a column with only one value
+            or of neither numbers nor levels; and for a name in the schema that is not a column.
     """
     if not hasattr(frame, "columns"):
         raise ValueError(f"Expected a pandas DataFrame; got {type(frame).__name__}.")
@@ -158,7 +158,7 @@ def _choose(name: str, series: pd.Series, wanted: Wanted | None) -> tuple[tuple[
 
 
 def _check_numbers(name: str, series: pd.Series, part: Likelihood) -> None:
-    """Refuse text for a likelihood of numbers, which would score the places of the strings in the alphabet."""
+    """Refuse text for a likelihood of numbers, which would score where the strings are in the alphabet."""
     import pandas as pd
 
     text = pd.api.types.is_string_dtype(series.dtype) or series.dtype.kind == "O"
@@ -177,7 +177,7 @@ def levels_of(name: str, series: pd.Series) -> tuple[tuple[Any, ...] | None, tup
     """Return a column's levels, None for numbers, and its different values.
 
     Raises:
-        ValueError: for a column of neither.
+        ValueError: for a column of neither numbers nor levels.
     """
     levels = _declared_levels(name, series)
     return levels, _in_order(series.dropna().unique()) if levels is None else levels
@@ -201,7 +201,7 @@ def _declared_levels(name: str, series: pd.Series) -> tuple[Any, ...] | None:
 
 
 def _in_order(values: Any) -> tuple[Any, ...]:
-    """Return values in their order, or in that of their names where they have none."""
+    """Return values sorted, by their names where they cannot be compared."""
     try:
         return tuple(sorted(values))
     except TypeError:
@@ -230,12 +230,12 @@ def _build(name: str, part: type[Likelihood], num_classes: int) -> Likelihood:
 
 
 def _accepts(part: Likelihood, values: tuple[Any, ...]) -> bool:
-    """Say whether numbers are those of levels already."""
+    """Say whether a likelihood of levels accepts the values as they are, as numbers of levels."""
     return bool(part.support.check(torch.tensor(values, dtype=torch.float64)).all())
 
 
 def describe_column(part: Any, levels: tuple[Any, ...] | None) -> str:
-    """Say in a few words what a column is taken for, such as "Bernoulli (f, m)"."""
+    """Return a column's likelihood and levels in a few words, such as "Bernoulli (f, m)"."""
     name = type(part).__name__
     if levels is None:
         return f"{name} ({part.num_classes} levels)" if isinstance(part, Categorical) else name

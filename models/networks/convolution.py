@@ -13,8 +13,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.core.conditioning import join, joint_shape
 from pyro_vae.core.modules import Shape, as_shape
-from pyro_vae.models.networks.perceptron import NetworkFactory, check_widths
+from pyro_vae.models.networks.perceptron import Factory, NetworkFactory, check_widths
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,24 @@ class ConvDecoder(nn.Module):
         leading = z.shape[: z.ndim - self.event_dim]
         maps = self.head(z.reshape(leading.numel(), -1)).unflatten(1, self.small)
         return self.stages(maps).reshape(*leading, self.out_features)
+
+
+class ConstantChannels(nn.Module):
+    """A network of images for a flat image and E entries behind it, which it sees as channels that are constant.
+
+    Args:
+        image_shape: (C, H, W).
+        network: takes images of shape (..., C + E, H, W).
+    """
+
+    def __init__(self, image_shape: torch.Size, network: nn.Module) -> None:
+        super().__init__()
+        self.image_shape, self.network = image_shape, network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x of shape (..., C H W + E) to (..., out_features)."""
+        image, entries = x.tensor_split([self.image_shape.numel()], -1)
+        return self.network(join(image.unflatten(-1, self.image_shape), entries, self.image_shape))
 
 
 class Residual(nn.Module):
@@ -222,6 +241,22 @@ class deconv(NetworkFactory):
                 f"features; the likelihood wants {out_features}. Give decoder and likelihood the same image."
             )
         return ConvDecoder(in_shape, out_features, image, _stages(self))
+
+
+def with_constant_channels(factory: Factory, image_shape: Shape, num_entries: int) -> Factory:
+    """Return a factory of networks for a flat image and E entries behind it, shape (..., C H W + E).
+
+    Args:
+        factory: of networks of images, called with (C + E, H, W).
+        image_shape: (C, H, W) or (H, W).
+        num_entries: E.
+    """
+    image = as_image_shape(image_shape)
+
+    def build(in_shape: torch.Size, out_features: int) -> nn.Module:
+        return ConstantChannels(image, factory(joint_shape(image, num_entries), out_features))
+
+    return build
 
 
 def _stages(factory: conv | deconv) -> Stages:

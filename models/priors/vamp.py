@@ -20,7 +20,7 @@ class VampPrior(Prior):
     """Mixture of the guide's posteriors at C learnt pseudo-inputs, p(z) = sum_c pi_c q(z | u_c), pi_c = 1/C.
 
     The guide becomes a part of the prior: its parameters are the model's too, and are optimised once. Copy model
-    and guide together, ``copy.deepcopy((model, guide))``, lest the copies part.
+    and guide in one call, ``copy.deepcopy((model, guide))``, so that the copy of the prior holds the copied guide.
 
     Args:
         guide: module whose ``posterior(x)`` returns q(z|x), batch shape (N,), such as ``AmortizedGuide``.

@@ -8,7 +8,7 @@ from pyro_vae.cli.options import Choices, Classes, add_data_root, add_device, ad
 from pyro_vae.cli.scoring import score
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.core.registry import Spec
-from pyro_vae.data.splits import PARTS
+from pyro_vae.data.splits import SPLIT_NAMES
 from pyro_vae.runs.registry import METHODS
 from pyro_vae.runs.run import Run
 
@@ -44,8 +44,8 @@ def run(options: Namespace) -> None:
     """Estimate log p(x) of a trained run anew, in a folder of its own."""
     directory = Run(options.run)
     trained = directory.load(options.data_root)
-    if options.split not in PARTS:
-        raise ValueError(f"Expected --split to be one of {', '.join(PARTS)}; got {options.split!r}.")
+    if options.split not in SPLIT_NAMES:
+        raise ValueError(f"Expected --split to be one of {', '.join(SPLIT_NAMES)}; got {options.split!r}.")
     spec = Spec.of(options.method.as_dict())
     method = METHODS.build(spec)
     num_particles = method.default_particles if options.num_particles is None else options.num_particles

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.cli.options import Choices, add_data_root, make_parser
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.files import atomic_path
+from pyro_vae.inference.programs.predictive import prior_predictive
 from pyro_vae.runs.run import Run, Trained
 
 
@@ -67,8 +68,6 @@ def draw(trained: Trained, options: Namespace) -> Tensor:
 
     A model of x given y takes the labels in turn or, where none are given, those of training data drawn at random.
     """
-    from pyro_vae.report.pictures import prior_predictive
-
     kind, splits, model = trained.kind, trained.splits, trained.model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +21,16 @@ _IN_WORDS = (
 )
 
 
+def entrywise(support: constraints.Constraint) -> Any:
+    """Return a constraint on single entries, from one on events of independent entries."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
 def describe_support(support: constraints.Constraint) -> str:
     """Name a support as a set: "{0, 1}", "{0, ..., 16}", "(0, inf)"."""
-    base = support
-    while isinstance(base, constraints.independent):
-        base = base.base_constraint
+    base = entrywise(support)
     for known, words in _IN_WORDS:
         if base is known:
             return words
@@ -68,11 +74,21 @@ def check_tensor(x: Tensor, name: str = "x") -> None:
         )
 
 
-def check_event(x: Tensor, event_shape: torch.Size, name: str = "x") -> None:
-    """Refuse x whose shape is not (N, *event_shape), with a ``ValueError``."""
-    if x.shape[1:] != event_shape:
+def check_event(x: Tensor, event_shape: torch.Size, name: str = "x", leading: int | None = 1) -> None:
+    """Refuse x of another event shape.
+
+    Args:
+        x: data, shape (N, *event_shape).
+        event_shape: shape of one datum.
+        name: what the message calls x.
+        leading: number of dimensions before those of the event; any number if None.
+
+    Raises:
+        ValueError: if x has another shape.
+    """
+    if x.shape[x.ndim - len(event_shape) if leading is None else leading :] != event_shape:
         expected = ", ".join(["N", *map(str, event_shape)])
-        same_size = x[0].numel() == event_shape.numel()
+        same_size = x.shape[1:].numel() == event_shape.numel()
         hint = f" Reshape it: {name}.reshape(-1, {', '.join(map(str, event_shape))})." if same_size else ""
         raise ValueError(f"Expected {name} of shape ({expected}); got {tuple(x.shape)}.{hint}")
 
@@ -90,8 +106,7 @@ def check_support(x: Tensor, support: constraints.Constraint, owner: str, name: 
     Raises:
         ValueError: naming the first value outside the support and its index.
     """
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint  # entry by entry, so that the message can name one
+    support = entrywise(support)  # so that the message can name an entry
     inside = support.check(x)
     if not inside.all():
         index = _first(~inside)
@@ -115,10 +130,19 @@ def check_positive_int(value: int, name: str) -> None:
     check_int(value, name, 1)
 
 
-def check_seed(seed: int) -> int:
-    """Return a seed as an int, refusing with a ``ValueError`` anything but an integer in [-2^63, 2^64)."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
-        raise ValueError(f"Expected seed to be an integer of at most 64 bits; got {seed!r}.")
+def check_seed(seed: int, *, recorded: bool = False) -> int:
+    """Return a seed as an int.
+
+    Args:
+        seed: an integer in [-2^63, 2^64), the seeds of torch's generators.
+        recorded: allow only those in [0, 2^63), which ``initial_seed`` of every generator returns as they were given.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    low, high, words = (0, 2**63, "in [0, 2**63)") if recorded else (-(2**63), 2**64, "of at most 64 bits")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not low <= seed < high:
+        raise ValueError(f"Expected seed to be an integer {words}; got {seed!r}.")
     return int(seed)
 
 

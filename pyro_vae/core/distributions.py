@@ -81,5 +81,5 @@ def _rebuilt(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
 
 @lru_cache
 def _pyro_class(cls: Any) -> Any:
-    """Add Pyro's mixin to a distribution class, the way Pyro makes its own."""
+    """Return the class with Pyro's mixin, as Pyro itself derives its distributions from those of torch."""
     return cls if issubclass(cls, TorchDistributionMixin) else type(cls.__name__, (cls, TorchDistributionMixin), {})

@@ -17,7 +17,7 @@ FLOW_KINDS = {
     "maf": "masked autoregressive flow: scores in one pass, draws in D (Papamakarios et al., 2017)",
     "iaf": "inverse autoregressive flow: draws in one pass, scores other values in D (Kingma et al., 2016)",
     "nsf": "autoregressive neural spline flow: scores in one pass, draws in D (Durkan et al., 2019)",
-    "nsf_inverse": "the same in the inverse direction: draws in one pass, scores other values in D",
+    "nsf_inverse": "inverse autoregressive neural spline flow: draws in one pass, scores other values in D",
     "nsf_coupling": "neural spline flow by coupling layers: two passes in either direction at most",
     "realnvp": "affine coupling layers: one pass in either direction (Dinh et al., 2017)",
 }
@@ -25,7 +25,7 @@ FLOW_KINDS = {
 
 
 class Drawn(NamedTuple):
-    """A draw as it left the sampler, and its log density.
+    """A draw, what tells whether it has been changed since, and its log density.
 
     Attributes:
         value: the tensor drawn.
@@ -40,9 +40,9 @@ class Drawn(NamedTuple):
     log_prob: Tensor
 
     def scores(self, value: Tensor) -> bool:
-        """Say whether the log density is that of this tensor: the very one, neither edited nor detached since.
+        """Say whether the log density is that of this tensor: the one drawn, neither changed in place nor detached.
 
-        One that was drawn without a graph is scored anew where a gradient may be wanted.
+        A draw without a graph does not count where gradients are enabled: it has to be scored anew.
         """
         untouched = value is self.value and value._version == self.version and value.grad_fn is self.grad_fn
         return untouched and (self.log_prob.requires_grad or not torch.is_grad_enabled())

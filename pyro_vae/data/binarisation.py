@@ -1,38 +1,43 @@
-"""What is made of the values of a data set: binary ones, or numbers of levels."""
+"""Grey levels made binary by a named protocol, or made into the numbers of their levels."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int, did_you_mean
-from pyro_vae.data.splits import PARTS
-
-if TYPE_CHECKING:
-    from pyro_vae.data.splits import Splits
+from pyro_vae.data.splits import SPLIT_NAMES, Splits
 
 Binarisation = Literal["static", "dynamic", "threshold"]
 BINARISATIONS = get_args(Binarisation)
 BYTE = 255
 TOLERANCE = 1e-3
-"""How far 255 times a grey level may be from a whole number, for rounding alone."""
+"""How far 255 times a grey level may be from a whole number: rounding in float32 is below it."""
 
 
 def draw_binary(grey: Tensor) -> Tensor:
-    """Draw each entry from the Bernoulli law of its grey level, with torch's global generator."""
+    """Draw each entry x from Bernoulli(x), with torch's global generator; any shape."""
     return torch.bernoulli(grey)
 
 
 def binarized(splits: Splits, how: str, generator: torch.Generator) -> tuple[Splits, str]:
-    """Make grey levels binary, and say how.
+    """Make grey levels binary.
+
+    Args:
+        splits: grey levels in [0, 1], or counts with a ``max_count``, which are divided by it.
+        how: one of ``BINARISATIONS``.
+        generator: of the draws.
+
+    Returns:
+        the binary splits, and a phrase for their protocol.
 
     Raises:
         ValueError: for values outside [0, 1].
     """
-    train, valid, test = (_grey(splits, part, "make binary") for part in PARTS)
+    train, valid, test = (_grey(splits, split, "make binary") for split in SPLIT_NAMES)
     splits = replace(splits, max_count=None)
     if how == "threshold":
         train, valid, test = ((x >= 0.5).to(x.dtype) for x in (train, valid, test))
@@ -49,18 +54,25 @@ def binarized(splits: Splits, how: str, generator: torch.Generator) -> tuple[Spl
 
 
 def numbered(splits: Splits, levels: int) -> tuple[Splits, str]:
-    """Make grey levels b / 255 the numbers floor(levels b / 256) of so many levels, 0 to levels - 1, and say so.
+    """Replace grey levels b / 255 by level numbers floor(levels b / 256), from 0 to levels - 1.
+
+    Args:
+        splits: grey levels of 8-bit images, b = 0, ..., 255.
+        levels: how many levels there are to be, 2 to 256.
+
+    Returns:
+        the splits of level numbers, and a phrase for their protocol.
 
     Raises:
-        ValueError: for values that are no such grey levels.
+        ValueError: for values that are not grey levels b / 255.
     """
-    train, valid, test = (_bytes(splits, part) * levels // (BYTE + 1) for part in PARTS)
+    train, valid, test = (_bytes(splits, split) * levels // (BYTE + 1) for split in SPLIT_NAMES)
     words = f"level numbers 0 to {levels - 1} of 8-bit grey levels"
     return replace(splits, train=train, valid=valid, test=test, max_count=None), words
 
 
 def check_values(source: object, binarize: str | None, levels: int | None, missing: bool) -> None:
-    """Refuse what cannot be made of values, or not of both at once, with a ``ValueError``."""
+    """Refuse unknown values of ``binarize`` and ``levels``, and combinations of them, with a ``ValueError``."""
     if levels is not None:
         check_positive_int(levels, "levels")
         if not 2 <= levels <= BYTE + 1:
@@ -87,23 +99,23 @@ def are_bytes(x: Tensor) -> bool:
     return bool(((x >= 0) & (x <= 1) & ((BYTE * x - (BYTE * x).round()).abs() < TOLERANCE)).all())
 
 
-def _bytes(splits: Splits, part: str) -> Tensor:
-    grey = _grey(splits, part, "number")
+def _bytes(splits: Splits, split: str) -> Tensor:
+    grey = _grey(splits, split, "number")
     if not are_bytes(grey):
         raise ValueError(
-            f"Expected grey levels b / 255 of 8-bit images to number; got other values in {part}. Give whole numbers "
+            f"Expected grey levels b / 255 of 8-bit images to number; got other values in {split}. Give whole numbers "
             "without levels=..., or choose a likelihood for real numbers."
         )
     return (BYTE * grey).round()
 
 
-def _grey(splits: Splits, part: str, purpose: str) -> Tensor:
-    """Grey levels of one split; counts become fractions of the largest possible one."""
-    x: Tensor = getattr(splits, part) / (splits.max_count or 1)
+def _grey(splits: Splits, split: str, purpose: str) -> Tensor:
+    """Return the grey levels of one split, shape (N, *event), counts divided by the largest possible one."""
+    x: Tensor = getattr(splits, split) / (splits.max_count or 1)
     low, high = (bound.item() for bound in x[~x.isnan()].aminmax())
     if low < 0 or high > 1:
         raise ValueError(
-            f"Expected grey levels in [0, 1] to {purpose}; got values from {low:g} to {high:g} in {part}. "
+            f"Expected grey levels in [0, 1] to {purpose}; got values from {low:g} to {high:g} in {split}. "
             "Rescale all splits alike first: x / 255 for bytes."
         )
     return x

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-_IDX_FILES = tuple(f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
+_IDX_FILES = tuple(f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 
 
 def cache_dir() -> Path:
@@ -84,8 +84,8 @@ def read_header(path: Path) -> list[str] | None:
     ``price,2020`` are names.
 
     Raises:
-        ValueError: for the row numbers and column numbers that pandas writes, which are either, or a column without a
-            name.
+        ValueError: if the line is 0, 1, ..., which may be data or the column numbers that pandas writes, or if a
+            column has no name.
     """
     fields = _first_line(path)
     given = [field for field in fields if field]
@@ -128,7 +128,7 @@ def read_idx(kind: str, root: Path) -> list[tuple[Tensor, Tensor]]:
         root: the folder that holds ``<kind>/raw``; missing files are downloaded into it.
 
     Raises:
-        ValueError: if the files are neither there nor to be had, or damaged.
+        ValueError: if the files are absent and cannot be downloaded, or are damaged.
     """
     import torchvision.datasets
 
@@ -145,4 +145,4 @@ def read_idx(kind: str, root: Path) -> list[tuple[Tensor, Tensor]]:
             f"Expected readable files {', '.join(_IDX_FILES)} in {folder}; got {got}. "
             f"Put the four files there, or pass root=, the folder that holds {kind}/raw."
         ) from error
-    return [(part.data, part.targets) for part in sets]
+    return [(split.data, split.targets) for split in sets]

@@ -1,4 +1,4 @@
-"""What a conditional model is given beside x: the data set's classes, or a column of a table."""
+"""Labels y, on which a conditional model of x depends: the data set's classes, or a column of a table."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.checks import did_you_mean
-from pyro_vae.data.splits import PARTS, Splits
+from pyro_vae.data.splits import SPLIT_NAMES, Splits
 
 MAX_CLASSES = 20
-"""Different whole numbers that a column of classes has, at most."""
+"""The most classes that a column of whole numbers is taken to have; with more it is a real covariate."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """Labels as the programs take them.
+class Labels:
+    """Labels of all splits as the programs take them.
 
     Attributes:
-        y: class indices, shape (N,), or a standardised covariate, shape (N, 1), by "train", "valid" and "test".
+        y: {"train": ..., "valid": ..., "test": ...}: class indices, shape (N,), or a standardised covariate, shape
+            (N, 1).
         values: the label of each class, shape (C,); None for a covariate.
         loc: mean of a covariate in the training data.
         scale: its standard deviation there.
@@ -33,28 +34,39 @@ class Given:
     scale: float = 1.0
 
     @property
-    def kind(self) -> dict[str, Any]:
-        """The argument by which models and guides are told what y is."""
-        return {"num_covariates": 1} if self.values is None else {"num_classes": len(self.values)}
+    def width(self) -> int:
+        """Entries of y as a vector: the number of classes, of which it is one-hot, or 1 for a covariate."""
+        return 1 if self.values is None else len(self.values)
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """The argument that tells models and guides what y is, {"num_classes": C} or {"num_covariates": 1}."""
+        return {"num_covariates" if self.values is None else "num_classes": self.width}
 
     def encode(self, labels: Sequence[float]) -> Tensor:
-        """Return labels, as a user writes them, as the programs take them.
+        """Return y of labels that a user typed.
+
+        Args:
+            labels: M labels of classes, or values of the covariate.
+
+        Returns:
+            class indices, shape (M,), or standardised covariates, shape (M, 1).
 
         Raises:
-            ValueError: for a class that there is not.
+            ValueError: for a label that no class has.
         """
-        given = torch.tensor(labels, dtype=torch.float32)
+        typed = torch.tensor(labels, dtype=torch.float32)
         if self.values is None:
-            return ((given - self.loc) / self.scale)[:, None]
-        same = given[:, None] == self.values
+            return ((typed - self.loc) / self.scale)[:, None]
+        same = typed[:, None] == self.values
         if not same.any(1).all():
             known = ", ".join(f"{v:g}" for v in self.values.tolist())
-            wrong = given[~same.any(1)][0]
+            wrong = typed[~same.any(1)][0]
             raise ValueError(f"Expected a label among {known}; got {wrong:g}.")
         return same.long().argmax(1)
 
 
-def given(splits: Splits) -> Given:
+def labels_of(splits: Splits) -> Labels:
     """Return the labels of all splits.
 
     Raises:
@@ -65,17 +77,19 @@ def given(splits: Splits) -> Given:
             f"Expected data with labels; {splits.name} has none. Name a column of a table, --model.label COLUMN, or "
             "take a data set with classes, such as digits or mnist."
         )
-    every = torch.cat([splits.labels[part] for part in PARTS])
+    every = torch.cat([splits.labels[split] for split in SPLIT_NAMES])
     if every.is_floating_point():
         train = splits.labels["train"]
         loc, scale = train.mean().item(), train.std().item()
         if not scale > 0:
             raise ValueError("Expected a label that varies over the training data; it has one value.")
-        return Given({part: ((splits.labels[part] - loc) / scale)[:, None] for part in PARTS}, None, loc, scale)
+        return Labels(
+            {split: ((splits.labels[split] - loc) / scale)[:, None] for split in SPLIT_NAMES}, None, loc, scale
+        )
     values = every.unique()
     if len(values) < 2:
         raise ValueError(f"Expected labels of at least two classes; got {values.tolist()} alone.")
-    return Given({part: torch.searchsorted(values, splits.labels[part]) for part in PARTS}, values)
+    return Labels({split: torch.searchsorted(values, splits.labels[split]) for split in SPLIT_NAMES}, values)
 
 
 def take_column(splits: Splits, column: str) -> Splits:
@@ -83,7 +97,7 @@ def take_column(splits: Splits, column: str) -> Splits:
 
     Args:
         splits: a table.
-        column: its name, or its position from 0; levels count by their numbers.
+        column: its name, or its position from 0. Of a column with levels the labels are the numbers of the levels.
 
     Raises:
         ValueError: for data that are no table of at least two columns, or a column that it does not have.
@@ -94,13 +108,13 @@ def take_column(splits: Splits, column: str) -> Splits:
             "Leave it out to take the data set's own classes."
         )
     index = _position(splits, column)
-    parts = {part: getattr(splits, part) for part in PARTS}
-    labels = {part: x[:, index] for part, x in parts.items()}
+    arrays = {split: getattr(splits, split) for split in SPLIT_NAMES}
+    labels = {split: x[:, index] for split, x in arrays.items()}
     if any(y.isnan().any() for y in labels.values()):
         raise ValueError(f"Expected no missing entries in the label column {column!r}. Leave those rows out.")
     if is_class(torch.cat(list(labels.values()))):
-        labels = {part: y.long() for part, y in labels.items()}
-    rest: dict[str, Any] = {part: torch.cat([x[:, :index], x[:, index + 1 :]], 1) for part, x in parts.items()}
+        labels = {split: y.long() for split, y in labels.items()}
+    rest: dict[str, Any] = {split: torch.cat([x[:, :index], x[:, index + 1 :]], 1) for split, x in arrays.items()}
     if splits.columns is not None:
         rest["columns"] = splits.columns[:index] + splits.columns[index + 1 :]
     if splits.table is not None:

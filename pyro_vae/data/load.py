@@ -12,23 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.core.checks import did_you_mean
-from pyro_vae.data.binarisation import BINARISATIONS as BINARISATIONS
+from pyro_vae.core.checks import check_seed, did_you_mean
 from pyro_vae.data.binarisation import Binarisation, binarized, check_values, numbered
 from pyro_vae.data.files import cache_dir, read_arrays, read_header, read_idx
 from pyro_vae.data.mnist import read_binarized_mnist
-from pyro_vae.data.splits import PARTS, Splits, share_missing, sizes, split_arrays
+from pyro_vae.data.splits import SPLIT_NAMES, Splits, share_missing, sizes, split_arrays
 from pyro_vae.data.tables import Entry, encode_table, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
 _IDX_KINDS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _IDX_VALID = 10_000
-
 NAMES = ("digits", *_IDX_KINDS, "binarized_mnist")
+"""Names of the data sets."""
 Source: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Mapping[str, Any] | pd.DataFrame"
+"""What ``load_data`` takes: a name, a path, an array, arrays by name, or a table."""
 
 
 def load_data(
@@ -53,24 +52,23 @@ def load_data(
         root: folder of the named data sets; None is the user's cache directory.
         binarize: for grey levels in [0, 1] (digits are divided by 16): "static" draws each datum once;
             "dynamic" leaves train grey, to be drawn at every use by `Splits.transform`, and draws valid and
-            test once, the same as static does; "threshold" is x >= 0.5.
+            test once, to the same data as "static"; "threshold" is x >= 0.5.
         levels: for 8-bit grey levels x = b / 255 in [0, 1]: their numbers floor(levels b / 256), the bytes b for
             256, as ``Categorical``, ``DiscretizedLogistic`` and its mixture score them; log p(x) is then the log
             probability mass of an image, and not a density.
-        schema: of a table, likelihood by column name as in ``Mixed.from_dataframe``, by name ("LogNormal") too, or as
-            in a config file, {"likelihood": "StudentT", "df": 5} or {"levels": ["low", "high"]}; {} chooses all by
-            their values.
-            Levels and likelihoods are those that the whole table calls for, and start at the training rows.
+        schema: for a table, {column name: likelihood}: an object, its class or its class's name ("LogNormal"), or a
+            mapping, {"likelihood": "StudentT", "df": 5} or {"levels": ["low", "high"]}; None leaves a column out, and
+            a column that is not named gets the likelihood that its values call for. The whole table decides on levels
+            and likelihoods; the training rows decide where their parameters start.
         missing: let NaN, and empty cells of a .csv file, through as missing entries, for ``VAE(..., missing=True)``.
         seed: of the random split and the draws; torch's and numpy's global generators are not touched.
 
     Raises:
-        ValueError: if the source is unknown, absent, damaged or no finite numbers, or cannot be made binary, or
-            for a schema that does not fit the table.
+        ValueError: if the source is unknown, absent, damaged or does not hold finite numbers, if it cannot be made
+            binary, or if the schema does not fit the table.
     """
-    _check_seed(seed)
+    generator = torch.Generator().manual_seed(check_seed(seed, recorded=True))
     check_values(source, binarize, levels, missing)
-    generator = torch.Generator().manual_seed(int(seed))
     splits, values = _read(source, root, generator, schema, missing)
     if binarize is not None:
         splits, values = binarized(splits, binarize, generator)
@@ -78,11 +76,6 @@ def load_data(
         splits, values = numbered(splits, levels)
     # until here `protocol` says only how the data were split
     return replace(splits, protocol=f"{splits.name}, {values}, {splits.protocol}")
-
-
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise ValueError(f"Expected seed to be an integer in [0, 2**63); got {seed!r}.")
 
 
 def _read(
@@ -127,10 +120,10 @@ def _digits(generator: torch.Generator) -> Splits:
     digits = load_digits()
     order = torch.randperm(len(digits.data), generator=generator)
     lengths = [len(order) - 600, 300, 300]
-    train, valid, test = parts = torch.as_tensor(digits.data, dtype=torch.float32)[order].split(lengths)
+    train, valid, test = splits = torch.as_tensor(digits.data, dtype=torch.float32)[order].split(lengths)
     labels = torch.as_tensor(digits.target, dtype=torch.int64)[order].split(lengths)
-    how = f"random split {sizes(parts)} (seed {generator.initial_seed()})"
-    classes = dict(zip(PARTS, labels, strict=True))
+    how = f"random split {sizes(splits)} (seed {generator.initial_seed()})"
+    classes = dict(zip(SPLIT_NAMES, labels, strict=True))
     return Splits(train, valid, test, labels=classes, name="digits", protocol=how, image_shape=(1, 8, 8), max_count=16)
 
 
@@ -141,7 +134,7 @@ def _idx(name: str, root: Path) -> Splits:
         raise ValueError(
             f"Expected more than {_IDX_VALID:,} images in the train file of {name}; got {len(images):,}. Get it again."
         )
-    x, test = (part.flatten(1).float().div_(255) for part in (images, test_images))
+    x, test = (grey.flatten(1).float().div_(255) for grey in (images, test_images))
     return Splits(
         x[:cut],
         x[cut:],
@@ -154,16 +147,16 @@ def _idx(name: str, root: Path) -> Splits:
 
 
 def _binarized_mnist(root: Path) -> Splits:
-    train, valid, test = parts = read_binarized_mnist(root)
-    return Splits(train, valid, test, name="binarized_mnist", protocol=sizes(parts), image_shape=(1, 28, 28))
+    train, valid, test = splits = read_binarized_mnist(root)
+    return Splits(train, valid, test, name="binarized_mnist", protocol=sizes(splits), image_shape=(1, 28, 28))
 
 
 def _from_arrays(source: Any, name: str, called: str, generator: torch.Generator, missing: bool) -> tuple[Splits, str]:
     """Split one array, or take the splits of a mapping; `called` is what messages call the source."""
-    parts, protocol = split_arrays(source, called, generator, missing)
-    event = tuple(parts[0].shape[1:])
+    splits, protocol = split_arrays(source, called, generator, missing)
+    event = tuple(splits[0].shape[1:])
     image: Any = {2: (1, *event), 3: event}.get(len(event))
-    train, valid, test = (x.reshape(len(x), -1) for x in parts)
+    train, valid, test = (x.reshape(len(x), -1) for x in splits)
     values = f"values as given{share_missing((train, valid, test))}"
     return Splits(train, valid, test, name=name, protocol=protocol, image_shape=image), values
 

@@ -36,7 +36,7 @@ def read_binarized_mnist(root: Path) -> list[Tensor]:
     Raises:
         ValueError: if a file is absent or damaged.
     """
-    files = {part: f"binarized_mnist_{part}.amat" for part in ROWS}
+    files = {split: f"binarized_mnist_{split}.amat" for split in ROWS}
     folder = root / "binarized_mnist" if (root / "binarized_mnist").is_dir() else root
     missing = [name for name in files.values() if not (folder / name).is_file()]
     if missing:
@@ -45,7 +45,7 @@ def read_binarized_mnist(root: Path) -> list[Tensor]:
             f"{root / 'binarized_mnist'} or {root}; got no {', '.join(missing)}. They are not downloaded: "
             "put them there, or pass root=, the folder that holds them."
         )
-    return [torch.from_numpy(read_amat(folder / files[part], rows)).float() for part, rows in ROWS.items()]
+    return [torch.from_numpy(read_amat(folder / files[split], rows)).float() for split, rows in ROWS.items()]
 
 
 def read_amat(path: Path, rows: int) -> npt.NDArray[np.bool_]:

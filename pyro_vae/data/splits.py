@@ -15,7 +15,8 @@ from pyro_vae.core.checks import check_tensor
 if TYPE_CHECKING:
     from pyro_vae.models.likelihoods import Mixed
 
-PARTS = ("train", "valid", "test")
+SPLIT_NAMES = ("train", "valid", "test")
+"""The names of the splits, in their order."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,13 +29,13 @@ class Splits:
         test: data to report on.
         labels: class labels by "train", "valid" and "test", where there are any.
         name: the data set's name.
-        protocol: one line to record with every result: data, binarisation, sizes, how split, the seed.
+        protocol: one line to record with every result: data, binarisation, sizes, how they were split, the seed.
         image_shape: (C, H, W) where the flat events are pictures.
         max_count: a Binomial's total, where the data are counts up to a known one.
         transform: apply it to each training minibatch, on its device; it draws from torch's global generator.
-        columns: names of the columns of a table, where it has them.
-        table: for a table of columns of different kinds their likelihood, which encodes and decodes such tables, as
-            it starts at train; ``VAE(prior, splits.table, ...)`` trains it in place.
+        columns: names of the columns of a table, where they are known.
+        table: likelihood of a table whose columns are of different kinds, its parameters started at train; it also
+            encodes and decodes such tables. ``VAE(prior, splits.table, ...)`` trains it in place.
     """
 
     train: Tensor
@@ -111,31 +112,31 @@ def split_arrays(
         arrays = {key: to_tensor(value, f"{called}[{key!r}]", missing) for key, value in source.items()}
     else:
         arrays = {"": to_tensor(source, called, missing)}
-    parts, how = _three_parts(arrays, called, generator)
-    shapes = [tuple(x.shape[1:]) for x in parts]
+    splits, how = _three_splits(arrays, called, generator)
+    shapes = [tuple(x.shape[1:]) for x in splits]
     if len(set(shapes)) > 1:
         raise ValueError(
             f"Expected one event shape in all splits of {called}; got {', '.join(map(str, shapes))} in "
-            f"{', '.join(PARTS)}. Reshape or crop them alike."
+            f"{', '.join(SPLIT_NAMES)}. Reshape or crop them alike."
         )
-    return parts, how
+    return splits, how
 
 
-def _three_parts(arrays: dict[str, Tensor], called: str, generator: torch.Generator) -> tuple[list[Tensor], str]:
+def _three_splits(arrays: dict[str, Tensor], called: str, generator: torch.Generator) -> tuple[list[Tensor], str]:
     seed = f"seed {generator.initial_seed()}"
     if len(arrays) == 1:
-        parts = _hold_out(next(iter(arrays.values())), 2, called, generator)
-        return parts, f"random split {sizes(parts)} ({seed})"
+        splits = _hold_out(next(iter(arrays.values())), 2, called, generator)
+        return splits, f"random split {sizes(splits)} ({seed})"
     if set(arrays) == {"train", "test"}:
-        parts = [*_hold_out(arrays["train"], 1, f"{called}['train']", generator), arrays["test"]]
-        return parts, f"{sizes(parts)}, valid held out of train at random ({seed})"
-    if set(arrays) != set(PARTS):
+        splits = [*_hold_out(arrays["train"], 1, f"{called}['train']", generator), arrays["test"]]
+        return splits, f"{sizes(splits)}, valid held out of train at random ({seed})"
+    if set(arrays) != set(SPLIT_NAMES):
         raise ValueError(
             f"Expected {called} to hold one array, or train, valid and test, or train and test; got "
             f"{', '.join(map(str, arrays)) or 'no arrays'}. Rename them or leave some out."
         )
-    parts = [arrays[part] for part in PARTS]
-    return parts, f"{sizes(parts)}, split as given"
+    splits = [arrays[split] for split in SPLIT_NAMES]
+    return splits, f"{sizes(splits)}, split as given"
 
 
 def _hold_out(x: Tensor, tenths: int, called: str, generator: torch.Generator) -> list[Tensor]:
@@ -147,12 +148,12 @@ def _hold_out(x: Tensor, tenths: int, called: str, generator: torch.Generator) -
     return list(x[order].split([len(x) - tenths * tenth] + [tenth] * tenths))
 
 
-def sizes(parts: Sequence[Tensor]) -> str:
-    """Write how many data each part has: "50,000 / 10,000 / 10,000"."""
-    return " / ".join(f"{len(x):,}" for x in parts)
+def sizes(splits: Sequence[Tensor]) -> str:
+    """Write how many data each split has: "50,000 / 10,000 / 10,000"."""
+    return " / ".join(f"{len(x):,}" for x in splits)
 
 
-def share_missing(parts: Sequence[Tensor]) -> str:
+def share_missing(splits: Sequence[Tensor]) -> str:
     """Write which share of all entries is missing: ", 3.0% of entries missing", or nothing where none is."""
-    missing, total = (sum(map(count, parts)) for count in (lambda x: int(x.isnan().sum()), Tensor.numel))
+    missing, total = (sum(map(count, splits)) for count in (lambda x: int(x.isnan().sum()), Tensor.numel))
     return f", {missing / total:.1%} of entries missing" if missing else ""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Entry = Wanted | str | Mapping[str, Any] | None
-"""What a schema says of a column: a likelihood, its class or name; or {"likelihood": name, "levels": [...]} with
-either of the two, and other keys for arguments of the likelihood; or None to leave the column out."""
+"""What a schema says of a column: a likelihood, its class or its name; or a mapping with the keys "likelihood" or
+"levels" or both, and further keys for arguments of the likelihood; or None to leave the column out."""
 LIKELIHOODS = Registry(
     "likelihood",
     Likelihood,
@@ -33,14 +33,14 @@ LIKELIHOODS = Registry(
 )
 """Likelihoods by name, in a schema and in a config."""
 FEW_LEVELS = 20
-"""Levels that nobody takes for an identifier."""
+"""A column of strings with so many levels or fewer is never suspected to be an identifier."""
 
 
 def read_schema(given: Mapping[str, Entry] | str | None) -> Mapping[str, Entry] | None:
     """Return a schema as it is given, or from the YAML file whose path is given.
 
     Raises:
-        ValueError: if there is no such file, or it holds something else.
+        ValueError: if the file cannot be read, or does not hold a mapping.
     """
     if not isinstance(given, str):
         return given
@@ -90,8 +90,9 @@ def encode_table(frame: pd.DataFrame, schema: Mapping[str, Entry]) -> tuple[Mixe
     """Return the likelihood of a table's columns, and the table as a tensor, NaN where missing.
 
     Raises:
-        ValueError: as ``Mixed.from_dataframe``, for an entry of the schema that says nothing, a level that is not in
-            it, or a column of strings that looks like numbers or an identifier.
+        ValueError: for a column with only one value or of neither numbers nor levels; a name in the schema that is
+            not a column, or an entry of it that names neither likelihood nor levels; a value that is not among the
+            levels named; or a column of strings that looks like numbers or like an identifier.
     """
     _check_names(frame, schema)
     frame = frame.copy()
@@ -114,7 +115,7 @@ def record_schema(mixed: Mixed, schema: Mapping[str, Entry]) -> dict[str, Any]:
 
     Args:
         mixed: what was made of the table.
-        schema: what was asked for; arguments of likelihoods, and what is left out, are taken from there.
+        schema: what was asked for; it has the arguments of likelihoods and the columns that are left out.
     """
     left_out = {name: None for name, entry in schema.items() if entry is None}
     asked = {name: entry for name, entry in schema.items() if isinstance(entry, Mapping)}
@@ -137,7 +138,7 @@ def has_different_kinds(path: Path) -> bool:
         if read_header(path) is None:
             return False
         frame = read_table(path)
-    except (OSError, ValueError):  # for whoever reads the file to say
+    except (OSError, ValueError):  # loading the file says what is wrong
         return False
     columns = [levels_of(name, frame[name].infer_objects()) for name in frame]
     kinds = {by_values(levels, distinct) for levels, distinct in columns if len(distinct) > 1}
@@ -175,7 +176,7 @@ def _arguments(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _levels(entry: Entry) -> Any:
-    """Return the levels that an entry names, None if it names none, with a ``ValueError`` for one that says nothing."""
+    """Return the levels that an entry names, or None; a ``ValueError`` if it has no likelihood either."""
     if not isinstance(entry, Mapping):
         return None
     levels = entry.get("levels")
@@ -189,7 +190,7 @@ def _levels(entry: Entry) -> Any:
 def _as_levels(name: str, series: pd.Series, levels: tuple[Any, ...]) -> Any:
     import pandas as pd
 
-    Column(name, levels).encode(series)  # refuses what is none of them
+    Column(name, levels).encode(series)  # raises for values that are not among the levels
     return pd.Categorical(series.astype(object), categories=list(levels))
 
 

@@ -23,7 +23,7 @@ from pyro_vae.report.page import Drawing, Section, Text
 NUM_SIMULATED = 1000
 """Data simulated from the model to judge the guide."""
 NUM_SURGERY = 1000
-"""Data of which the aggregated posterior is made: the cost grows with their square."""
+"""Data whose posteriors make up the aggregated one: the cost grows with the square of their number."""
 NUM_GAPS = 100
 """Data whose inference gap is decomposed."""
 Settings = dict[str, Any]
@@ -61,7 +61,7 @@ class Finding:
 def diagnose(
     model: nn.Module, guide: nn.Module, x: Data, seed: int = 0, device: str = "auto", progress: bool = True
 ) -> list[Finding]:
-    """Run the diagnostics of latents, guide and model; those that the programs cannot have say why.
+    """Run the diagnostics of latents, guide and model; one that does not apply to the programs says why.
 
     Args:
         model: p(x, z).

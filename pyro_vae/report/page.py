@@ -66,7 +66,7 @@ class Drawing:
 
     Attributes:
         figure: what is drawn.
-        alt: what a reader who cannot see it is told.
+        alt: the text for a reader who cannot see it.
         caption: how to read it.
     """
 
@@ -85,7 +85,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that show when the reader opens them.
+    """Blocks that are hidden until the reader opens them.
 
     Attributes:
         summary: what stands there while they are closed.

@@ -1,24 +1,20 @@
-"""Pictures of data, draws and latent space, and the distributions behind them at the sites of any program."""
+"""Pictures of data, draws and latent space: tensors in, a matplotlib ``Figure`` out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pyro import poutine
-from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae.data.labels import MAX_CLASSES
-from pyro_vae.inference.programs.call import as_args
-from pyro_vae.inference.programs.structure import Site, sample_sites
 from pyro_vae.report.figures import BLUE, GREY, WIDTH, num_bins, single_axes
 
 ImageShape = tuple[int, int, int]
@@ -114,7 +110,7 @@ def reconstructions(
     return figure
 
 
-def predictive_check(x: Tensor, draws: Tensor) -> Figure:
+def moment_scatter(x: Tensor, draws: Tensor) -> Figure:
     """Draw the mean and standard deviation of each entry of x, in draws from p(x) against the data.
 
     Args:
@@ -232,73 +228,3 @@ def _coloured_scatter(axes: Axes, plane: np.ndarray, labels: np.ndarray | None) 
     for index, name in enumerate(classes):
         scatter(*plane[labels == name].T, color=palette(index), label=f"{name:g}")
     axes.legend(title="label", loc="upper left", bbox_to_anchor=(1, 1), frameon=False, markerscale=2)
-
-
-def prior_predictive(model: nn.Module, num_data: int, y: Tensor | None = None) -> Distribution:
-    """Return p(x|z), batch shape (N,), at z drawn from the prior.
-
-    Args:
-        model: p(x, z), called as ``model(num_data=N)`` or, given y, as ``model(None, y)``.
-        num_data: number of draws N, where no y is given.
-        y: what x is conditioned on, classes of shape (N,) or covariates of shape (N, E).
-    """
-    return _drawn(model, num_data, y)["x"]["fn"]
-
-
-def reconstruction(model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None = None) -> Distribution:
-    """Return p(x|z), batch shape (N,), at one z from q(z|x) for each datum.
-
-    Args:
-        model: p(x, z), called as ``model(num_data=N)`` or, given y, as ``model(None, y)``.
-        guide: q(z|x), called as ``guide(x)`` or ``guide(x, y)``.
-        x: data, shape (N, *event).
-        y: what x is conditioned on, shape (N,) or (N, E).
-    """
-    trace = poutine.trace(guide).get_trace(*_args(x, y))
-    return _drawn(poutine.replay(model, trace), len(x), y)["x"]["fn"]
-
-
-def posterior(guide: nn.Module, x: Tensor, y: Tensor | None = None) -> Distribution:
-    """Return q(z|x), batch shape (N,): of a hierarchy the layer nearest to the data, z_1, given one draw of the others.
-
-    Args:
-        guide: q(z|x), called as ``guide(x)`` or ``guide(x, y)``.
-        x: data, shape (N, *event).
-        y: what x is conditioned on, shape (N,) or (N, E).
-    """
-    sites = sample_sites(poutine.trace(guide).get_trace(*_args(x, y)))
-    return sites["z" if "z" in sites else "z_1"]["fn"]
-
-
-def prior(model: nn.Module) -> Distribution | None:
-    """Return p(z), event shape (D,), if it is one density on R^D and z the only latent; else None.
-
-    Args:
-        model: p(x, z), called as ``model(num_data=N)``.
-    """
-    sites = _drawn(model, 1, None)
-    if {name for name, site in sites.items() if isinstance(site["fn"], Distribution)} != {"z", "x"}:  # not the plates
-        return None
-    p_z = sites["z"]["fn"]
-    support: Any = p_z.support
-    while hasattr(support, "base_constraint"):  # of independent entries, or of a mixture
-        support = support.base_constraint
-    return p_z if support in (constraints.real, constraints.real_vector) else None
-
-
-def mean_of(distribution: Distribution) -> Tensor:
-    """Return the mean, batch shape + event shape; that of 100 draws where there is no formula, as for flows."""
-    try:
-        return distribution.mean
-    except NotImplementedError:
-        return distribution.sample(torch.Size([100])).mean(0)
-
-
-def _args(x: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
-    return as_args(x if y is None else (x, y))
-
-
-def _drawn(model: nn.Module, num_data: int, y: Tensor | None) -> dict[str, Site]:
-    arguments = {"num_data": num_data} if y is None else {"x": None, "y": y}
-    with torch.no_grad():
-        return sample_sites(poutine.trace(model).get_trace(**arguments))

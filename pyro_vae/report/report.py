@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from pyro_vae.core.files import atomic_path
 from pyro_vae.inference.diagnostics.latent import active_units
-from pyro_vae.inference.programs.call import as_args, fork_rng, training_mode
+from pyro_vae.inference.programs import predictive
+from pyro_vae.inference.programs.call import as_args
+from pyro_vae.inference.programs.loop import evaluation
 from pyro_vae.inference.scoring.estimates import KHAT_LIMIT, Evidence
 from pyro_vae.report import figures, pictures
 from pyro_vae.report.page import Block, Details, Drawing, Facts, Heading, Section, Table, Text, decimal, render
@@ -23,9 +25,11 @@ NUM_DRAWS = 1000
 """Draws from p(x) behind the predictive check."""
 MAX_SCATTER = 2000
 """Data in the latent scatter."""
-
-
 _PRIOR = " Grey is the prior p(z): its density, or in two dimensions contours that hold 50, 90 and 99% of it."
+_BLIND = (
+    "What k-hat cannot see: a mode of p(z|x) that the guide never visits. No draw lands there, so log p(x) comes "
+    "out too low, and neither k-hat, nor the standard error, nor the ESS shows it."
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def write_report(
     if history:
         blocks.append(_learning(history))
     blocks.append(evidence_section(scored.evidence))
-    with torch.no_grad(), fork_rng(device, seed), training_mode(model, guide, False):
+    with evaluation(model, guide, device, seed):
         blocks += [
             _samples(model, scored),
             _reconstructions(model, guide, scored),
@@ -119,12 +123,6 @@ def write_report(
 
 def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-_BLIND = (
-    "What k-hat cannot see: a mode of p(z|x) that the guide never visits. No draw lands there, so log p(x) comes "
-    "out too low, and neither k-hat, nor the standard error, nor the ESS shows it."
-)
 
 
 def doubts(evidence: Evidence) -> list[str]:
@@ -248,8 +246,8 @@ def _samples(model: nn.Module, scored: Scored) -> Section:
     y = scored.y
     if y is not None:
         y = y[torch.randint(len(y), (NUM_DRAWS,))].to(_device(model))
-    p_x = pictures.prior_predictive(model, NUM_DRAWS, y)
-    draws, means = p_x.sample().cpu(), pictures.mean_of(p_x).cpu()
+    p_x = predictive.prior_predictive(model, NUM_DRAWS, y)
+    draws, means = p_x.sample().cpu(), predictive.mean_of(p_x).cpu()
     return Section("Samples from p(x)", [*_drawn(scored, means, draws), _moments(scored, draws)])
 
 
@@ -267,7 +265,7 @@ def _drawn(scored: Scored, means: Tensor, draws: Tensor) -> list[Drawing]:
 
 def _moments(scored: Scored, draws: Tensor) -> Drawing:
     return Drawing(
-        pictures.predictive_check(scored.x, draws),
+        pictures.moment_scatter(scored.x, draws),
         "Mean and standard deviation of each entry of x in draws from p(x) against the data.",
         f"Each point is an entry of x, in {NUM_DRAWS} draws from p(x) against the {len(scored.x)} data. Points "
         "off the line are entries whose mean or spread the model gets wrong.",
@@ -277,8 +275,8 @@ def _moments(scored: Scored, draws: Tensor) -> Drawing:
 def _reconstructions(model: nn.Module, guide: nn.Module, scored: Scored) -> Section:
     columns = 8 if scored.image_shape else NUM_SHOWN
     index = torch.randperm(len(scored.x))[:columns]
-    p_x = pictures.reconstruction(model, guide, *scored.at(index, _device(model)))
-    x, mean = scored.x[index], pictures.mean_of(p_x).cpu()
+    p_x = predictive.reconstruction(model, guide, *scored.at(index, _device(model)))
+    x, mean = scored.x[index], predictive.mean_of(p_x).cpu()
     caption = (
         "Scored data drawn at random, and the mean of p(x|z) for one z from q(z|x). What differs is what z does not "
         "carry, or carries with noise."
@@ -324,10 +322,10 @@ def _data_table(evidence: Evidence, index: Tensor) -> Table:
 def _latent(model: nn.Module, guide: nn.Module, scored: Scored, seed: int) -> Section:
     chosen = torch.randperm(len(scored.x))[:MAX_SCATTER]
     device = _device(model)
-    posteriors = (pictures.posterior(guide, *scored.at(index, device)) for index in chosen.split(500))
-    loc = torch.cat([pictures.mean_of(q).cpu() for q in posteriors])
+    posteriors = (predictive.posterior(guide, *scored.at(index, device)) for index in chosen.split(500))
+    loc = torch.cat([predictive.mean_of(q).cpu() for q in posteriors])
     labels = None if scored.labels is None else scored.labels[chosen]
-    prior = pictures.prior(model) if scored.y is None and loc.shape[1] <= 2 else None
+    prior = predictive.prior_density(model) if scored.y is None and loc.shape[1] <= 2 else None
     caption = f"Means of q(z|x) of {len(loc)} data."
     caption += _active(model, guide, scored.at(chosen, device), seed)
     caption += "" if prior is None else _PRIOR

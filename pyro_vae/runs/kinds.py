@@ -14,7 +14,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.conditioning import UNKNOWN
 from pyro_vae.core.modules import Network
 from pyro_vae.core.registry import Registry, Spec
-from pyro_vae.data.labels import Given, given, take_column
+from pyro_vae.data.labels import Labels, labels_of, take_column
 from pyro_vae.data.splits import Splits
 from pyro_vae.inference import guides
 from pyro_vae.inference.programs.call import Data
@@ -46,21 +46,21 @@ class Kind(ABC):
         """Return the data as the model takes them."""
         return splits
 
-    def y(self, splits: Splits, part: str) -> Tensor | None:
-        """Return what the programs are given beside x when ``part`` of the data is scored, or nothing."""
+    def y(self, splits: Splits, split: str) -> Tensor | None:
+        """Return what the programs are given beside x when the split of that name is scored, or nothing."""
         return None
 
-    def data(self, splits: Splits, part: str) -> Data:
-        """Return what the programs are called with when ``part`` of the data is scored."""
-        y, x = self.y(splits, part), getattr(splits, part)
+    def data(self, splits: Splits, split: str) -> Data:
+        """Return what the programs are called with when the split of that name is scored."""
+        y, x = self.y(splits, split), getattr(splits, split)
         return x if y is None else (x, y)
 
     def training_data(self, splits: Splits) -> Data:
         """Return what the programs are called with in training."""
         return self.data(splits, "train")
 
-    def remarks(self, guide: nn.Module, splits: Splits, part: str) -> list[str]:
-        """Return what else is to be said of a part of the data, a line each."""
+    def remarks(self, guide: nn.Module, splits: Splits, split: str) -> list[str]:
+        """Return what else is to be said of a split, a line each."""
         return []
 
     def given_label(self, model: nn.Module) -> nn.Module:
@@ -154,7 +154,7 @@ class _Labelled(Kind):
 
     def encode_labels(self, splits: Splits, labels: Sequence[float]) -> Tensor:
         """Return labels as the model takes them."""
-        return given(splits).encode(labels)
+        return labels_of(splits).encode(labels)
 
 
 class ConditionalKind(_Labelled):
@@ -177,19 +177,20 @@ class ConditionalKind(_Labelled):
     def __init__(self, label: str | None = None, prior_given_label: bool = False) -> None:
         self.label, self.prior_given_label = label, prior_given_label
 
-    def y(self, splits: Splits, part: str) -> Tensor | None:
-        """Return y of one part."""
-        return given(splits).y[part]
+    def y(self, splits: Splits, split: str) -> Tensor | None:
+        """Return y of one split."""
+        return labels_of(splits).y[split]
 
     def build(self, parts: Parts) -> Programs:
         """Return a ``models.ConditionalVAE`` and a ``guides.ConditionalGuide``."""
-        kind = given(parts.splits).kind
+        labels = labels_of(parts.splits)
+        about_y = labels.model_arguments
         if self.prior_given_label:
             parts.refuse_other(PRIORS, "StandardNormal", "p(z|y) is given by --model.prior_given_label")
         prior = guides.DiagonalNormal(parts.latent_dim) if self.prior_given_label else parts.prior()
-        model = models.ConditionalVAE(prior, parts.likelihood(), parts.decoder(), missing=parts.missing, **kind)
-        encoder = parts.encoder(num_beside=sum(kind.values()))
-        guide = guides.ConditionalGuide(parts.event_shape, parts.family(), encoder, **parts.seen, **kind)
+        model = models.ConditionalVAE(prior, parts.likelihood(), parts.decoder(), missing=parts.missing, **about_y)
+        encoder = parts.encoder(num_beside=labels.width)
+        guide = guides.ConditionalGuide(parts.event_shape, parts.family(), encoder, **parts.seen, **about_y)
         return model, guide
 
 
@@ -219,9 +220,9 @@ class SemiSupervisedKind(_Labelled):
         check_positive_int(num_labels, "num_labels")
         self.num_labels, self.label_seed, self.alpha, self.label = num_labels, label_seed, alpha, label
 
-    def _classes(self, splits: Splits) -> Given:
-        found = given(splits)
-        if "num_classes" not in found.kind:
+    def _classes(self, splits: Splits) -> Labels:
+        found = labels_of(splits)
+        if found.values is None:
             raise ValueError(f"Expected labels that are classes for SemiSupervisedVAE; {splits.name} has numbers.")
         return found
 
@@ -236,11 +237,11 @@ class SemiSupervisedKind(_Labelled):
         known[kept] = labels[kept]
         return splits.train, known
 
-    def remarks(self, guide: Any, splits: Splits, part: str) -> list[str]:
+    def remarks(self, guide: Any, splits: Splits, split: str) -> list[str]:
         """Say how many data are classified correctly."""
         device = next(guide.parameters()).device
-        right = guide.classify(getattr(splits, part).to(device)).cpu() == self._classes(splits).y[part]
-        return [f"{part} data whose most probable class q(y|x) is right: {right.double().mean():.1%} of {len(right)}"]
+        right = guide.classify(getattr(splits, split).to(device)).cpu() == self._classes(splits).y[split]
+        return [f"{split} data whose most probable class q(y|x) is right: {right.double().mean():.1%} of {len(right)}"]
 
     def given_label(self, model: Any) -> nn.Module:
         """Return the conditional model inside."""
@@ -248,13 +249,14 @@ class SemiSupervisedKind(_Labelled):
 
     def build(self, parts: Parts) -> Programs:
         """Return a ``models.SemiSupervisedVAE`` and a ``guides.SemiSupervisedGuide``."""
-        kind = self._classes(parts.splits).kind
+        labels = self._classes(parts.splits)
+        about_y = labels.model_arguments
         model = models.SemiSupervisedVAE(
-            parts.prior(), parts.likelihood(), parts.decoder(), missing=parts.missing, **kind
+            parts.prior(), parts.likelihood(), parts.decoder(), missing=parts.missing, **about_y
         )
         alpha = 0.1 * len(parts.splits.train) / self.num_labels if self.alpha is None else self.alpha
-        encoder = parts.encoder(num_beside=kind["num_classes"])
-        settings: dict[str, Any] = {"alpha": alpha, **parts.seen, **kind}
+        encoder = parts.encoder(num_beside=labels.width)
+        settings: dict[str, Any] = {"alpha": alpha, **parts.seen, **about_y}
         return model, guides.SemiSupervisedGuide(
             parts.event_shape, parts.family(), encoder, parts.hidden_layers(), **settings
         )

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae.core.conditioning import join
 from pyro_vae.core.registry import FILLED_IN, Registry, Spec
 from pyro_vae.data.splits import Splits
 from pyro_vae.data.tables import LIKELIHOODS
 from pyro_vae.inference import guides
 from pyro_vae.models import networks, priors
 from pyro_vae.models.networks import Factory, NetworkFactory, mlp
+from pyro_vae.models.networks.convolution import with_constant_channels
 from pyro_vae.runs.config import ACTIVATIONS, LATENT_DIM, Config
 
 NETWORK_FILLED_IN = frozenset({"in_shape", "out_features", "image_shape"})
@@ -115,9 +115,8 @@ class Parts:
         image = self.splits.image_shape
         if image is None or not num_beside:
             return self._network("encoder", image)[0]
-        lengthened = (image[0] + num_beside, *image[1:])
-        factory, wants_image = self._network("encoder", lengthened)
-        return functools.partial(_beside_image, factory, image, lengthened) if wants_image else factory
+        factory, wants_image = self._network("encoder", (image[0] + num_beside, *image[1:]))
+        return with_constant_channels(factory, image, num_beside) if wants_image else factory
 
     def decoder(self) -> Factory:
         """Return the factory of the decoder."""
@@ -218,28 +217,3 @@ def _build_module(kind: str, part: type, arguments: dict[str, Any], in_shape: to
         raise ValueError(
             f"Cannot build {kind} {part.__name__}: {error}. Its class is called with in_shape and out_features."
         ) from error
-
-
-class BesideImage(nn.Module):
-    """A network of images, whose input is a flat image and E entries that become constant channels.
-
-    Args:
-        image_shape: (C, H, W).
-        network: takes images of shape (..., C + E, H, W).
-    """
-
-    def __init__(self, image_shape: torch.Size, network: nn.Module) -> None:
-        super().__init__()
-        self.image_shape, self.network = image_shape, network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x of shape (..., C H W + E) to (..., out_features)."""
-        image, beside = x.tensor_split([self.image_shape.numel()], -1)
-        return self.network(join(image.unflatten(-1, self.image_shape), beside, self.image_shape))
-
-
-def _beside_image(
-    factory: Factory, image: ImageShape, lengthened: ImageShape, in_shape: torch.Size, width: int
-) -> nn.Module:
-    """Build a network of images for one that comes flat, with other entries behind it."""
-    return BesideImage(torch.Size(image), factory(torch.Size(lengthened), width))

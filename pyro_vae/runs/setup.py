@@ -14,7 +14,7 @@ import torch
 from pyro_vae.core.registry import Spec
 from pyro_vae.data.binarisation import are_bytes
 from pyro_vae.data.load import load_data
-from pyro_vae.data.splits import PARTS, Splits, share_missing
+from pyro_vae.data.splits import SPLIT_NAMES, Splits, share_missing
 from pyro_vae.data.tables import LIKELIHOODS, has_different_kinds, record_schema
 from pyro_vae.inference.programs.call import Data
 from pyro_vae.models.likelihoods import Mixed
@@ -132,7 +132,7 @@ def _levels_to_number(likelihood: Spec | None, splits: Splits) -> int | None:
     if levels is None or splits.image_shape is None or splits.max_count is not None or splits.transform is not None:
         return None
     whole = bool((splits.train == splits.train.round()).all())
-    return levels if not whole and all(are_bytes(getattr(splits, part)) for part in PARTS) else None
+    return levels if not whole and all(are_bytes(getattr(splits, split)) for split in SPLIT_NAMES) else None
 
 
 def num_levels(likelihood: Spec | None) -> int | None:
@@ -173,7 +173,7 @@ def choose_likelihood(splits: Splits) -> Spec:
 
 def _as_read(config: DataConfig, splits: Splits) -> dict[str, Any]:
     """Return the settings that record how the data were read, so that they are read alike again."""
-    has_missing = any(getattr(splits, part).isnan().any() for part in PARTS)
+    has_missing = any(getattr(splits, split).isnan().any() for split in SPLIT_NAMES)
     asked: Any = config.schema or {}
     schema = None if splits.table is None else record_schema(splits.table, asked)
     return {"schema": schema, "missing": bool(config.missing or has_missing)}
@@ -183,6 +183,6 @@ def notes(config: DataConfig, splits: Splits) -> list[str]:
     """Return what was chosen in reading the data, in lines to print."""
     lines = [] if splits.table is None else [f"  {line}" for line in splits.table.describe().splitlines()]
     if config.missing:
-        share = share_missing([getattr(splits, part) for part in PARTS]).removeprefix(", ") or "no entries missing"
+        share = share_missing([splits.train, splits.valid, splits.test]).removeprefix(", ") or "no entries missing"
         lines.append(f"{share}: left out of the likelihood, log p(x) is that of the observed entries")
     return lines

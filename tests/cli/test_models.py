@@ -14,7 +14,7 @@ from torch import nn
 from pyro_vae.cli import main
 from pyro_vae.cli.commands import COMMANDS
 from pyro_vae.cli.parser import config_of, parse
-from pyro_vae.data.labels import given, take_column
+from pyro_vae.data.labels import labels_of, take_column
 from pyro_vae.inference import Evidence, evidence, guides
 from pyro_vae.models import HierarchicalVAE, likelihoods, mlp
 from pyro_vae.models.networks.convolution import ConvDecoder, ConvEncoder, Residual
@@ -159,8 +159,8 @@ def test_column_is_taken_out_of_the_table_row_by_row(table):
         rows = getattr(whole, part)
         assert torch.equal(getattr(splits, part), rows[:, [0, 2, 3]])
         assert torch.equal(splits.labels[part], rows[:, 1].long())
-    found = given(splits)
-    assert found.kind == {"num_classes": 3}
+    found = labels_of(splits)
+    assert (found.model_arguments, found.width) == ({"num_classes": 3}, 3)
     assert torch.equal(found.values[found.y["train"]], splits.labels["train"])
     assert found.encode([4, 1]).tolist() == [2, 0]
     assert torch.equal(take_column(whole, "1").train, splits.train)  # by position
@@ -168,8 +168,8 @@ def test_column_is_taken_out_of_the_table_row_by_row(table):
 
 def test_covariate_is_standardised(table):
     _, splits = completed("--data", "table.csv", "--model", "ConditionalVAE", "--model.label", "age")
-    found, age = given(splits), splits.labels["train"]
-    assert found.kind == {"num_covariates": 1}
+    found, age = labels_of(splits), splits.labels["train"]
+    assert (found.model_arguments, found.width) == ({"num_covariates": 1}, 1)
     torch.testing.assert_close(found.y["train"], ((age - age.mean()) / age.std())[:, None])
     torch.testing.assert_close(found.encode(splits.labels["test"].tolist()), found.y["test"])
 

@@ -9,7 +9,7 @@ from helpers import DATA_ROOT, needs_data, numbered, parts, refuses
 from pyro_vae.data import files as datafiles
 from pyro_vae.data import load as data
 from pyro_vae.data.load import load_data
-from pyro_vae.data.splits import PARTS
+from pyro_vae.data.splits import SPLIT_NAMES
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -26,10 +26,10 @@ def no_network(monkeypatch):
 def write_idx(folder, n_train=8, n_test=4):
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for part, n in (("train", n_train), ("t10k", n_test)):
+    for split, n in (("train", n_train), ("t10k", n_test)):
         images, labels = rng.integers(0, 256, (n, 5, 4), dtype=np.uint8), np.arange(n, dtype=np.uint8)
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, *images.shape) + images.tobytes())
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, n) + labels.tobytes())
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, *images.shape) + images.tobytes())
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, n) + labels.tobytes())
         yield images
 
 
@@ -42,7 +42,7 @@ def test_idx_sets_are_grey_levels_in_file_order(name, from_cache, cache, tmp_pat
     splits = load_data(name, root=None if from_cache else root)
     for got, want in zip(parts(splits), (train[:5], train[5:], test), strict=True):
         np.testing.assert_array_equal(got, want.reshape(-1, 20).astype(np.float32) / 255)
-    assert [splits.labels[part].tolist() for part in PARTS] == [[0, 1, 2, 3, 4], [5, 6, 7], [0, 1, 2, 3]]
+    assert [splits.labels[split].tolist() for split in SPLIT_NAMES] == [[0, 1, 2, 3, 4], [5, 6, 7], [0, 1, 2, 3]]
     assert splits.image_shape == (1, 5, 4)
     assert splits.protocol == f"{name}, grey levels in [0, 1], first 5 / last 3 of train / test of 4"
 
@@ -69,7 +69,7 @@ def test_real_mnist(binarize):
     assert [tuple(x.shape) for x in parts(splits)] == [(50_000, 784), (10_000, 784), (10_000, 784)]
     # 0.1307, the mean that the literature gives for the train file; 0.001 also covers the draws, by 20 deviations
     assert torch.cat([splits.train, splits.valid]).mean().item() == pytest.approx(0.1307, abs=1e-3)
-    assert [splits.labels[part][:3].tolist() for part in PARTS] == [[5, 0, 4], [3, 8, 6], [7, 2, 1]]
+    assert [splits.labels[split][:3].tolist() for split in SPLIT_NAMES] == [[5, 0, 4], [3, 8, 6], [7, 2, 1]]
 
 
 def truncated_npz(path):

@@ -34,7 +34,7 @@ def test_a_first_line_holds_names_unless_every_field_is_a_number(first, tmp_path
         return
     splits = load_data(tmp_path / "t.csv", missing=True)
     assert splits.columns == (None if names is None else tuple(names))
-    assert sum(len(part) for part in (splits.train, splits.valid, splits.test)) == 30 + (names is None)
+    assert sum(len(split) for split in (splits.train, splits.valid, splits.test)) == 30 + (names is None)
 
 
 @pytest.mark.parametrize("column", ["price", "2020", "0", "1"])

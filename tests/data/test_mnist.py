@@ -7,7 +7,7 @@ from helpers import DATA_ROOT, needs_data, parts, refuses
 
 from pyro_vae.data import mnist as _amat
 from pyro_vae.data.load import load_data
-from pyro_vae.data.splits import PARTS
+from pyro_vae.data.splits import SPLIT_NAMES
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -18,15 +18,15 @@ def amat(tmp_path, monkeypatch):
     monkeypatch.setattr(_amat, "ROWS", {"train": 5, "valid": 3, "test": 2})
     folder = tmp_path / "root" / "binarized_mnist"
     folder.mkdir(parents=True)
-    for seed, (part, rows) in enumerate(_amat.ROWS.items()):
+    for seed, (split, rows) in enumerate(_amat.ROWS.items()):
         x = np.random.default_rng(seed).integers(0, 2, (rows, 784))
-        np.savetxt(folder / f"binarized_mnist_{part}.amat", x, fmt="%d", newline="\n")
+        np.savetxt(folder / f"binarized_mnist_{split}.amat", x, fmt="%d", newline="\n")
     return folder
 
 
 def assert_amat(splits, folder):
-    for part in PARTS:
-        np.testing.assert_array_equal(getattr(splits, part), np.loadtxt(folder / f"binarized_mnist_{part}.amat"))
+    for split in SPLIT_NAMES:
+        np.testing.assert_array_equal(getattr(splits, split), np.loadtxt(folder / f"binarized_mnist_{split}.amat"))
 
 
 def test_amat_equals_loadtxt_from_text_and_from_cache(amat, cache, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from helpers import numbered, parts, refuses
 
 from pyro_vae.data.load import load_data
-from pyro_vae.data.splits import PARTS
+from pyro_vae.data.splits import SPLIT_NAMES
 
 
 def sorted_rows(x):
@@ -25,7 +25,7 @@ def assert_bernoulli(draws, grey):
 def test_digits_have_counts_labels_and_a_protocol():
     splits = load_data("digits")
     assert [tuple(x.shape) for x in parts(splits)] == [(1197, 64), (300, 64), (300, 64)]
-    assert [len(splits.labels[part]) for part in PARTS] == [1197, 300, 300]
+    assert [len(splits.labels[split]) for split in SPLIT_NAMES] == [1197, 300, 300]
     x = torch.cat(parts(splits))
     assert x.dtype == torch.float32
     assert set(x.unique().tolist()) == set(map(float, range(17)))
@@ -39,7 +39,7 @@ def test_digits_splits_hold_each_datum_once_with_its_label():
     from sklearn.datasets import load_digits
 
     splits, bunch = load_data("digits", seed=3), load_digits()
-    labels = torch.cat([splits.labels[part] for part in PARTS])
+    labels = torch.cat([splits.labels[split] for split in SPLIT_NAMES])
     got = torch.cat([torch.cat(parts(splits)), labels[:, None]], 1)
     want = np.column_stack([bunch.data, bunch.target])
     np.testing.assert_array_equal(sorted_rows(got), sorted_rows(want))
@@ -121,7 +121,7 @@ def test_given_splits_are_kept(as_file, tmp_path):
     if as_file:
         np.savez(tmp_path / "x.npz", **source)
     splits = load_data(tmp_path / "x.npz" if as_file else source)
-    assert all(np.array_equal(getattr(splits, part), source[part]) for part in PARTS)
+    assert all(np.array_equal(getattr(splits, split), source[split]) for split in SPLIT_NAMES)
     assert splits.protocol.endswith(", values as given, 4 / 1 / 2, split as given")
 
 
@@ -144,11 +144,11 @@ def test_events_are_flattened(event, image):
 @pytest.mark.parametrize("dtype", ["bool", ">i2", "uint16", "float16", "float64"])
 def test_numbers_become_float32_copies(dtype):
     x = numbered(4, 2).astype(dtype)
-    splits = load_data(dict.fromkeys(PARTS, x))
+    splits = load_data(dict.fromkeys(SPLIT_NAMES, x))
     assert splits.test.dtype == torch.float32
     np.testing.assert_array_equal(splits.test, x)
     same = torch.ones(4, 2)
-    splits = load_data(dict.fromkeys(PARTS, same))
+    splits = load_data(dict.fromkeys(SPLIT_NAMES, same))
     same.zero_()
     assert splits.train.min() == 1
 

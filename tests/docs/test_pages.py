@@ -66,6 +66,16 @@ def test_the_example_of_the_readme_is_short():
     assert len(code.strip().splitlines()) <= 15
 
 
+def test_the_example_of_the_readme_is_quickstart_with_numbers_for_its_settings():
+    (code,) = blocks(ROOT / "README.md", "python")
+    settings = {"epochs=200": "epochs=epochs", "num_particles=5000": "num_particles=num_particles"}
+    for number, setting in settings.items():
+        assert number in code
+        code = code.replace(number, setting)
+    quickstart = [line.strip() for line in (ROOT / "examples" / "quickstart.py").read_text().splitlines()]
+    assert [line for line in code.splitlines() if line not in quickstart] == []
+
+
 ROOMS = {
     "priors": models.priors,
     "likelihoods": models.likelihoods,

@@ -8,7 +8,8 @@ import torch
 from helpers import legend, render
 
 from pyro_vae.inference import AmortizedGuide, guides
-from pyro_vae.models import VAE, HierarchicalVAE, likelihoods, mlp, priors
+from pyro_vae.inference.programs.predictive import prior_density
+from pyro_vae.models import VAE, likelihoods, mlp, priors
 from pyro_vae.report import pictures
 
 
@@ -59,11 +60,9 @@ def test_reconstructions_of_tables():
     assert [axes.get_title() for axes in figure.axes[:2]] == ["x", "mean of p(x|z)"]
 
 
-def test_predictive_check_shows_the_moments_of_each_entry():
+def test_moments_of_each_entry_in_draws_are_against_those_in_data():
     x, draws = torch.tensor([[0.0, 2.0], [2.0, 6.0]]), torch.tensor([[1.0, 1.0], [5.0, 1.0]])
-    mean, std = (
-        axes.collections[0].get_offsets().tolist() for axes in render(pictures.predictive_check(x, draws)).axes
-    )
+    mean, std = (axes.collections[0].get_offsets().tolist() for axes in render(pictures.moment_scatter(x, draws)).axes)
     assert mean == [[1, 3], [4, 1]]
     assert std == [[1, 2], [2, 0]]
 
@@ -99,21 +98,6 @@ def test_collapsed_latents_are_drawn():
     render(pictures.latent_scatter(torch.zeros(30, 5)))
 
 
-def test_distributions_behind_the_pictures_are_those_of_the_programs():
-    model = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(6), mlp((4,)))
-    guide = AmortizedGuide((6,), guides.DiagonalNormal(2), mlp((4,)))
-    torch.manual_seed(0)
-    z = model.prior().sample((5,))
-    torch.manual_seed(0)
-    assert torch.equal(pictures.prior_predictive(model, 5).mean, model.decode(z).mean)
-    x = torch.ones(5, 6)
-    assert torch.equal(pictures.posterior(guide, x).mean, guide.posterior(x).mean)
-    torch.manual_seed(0)
-    z = guide.posterior(x).sample()
-    torch.manual_seed(0)
-    assert torch.equal(pictures.reconstruction(model, guide, x).mean, model.decode(z).mean)
-
-
 def _model(prior):
     return VAE(prior, likelihoods.Bernoulli(4), mlp((4,)))
 
@@ -121,7 +105,7 @@ def _model(prior):
 @pytest.mark.parametrize("prior", [priors.Laplace(1, scale=0.5), dist.Laplace(torch.zeros(1), 0.5).to_event(1)])
 def test_prior_of_one_dimension_is_its_density_in_data_a_bin(prior):
     loc = torch.linspace(-1, 1, 101)[:, None]
-    axes = render(pictures.latent_scatter(loc, None, pictures.prior(_model(prior)))).axes[0]
+    axes = render(pictures.latent_scatter(loc, None, prior_density(_model(prior)))).axes[0]
     (line,) = axes.get_lines()
     z, height = line.get_data()
     np.testing.assert_allclose(height, 101 * axes.patches[0].get_width() * np.exp(-np.abs(z) / 0.5), rtol=1e-4)
@@ -130,7 +114,7 @@ def test_prior_of_one_dimension_is_its_density_in_data_a_bin(prior):
 
 def test_contours_of_a_prior_of_two_dimensions_hold_the_mass_they_name():
     # A disc of radius r holds 1 - exp(-r^2 / 2) of N(0, I); 4,000 draws place it within 5 %.
-    prior = pictures.prior(_model(priors.StandardNormal(2)))
+    prior = prior_density(_model(priors.StandardNormal(2)))
     contours, _ = render(pictures.latent_scatter(torch.zeros(3, 2), None, prior)).axes[0].collections
     for path, share in zip(contours.get_paths(), (0.99, 0.9, 0.5), strict=True):
         radius = np.linalg.norm(path.vertices, axis=1)
@@ -148,18 +132,6 @@ def test_contours_of_a_prior_of_two_dimensions_hold_the_mass_they_name():
     ],
 )
 def test_priors_of_one_and_two_dimensions_are_drawn(build):
-    prior = pictures.prior(_model(build()))
+    prior = prior_density(_model(build()))
     axes = render(pictures.latent_scatter(torch.randn(9, *prior.event_shape), None, prior)).axes[0]
     assert axes.get_lines() or axes.collections[0].get_paths()
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        _model(priors.Bernoulli(2)),
-        _model(priors.LogisticNormal(2)),
-        HierarchicalVAE((2, 2), likelihoods.Bernoulli(4), mlp((4,))),
-    ],
-)
-def test_what_is_no_single_density_of_real_numbers_is_not_drawn(model):
-    assert pictures.prior(model) is None

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pyro_vae.models import VAE, conv, deconv, likelihoods, priors
-from pyro_vae.models.networks.convolution import Residual
+from pyro_vae.models.networks.convolution import Residual, with_constant_channels
 
 
 @pytest.mark.parametrize("residual_blocks", [0, 1])
@@ -53,3 +53,12 @@ def test_convolutions_in_a_vae():
     assert model.sample(4).shape == (4, 1, 5, 7)
     flat = VAE(priors.StandardNormal(2), likelihoods.Bernoulli(35), deconv((5, 7), (3,)))
     assert flat.sample(4).shape == (4, 35)
+
+
+def test_entries_behind_a_flat_image_are_constant_channels():
+    torch.manual_seed(0)
+    network = with_constant_channels(conv((4,)), (1, 6, 5), 2)(torch.Size((32,)), 3)
+    image, entries = torch.rand(7, 1, 6, 5), torch.tensor([2.0, -1.0])
+    channels = torch.cat([image, entries[:, None, None].expand(7, 2, 6, 5)], 1)
+    flat = torch.cat([image.flatten(1), entries.expand(7, 2)], 1)
+    torch.testing.assert_close(network(flat), network.network(channels))
