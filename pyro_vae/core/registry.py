@@ -65,7 +65,7 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _with_tuples(part: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _with_tuples(part: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments as a class declares them: what a config file has as a list, as a tuple where it is one."""
     parameters = inspect.signature(part).parameters
 

@@ -33,9 +33,9 @@ class Splits:
         image_shape: (C, H, W) where the flat events are pictures.
         max_count: a Binomial's total, where the data are counts up to a known one.
         transform: apply it to each training minibatch, on its device; it draws from torch's global generator.
-        columns: names of the columns of a table, where they are known.
         table: likelihood of a table whose columns are of different kinds, its parameters started at train; it also
             encodes and decodes such tables. ``VAE(prior, splits.table, ...)`` trains it in place.
+        columns: names of the columns of a table, where they are known.
     """
 
     train: Tensor
@@ -47,8 +47,8 @@ class Splits:
     image_shape: tuple[int, int, int] | None = None
     max_count: int | None = None
     transform: Callable[[Tensor], Tensor] | None = None
-    columns: tuple[str, ...] | None = None
     table: Mixed | None = None
+    columns: tuple[str, ...] | None = None
 
     @property
     def event_shape(self) -> torch.Size:

@@ -14,7 +14,7 @@ from pyro_vae.core.files import atomic_path
 from pyro_vae.inference.diagnostics.latent import active_units
 from pyro_vae.inference.programs import predictive
 from pyro_vae.inference.programs.call import as_args
-from pyro_vae.inference.programs.loop import evaluation
+from pyro_vae.inference.programs.loop import evaluation_mode
 from pyro_vae.inference.scoring.estimates import KHAT_LIMIT, Evidence
 from pyro_vae.report import figures, pictures
 from pyro_vae.report.page import Block, Details, Drawing, Facts, Heading, Section, Table, Text, decimal, render
@@ -109,7 +109,7 @@ def write_report(
     if history:
         blocks.append(_learning(history))
     blocks.append(evidence_section(scored.evidence))
-    with evaluation(model, guide, device, seed):
+    with evaluation_mode(model, guide, device, seed):
         blocks += [
             _samples(model, scored),
             _reconstructions(model, guide, scored),
