@@ -18,7 +18,7 @@ QUICK = ["--epochs", "2", "--batch-size", "20", "--hidden", "8", "--latent-dim",
 needs_data = pytest.mark.skipif(not DATA_ROOT, reason="set PYRO_VAE_DATA_ROOT to a folder with the real data sets")
 
 
-def parts(splits):
+def arrays_of(splits):
     return [getattr(splits, split) for split in SPLIT_NAMES]
 
 

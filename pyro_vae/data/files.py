@@ -13,6 +13,10 @@ from torch import Tensor
 _IDX_FILES = tuple(f"{split}-{what}-ubyte" for split in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 
 
+class BadTable(ValueError):
+    """A readable .csv file that is no table of numbers; the message is for the user."""
+
+
 def cache_dir() -> Path:
     """The user's cache directory for this library; it need not exist."""
     import platformdirs
@@ -54,10 +58,6 @@ def _read_numpy(path: Path) -> Any:
         if isinstance(loaded, np.lib.npyio.NpzFile):
             return {name: loaded[name] for name in loaded.files}
         return loaded
-
-
-class BadTable(ValueError):
-    """A readable .csv file that is no table of numbers; the message is for the user."""
 
 
 def _read_csv(path: Path) -> np.ndarray:

@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from helpers import DATA_ROOT, needs_data, numbered, parts, refuses
+from helpers import DATA_ROOT, arrays_of, needs_data, numbered, refuses
 
 from pyro_vae.data import files as datafiles
 from pyro_vae.data import load as data
@@ -40,7 +40,7 @@ def test_idx_sets_are_grey_levels_in_file_order(name, from_cache, cache, tmp_pat
     root = cache if from_cache else tmp_path / "root"
     train, test = write_idx(root / data._IDX_KINDS[name] / "raw")
     splits = load_data(name, root=None if from_cache else root)
-    for got, want in zip(parts(splits), (train[:5], train[5:], test), strict=True):
+    for got, want in zip(arrays_of(splits), (train[:5], train[5:], test), strict=True):
         np.testing.assert_array_equal(got, want.reshape(-1, 20).astype(np.float32) / 255)
     assert [splits.labels[split].tolist() for split in SPLIT_NAMES] == [[0, 1, 2, 3, 4], [5, 6, 7], [0, 1, 2, 3]]
     assert splits.image_shape == (1, 5, 4)
@@ -66,7 +66,7 @@ def test_idx_train_file_too_short_for_its_split(tmp_path):
 @pytest.mark.parametrize("binarize", [None, "static"])
 def test_real_mnist(binarize):
     splits = load_data("mnist", root=DATA_ROOT, binarize=binarize)
-    assert [tuple(x.shape) for x in parts(splits)] == [(50_000, 784), (10_000, 784), (10_000, 784)]
+    assert [tuple(x.shape) for x in arrays_of(splits)] == [(50_000, 784), (10_000, 784), (10_000, 784)]
     # 0.1307, the mean that the literature gives for the train file; 0.001 also covers the draws, by 20 deviations
     assert torch.cat([splits.train, splits.valid]).mean().item() == pytest.approx(0.1307, abs=1e-3)
     assert [splits.labels[split][:3].tolist() for split in SPLIT_NAMES] == [[5, 0, 4], [3, 8, 6], [7, 2, 1]]

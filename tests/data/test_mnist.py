@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from helpers import DATA_ROOT, needs_data, parts, refuses
+from helpers import DATA_ROOT, arrays_of, needs_data, refuses
 
 from pyro_vae.data import mnist as _amat
 from pyro_vae.data.load import load_data
@@ -103,5 +103,5 @@ def test_real_binarized_mnist():
     for _ in range(2):
         splits = load_data("binarized_mnist", root=DATA_ROOT)
         assert splits.protocol.endswith("50,000 / 10,000 / 10,000")
-        means = [x.mean().item() for x in parts(splits)]
+        means = [x.mean().item() for x in arrays_of(splits)]
         assert means == pytest.approx([0.13056, 0.13113, 0.13251], abs=1e-5)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import numbered, parts, refuses
+from helpers import arrays_of, numbered, refuses
 
 from pyro_vae.data.load import load_data
 from pyro_vae.data.splits import SPLIT_NAMES
@@ -24,9 +24,9 @@ def assert_bernoulli(draws, grey):
 
 def test_digits_have_counts_labels_and_a_protocol():
     splits = load_data("digits")
-    assert [tuple(x.shape) for x in parts(splits)] == [(1197, 64), (300, 64), (300, 64)]
+    assert [tuple(x.shape) for x in arrays_of(splits)] == [(1197, 64), (300, 64), (300, 64)]
     assert [len(splits.labels[split]) for split in SPLIT_NAMES] == [1197, 300, 300]
-    x = torch.cat(parts(splits))
+    x = torch.cat(arrays_of(splits))
     assert x.dtype == torch.float32
     assert set(x.unique().tolist()) == set(map(float, range(17)))
     assert (splits.image_shape, splits.max_count, splits.transform) == ((1, 8, 8), 16, None)
@@ -40,7 +40,7 @@ def test_digits_splits_hold_each_datum_once_with_its_label():
 
     splits, bunch = load_data("digits", seed=3), load_digits()
     labels = torch.cat([splits.labels[split] for split in SPLIT_NAMES])
-    got = torch.cat([torch.cat(parts(splits)), labels[:, None]], 1)
+    got = torch.cat([torch.cat(arrays_of(splits)), labels[:, None]], 1)
     want = np.column_stack([bunch.data, bunch.target])
     np.testing.assert_array_equal(sorted_rows(got), sorted_rows(want))
 
@@ -52,14 +52,14 @@ def test_seed_decides_and_global_generators_are_untouched(binarize):
     after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
-    assert all(map(torch.equal, parts(first), parts(again)))
-    assert not any(map(torch.equal, parts(first), parts(other)))
+    assert all(map(torch.equal, arrays_of(first), arrays_of(again)))
+    assert not any(map(torch.equal, arrays_of(first), arrays_of(other)))
     assert first.protocol == again.protocol != other.protocol
 
 
 def test_static_draws_follow_the_grey_levels():
     splits, grey = load_data("digits", binarize="static"), load_data("digits")
-    assert_bernoulli(torch.cat(parts(splits)), torch.cat(parts(grey)) / 16)
+    assert_bernoulli(torch.cat(arrays_of(splits)), torch.cat(arrays_of(grey)) / 16)
     assert (splits.max_count, splits.transform) == (None, None)
     assert "static binarisation (all drawn once, seed 0)" in splits.protocol
 
@@ -82,7 +82,7 @@ def test_dynamic_redraws_train_and_fixes_the_rest():
 
 def test_threshold_is_at_least_a_half():
     splits, grey = load_data("digits", binarize="threshold"), load_data("digits")
-    assert all(torch.equal(x, (g >= 8).float()) for x, g in zip(parts(splits), parts(grey), strict=True))
+    assert all(torch.equal(x, (g >= 8).float()) for x, g in zip(arrays_of(splits), arrays_of(grey), strict=True))
     edge = np.float32([[0.5, 0.49999997, 1.0, 0.0]] * 3)
     assert load_data(edge, binarize="threshold").test.tolist() == [[1, 0, 1, 0]]
     assert "thresholded at 0.5" in splits.protocol
@@ -107,8 +107,8 @@ def test_one_array_is_split_80_10_10(name, write, as_text, tmp_path):
         write(source, x)
         source = str(source) if as_text else source
     splits = load_data(source, seed=4)
-    np.testing.assert_array_equal(sorted_rows(torch.cat(parts(splits))), x)
-    assert not np.array_equal(torch.cat(parts(splits)), x)
+    np.testing.assert_array_equal(sorted_rows(torch.cat(arrays_of(splits))), x)
+    assert not np.array_equal(torch.cat(arrays_of(splits)), x)
     assert not torch.equal(splits.train, load_data(source, seed=5).train)
     name = name or "array"
     assert splits.protocol == f"{name}, values as given, random split 21 / 2 / 2 (seed 4)"
@@ -137,7 +137,7 @@ def test_valid_is_held_out_of_train_where_it_is_not_given():
 )
 def test_events_are_flattened(event, image):
     splits = load_data(numbered(5, *event))
-    assert [len(x) for x in parts(splits)] == [3, 1, 1]
+    assert [len(x) for x in arrays_of(splits)] == [3, 1, 1]
     assert (splits.event_shape, splits.image_shape) == ((int(np.prod(event)),), image)
 
 
