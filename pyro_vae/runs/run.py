@@ -177,9 +177,9 @@ class Run:
 
 def fingerprint(splits: Splits) -> str:
     """Return a hash of the splits' values."""
-    given = splits.labels if splits.labels and splits.image_shape is None else {}  # a column taken out of x
-    parts = (splits.train, splits.valid, splits.test, *given.values())
-    return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()
+    column = splits.labels if splits.labels and splits.image_shape is None else {}  # taken out of x
+    arrays = (splits.train, splits.valid, splits.test, *column.values())
+    return hashlib.sha256(b"".join(array.contiguous().numpy().tobytes() for array in arrays)).hexdigest()
 
 
 def next_path(data: str, root: Path = Path("runs")) -> Path:
