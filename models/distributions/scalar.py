@@ -1,4 +1,4 @@
-"""Distributions of one number that torch and Pyro lack, or that lose their accuracy there in float32."""
+"""Distributions of one number that torch and Pyro lack, or that lose their accuracy there."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from torch.nn.functional import logsigmoid
 
 SERIES = 0.1
 """|eta| below which power series replace the formulas of the continuous Bernoulli, whose gradients cancel."""
-SMALLEST = 1e-12
-"""Dispersion alpha below which the gradient of 1 / alpha overflows in float32."""
 SWITCH = 16.0
 """Argument above which the asymptotic series of log Gamma is exact to 1e-11 with three terms."""
 
@@ -67,11 +65,12 @@ class ContinuousBernoulli(ScalarDistribution):
         """Return eta x - log((exp(eta) - 1) / eta), in nats."""
         if self._validate_args:
             self._validate_sample(value)
-        a = self.logits.abs().clamp(min=SERIES)
-        far = self.logits.relu() + torch.log(-torch.expm1(-a) / a)
-        square = self.logits.clamp(-SERIES, SERIES) ** 2
-        near = self.logits / 2 + square * (1 / 24 - square * (1 / 2880 - square / 181440))
-        return self.logits * value - torch.where(self.logits.abs() > SERIES, far, near)
+        eta = self.logits
+        a = eta.abs().clamp(min=SERIES)
+        far = eta * torch.where(eta > 0, value - 1, value) - torch.log(-torch.expm1(-a) / a)
+        square = eta.clamp(-SERIES, SERIES) ** 2
+        near = eta * (value - 0.5) - square * (1 / 24 - square * (1 / 2880 - square / 181440))
+        return torch.where(eta.abs() > SERIES, far, near)
 
     @property
     def mean(self) -> Tensor:
@@ -161,48 +160,6 @@ class Levels(dist.Categorical):
         """Mean of the level's number, sum_c c pi_c."""
         numbers = torch.arange(self.probs.shape[-1], dtype=self.probs.dtype, device=self.probs.device)
         return (self.probs * numbers).sum(-1)
-
-
-class NegativeBinomial(ScalarDistribution):
-    """Counts of mean mu and variance mu + alpha mu^2, r = 1 / alpha.
-
-        p(x) = Gamma(r + x) / (Gamma(r) x!) (mu / (r + mu))^x (r / (r + mu))^r
-
-    Unlike ``torch.distributions.NegativeBinomial`` it stays accurate in float32 as alpha falls to 0, the Poisson
-    limit, where maximum likelihood sends alpha for counts whose variance is below their mean. An alpha below 1e-12
-    is scored as 1e-12.
-    """
-
-    arg_constraints: ClassVar = {"log_mean": constraints.real, "dispersion": constraints.positive}
-    support = constraints.nonnegative_integer
-    log_mean: Tensor
-    dispersion: Tensor
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return log p(x), in nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        dispersion = self.dispersion.clamp(min=SMALLEST)
-        r = dispersion.reciprocal()
-        logit = self.log_mean + dispersion.log()
-        constant = log_gamma_ratio(r, value) - (value + 1).lgamma()
-        return constant + value * logsigmoid(logit) + r * logsigmoid(-logit)
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean mu."""
-        return self.log_mean.exp()
-
-    @property
-    def variance(self) -> Tensor:
-        """Variance mu + alpha mu^2."""
-        return self.mean + self.dispersion * self.mean**2
-
-    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Draw Poisson counts whose rates are gamma variables."""
-        with torch.no_grad():
-            r = self.dispersion.clamp(min=SMALLEST).reciprocal()
-            return torch.poisson(dist.Gamma(r, r / self.mean, validate_args=False).sample(sample_shape))
 
 
 class ZeroInflated(dist.ZeroInflatedDistribution):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.core.modules import Shape
-from pyro_vae.models.distributions import scalar
+from pyro_vae.models.distributions import double, scalar
 from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue, log_mean_of, logit_mean_of
 
 _ZEROS_HINT = "Zeros have no density here: remove them, add a small constant to all data, or choose another likelihood."
@@ -130,7 +130,7 @@ class Gamma(Likelihood):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = log m, or h = (log m, log alpha), of shape (..., num_features)."""
         log_mean, concentration = self._split(h)
-        return self._independent(dist.Gamma(concentration, concentration * (-log_mean).exp()))
+        return self._independent(double.Gamma(log_mean, concentration))
 
     def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the map to log m at the mean of the data."""
@@ -159,7 +159,7 @@ class LogNormal(_LocationScale):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = mu, or h = (mu, log sigma), of shape (..., num_features)."""
         loc, scale = self._split(h)
-        return self._independent(dist.LogNormal(loc, scale))
+        return self._independent(double.LogNormal(loc, scale))
 
     def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the map to mean and standard deviation of log x, and start the scale there."""
@@ -223,7 +223,7 @@ class Beta(Likelihood):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = logit m, or h = (logit m, log(kappa / 5)), of shape (..., num_features)."""
         logit, concentration = self._split(h)
-        return self._independent(dist.Beta(concentration * logit.sigmoid(), concentration * (-logit).sigmoid()))
+        return self._independent(double.Beta(logit, concentration))
 
     def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the map to logit m at the mean of the data."""

@@ -9,10 +9,13 @@ from torch.distributions import constraints
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.modules import Shape
-from pyro_vae.models.distributions import scalar
+from pyro_vae.models.distributions import double, scalar
 from pyro_vae.models.likelihoods.base import Likelihood, PositiveParameter, PositiveValue, log_mean_of, logit_mean_of
 
 _COUNTS_HINT = "Counts are whole numbers: give them unscaled, or choose a likelihood for continuous data."
+
+SMALL_TOTAL = 128
+"""Total up to which log C(n, x) is exact to 1e-4 nats in float32."""
 
 
 class Bernoulli(Likelihood):
@@ -100,13 +103,7 @@ class Multinomial(Likelihood):
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z, n) for logits h of shape (..., V)."""
-        return _MultinomialGivenTotal(self.total, logits=h)
-
-
-class _MultinomialGivenTotal(dist.Multinomial):
-    """Multinomial that scores counts of any total, and draws those of one."""
-
-    support = constraints.independent(constraints.nonnegative_integer, 1)
+        return double.Multinomial(self.total, logits=h)
 
 
 class Binomial(Likelihood):
@@ -125,7 +122,8 @@ class Binomial(Likelihood):
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for logits h of shape (..., num_features)."""
-        return self._independent(dist.Binomial(self.total_count, logits=self._to_event(h)))
+        law = dist.Binomial if self.total_count <= SMALL_TOTAL else double.Binomial
+        return self._independent(law(self.total_count, logits=self._to_event(h)))
 
 
 class Poisson(Likelihood):
@@ -140,7 +138,7 @@ class Poisson(Likelihood):
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for log rates h of shape (..., num_features)."""
-        return self._independent(dist.Poisson(self._to_event(h).exp()))
+        return self._independent(double.Poisson(log_rate=self._to_event(h)))
 
     def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the map to the logarithm of the mean count."""
@@ -171,7 +169,7 @@ class NegativeBinomial(Likelihood):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = log mu, or h = (log mu, log alpha), of shape (..., num_features)."""
         log_mean, dispersion = self._split(h)
-        return self._independent(scalar.NegativeBinomial(log_mean=log_mean, dispersion=dispersion))
+        return self._independent(double.NegativeBinomial(log_mean=log_mean, dispersion=dispersion))
 
     def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the map to the logarithm of the mean count."""
@@ -201,7 +199,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = (log mu, logit pi), and log alpha where the decoder gives it."""
         log_mean, gate, dispersion = self._split(h)
-        counts = scalar.NegativeBinomial(log_mean=log_mean, dispersion=dispersion)
+        counts = double.NegativeBinomial(log_mean=log_mean, dispersion=dispersion)
         return self._independent(scalar.ZeroInflated(counts, gate_logits=gate))
 
     def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
