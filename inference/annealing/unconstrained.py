@@ -14,13 +14,12 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Program, fork_rng, unvalidated
 from pyro_vae.inference.programs.latents import refusing_unscorable
-from pyro_vae.inference.programs.structure import Site, is_delta, sample_sites
+from pyro_vae.inference.programs.structure import Site, is_delta, map_from_reals, sample_sites
 from pyro_vae.inference.programs.vectorize import find_plate_depth, prior_program, scored, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
 
@@ -44,7 +43,7 @@ class SetUnconstrained(Messenger):
         if not _is_latent(msg):
             return
         support = msg["fn"].support
-        value, log_jacobian = _constrain(biject_to(support), support, self.vectors[msg["name"]])
+        value, log_jacobian = _constrain(map_from_reals(support), support, self.vectors[msg["name"]])
         msg["value"], msg["done"] = value, True
         self.log_jacobians.append(scale_and_mask(log_jacobian, mask=msg["mask"]))
 
@@ -95,7 +94,7 @@ def _check_site(site: Any) -> None:
             'Score it with method="iw", or sum the site out of the model, as a mixture.'
         )
     try:
-        biject_to(fn.support)
+        map_from_reals(fn.support)
     except NotImplementedError as error:
         raise ValueError(
             f"Latent site {name!r} ({kind}) has a support without a map from the reals: {fn.support}. Score it with "
@@ -125,7 +124,7 @@ class LogDensities:
 class Unconstrained:
     """A pair of programs as functions of u, one vector of D real numbers for each particle and datum.
 
-        z = T(u),   T = biject_to(support of z under the model),   D = all latent numbers of one datum
+        z = T(u),   T = map_from_reals(support of z under the model),   D = all latent numbers of one datum
 
     Latent sites are laid side by side in the order of the model, those in inner plates flattened. Making one
     draws K particles and so finds out the layout.
@@ -232,7 +231,7 @@ class Unconstrained:
     def _vectors(self, trace: Trace) -> dict[str, Tensor]:
         """Return {site: T^-1(z)} of a trace of the model."""
         latents = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
-        return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in latents.items()}
+        return {name: map_from_reals(site["fn"].support).inv(site["value"]) for name, site in latents.items()}
 
     def _flat(self, vectors: dict[str, Tensor], single: bool = False) -> Tensor:
         """Lay {site: u} side by side: (K, B, D)."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pyro.poutine.trace_struct import Trace
-from torch.distributions import biject_to
+from torch import Tensor
+from torch.distributions import Transform, biject_to, constraints
+from torch.distributions.transforms import IndependentTransform
 
 PARTICLES = "_pyro_vae_particles"
 Site = dict[str, Any]
@@ -147,13 +149,31 @@ def _measure(dimensions: int, site: Site) -> str:
     return f"{what} ({distribution_name(site['fn'])})"
 
 
+def map_from_reals(support: Any) -> Transform:
+    """Return the map from the reals to a support, ``biject_to`` of it, and of a mixture that of its components.
+
+    Raises:
+        NotImplementedError: if there is none, as for components whose supports have bounds of their own.
+    """
+    if isinstance(support, constraints.independent):
+        return IndependentTransform(map_from_reals(support.base_constraint), support.reinterpreted_batch_ndims)
+    if type(support).__name__ != "MixtureSameFamilyConstraint":
+        return biject_to(support)
+    base = support.base_constraint
+    while isinstance(base, constraints.independent):
+        base = base.base_constraint
+    if any(isinstance(bound, Tensor) for bound in vars(base).values()):
+        raise NotImplementedError("components of a mixture with bounds of their own")
+    return map_from_reals(support.base_constraint)
+
+
 def _dimensions(site: Site) -> int | None:
     """Return in how many dimensions a site has a density, 0 if it is discrete, None where it is not known."""
     fn = site["fn"]
     try:
         if fn.support.is_discrete:
             return 0
-        return biject_to(fn.support).inverse_shape(fn.shape()).numel() // fn.batch_shape.numel()
+        return map_from_reals(fn.support).inverse_shape(fn.shape()).numel() // fn.batch_shape.numel()
     except (AttributeError, NotImplementedError, ValueError):
         return None
 

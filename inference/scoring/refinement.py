@@ -13,7 +13,6 @@ from pyro.distributions.transforms import ComposeTransform
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import biject_to
 from torch.distributions.transforms import AffineTransform, Transform
 
 from pyro_vae.core.distributions import as_pyro
@@ -23,7 +22,7 @@ from pyro_vae.inference.compile.record import Function
 from pyro_vae.inference.guides.amortized import AmortizedGuide
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.structure import is_delta
+from pyro_vae.inference.programs.structure import is_delta, map_from_reals
 from pyro_vae.inference.programs.weights import weight_terms
 
 LEARNING_RATE = 0.05
@@ -200,7 +199,7 @@ class _Affine(Messenger):
 
     def _around(self, name: str, fn: Any) -> ComposeTransform:
         """Return T o affine o T^-1."""
-        to_support = biject_to(fn.support)
+        to_support = map_from_reals(fn.support)
         shift, log_scale = self.parameters(name, fn, to_support)
         event_dim = to_support.domain.event_dim
         return ComposeTransform([to_support.inv, AffineTransform(shift, log_scale.exp(), event_dim), to_support])
