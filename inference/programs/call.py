@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,15 @@ _full_precision: ContextVar[bool] = ContextVar("full_precision", default=False)
 def as_args(x: Data) -> Args:
     """Return the positional arguments that a program is called with."""
     return x if isinstance(x, tuple) else (x,)
+
+
+def hash_of_data(args: Iterable[Tensor]) -> str:
+    """Return a hash of the values and shapes of tensors."""
+    digest = hashlib.sha256()
+    for arg in args:
+        digest.update(f"{tuple(arg.shape)}{arg.dtype}".encode())
+        digest.update(arg.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def modules_of(program: Program) -> list[nn.Module]:

@@ -22,6 +22,7 @@ from pyro_vae.inference.programs.call import (
     Program,
     as_args,
     check_data,
+    hash_of_data,
     place_programs,
     seed_rng,
     short_errors,
@@ -41,7 +42,7 @@ from pyro_vae.inference.programs.vectorize import find_plate_depth
 from pyro_vae.inference.scoring import methods
 from pyro_vae.inference.scoring.base import Method, Programs
 from pyro_vae.inference.scoring.estimates import Evidence, Source
-from pyro_vae.inference.scoring.partial import PartialResults, hash_of_data, hash_of_programs, hash_of_text
+from pyro_vae.inference.scoring.partial import PartialResults, hash_of_programs, hash_of_text
 from pyro_vae.inference.scoring.tail import WeightSummary
 
 

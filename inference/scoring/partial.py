@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.core.files import atomic_path, make_folder
-from pyro_vae.inference.programs.call import Args, Program, fork_rng, modules_of_both
+from pyro_vae.inference.programs.call import Args, Program, fork_rng, hash_of_data, modules_of_both
 from pyro_vae.inference.programs.weights import weight_terms
 from pyro_vae.inference.scoring.tail import WeightSummary
 
@@ -69,15 +68,6 @@ class PartialResults:
             return [WeightSummary.from_tensors(parts[i]) for i in range(len(parts))]
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
             return []  # it cannot be read, so all is done anew
-
-
-def hash_of_data(args: Iterable[Tensor]) -> str:
-    """Return a hash of the values and shapes of tensors."""
-    digest = hashlib.sha256()
-    for arg in args:
-        digest.update(f"{tuple(arg.shape)}{arg.dtype}".encode())
-        digest.update(arg.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def hash_of_text(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -173,3 +174,16 @@ def test_progress_counts_to_the_end(monkeypatch):
     monkeypatch.setattr("pyro_vae.inference.programs.loop.tqdm", Bar)
     run(LINEAR.model, x=EXAMPLE, num_data=5, num_temperatures=4, chunk_size=8)
     assert [(bar.done, bar.total) for bar in bars] == [(2 * 5 * 4 * 4,) * 2]
+
+
+def test_estimates_of_other_data_are_refused_and_so_are_those_in_another_order():
+    truth = LinearGaussian.random(2, 3)
+    s = sandwich(truth.model, None, 12, x=truth.sample(1), num_particles=3, num_temperatures=20, progress=False)
+    score = partial(evidence, truth.model, truth.exact_guide, num_particles=30, progress=False, device="cpu")
+    assert s.contains(score(s.x))
+    for other in (truth.sample(12), s.x.flip(0)):
+        for judge in (s.contains, s.shortfall, s.excess):
+            with pytest.raises(ValueError, match="Expected estimates of the simulated data in their order"):
+                judge(score(other))
+    assert s.contains(score(s.x).log_px)  # a tensor says nothing of its data
+    assert s.contains(score(s.x).log_px.numpy())
