@@ -79,7 +79,7 @@ def evidence(
         x: data, shape (N, *event), or a tuple of tensors with the data first. They stay where they are; each chunk
             is copied to the device when its turn comes.
         num_particles: K; 5,000 if absent, and 16 chains for annealed importance sampling.
-        method: "iw", "jackknife" or "ais", or one of ``methods`` with its settings, such as
+        method: "iw", "jackknife", "laplace" or "ais", or one of ``methods`` with its settings, such as
             ``methods.IW(defensive=0.1)``.
         chunk_size: largest number of (particle, datum) pairs in memory at once.
         seed: seed of the draws; the global generator is left as it was.
