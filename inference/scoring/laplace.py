@@ -44,7 +44,7 @@ class Laplace(Method):
 
     Raises:
         ValueError: for a setting out of its range, latents that are discrete, improper or too many (200), or a model
-            without second derivatives.
+            of which torch has no second derivative.
 
     Source: the prior's share: Hesterberg (1995), Weighted Average Importance Sampling and Defensive Mixture
     Distributions; the proposal: Kuk (1999), Laplace Importance Sampling for Generalized Linear Mixed Models.
@@ -57,8 +57,8 @@ class Laplace(Method):
 
     def __post_init__(self) -> None:
         check_positive_int(self.steps, "steps")
-        if not self.df > 0:
-            raise ValueError(f"Expected df > 0; got {self.df!r}.")
+        if not 0 < self.df < math.inf:
+            raise ValueError(f"Expected 0 < df < inf, degrees of freedom of the Student-t; got {self.df!r}.")
         if not 0 <= self.defensive < 1:
             raise ValueError(f"Expected 0 <= defensive < 1, the prior's share of the draws; got {self.defensive!r}.")
 
@@ -173,17 +173,18 @@ def _expand(space: Unconstrained, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return log p(x, u), its gradient and minus its Hessian, (B,), (B, D), (B, D, D), in float64; -inf, 0, I if NaN.
 
     Raises:
-        ValueError: if the model has no second derivative.
+        ValueError: if torch has no second derivative of the model.
     """
     point = u.to(space.start).requires_grad_()
     densities = space(point[None])
     value = (densities.prior + densities.likelihood)[0]
     try:
         (gradient,) = torch.autograd.grad(value.sum(), point, create_graph=True)
-        rows = [torch.autograd.grad(g.sum(), point, retain_graph=True)[0] for g in gradient.unbind(-1)]
+        rows = [_derivative(g.sum(), point) for g in gradient.unbind(-1)]
     except (RuntimeError, NotImplementedError) as error:
         raise ValueError(
-            f'The model has no second derivative by its latents, which Laplace needs: {error}. Score with method="iw".'
+            "Expected a model that torch can differentiate twice by its latents, for Laplace's curvature; got: "
+            f'{error}. Score with method="iw" or "ais".'
         ) from error
     hessian = -torch.stack(rows, -1).double()
     hessian = (hessian + hessian.mT) / 2
@@ -193,6 +194,13 @@ def _expand(space: Unconstrained, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gradient.detach().double().where(sound[:, None], 0.0),
         hessian.where(sound[:, None, None], torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)),
     )
+
+
+def _derivative(value: Tensor, point: Tensor) -> Tensor:
+    """Return the gradient of one number, 0 where it does not depend on the point."""
+    if not value.requires_grad:
+        return torch.zeros_like(point)
+    return torch.autograd.grad(value, point, retain_graph=True, materialize_grads=True)[0]
 
 
 def _best_start(programs: Programs, batch: Args, space: Unconstrained) -> Tensor:

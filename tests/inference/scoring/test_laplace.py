@@ -8,6 +8,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from parts.guides import family_for
+from parts.priors import CONTINUOUS, disturbed
 from programs import make_pair
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
@@ -80,6 +82,21 @@ def test_positive_latents_in_plates_of_their_own():
     assert ev.std_error.max() < 0.05
 
 
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_every_continuous_prior_gives_what_draws_of_the_prior_give(name):
+    """Six data of one seed, four standard errors each; priors with a pole, which have no mode, among them."""
+    torch.manual_seed(0)
+    prior = disturbed(name, 3)
+    model = VAE(prior, likelihoods.Bernoulli(6), mlp((8,))).double()
+    guide = AmortizedGuide(6, family_for(prior)(3), mlp((8,))).double()
+    x = (torch.rand(6, 6) < 0.5).double()
+    ours = evidence(model, guide, x, 5000, method="laplace", **QUIET)
+    plain = evidence(model, guide, x, 50_000, method=methods.IW(defensive=0.99), **QUIET)
+    error = (ours.std_error.square() + plain.std_error.square()).sqrt()
+    assert ((ours.log_px - plain.log_px).abs() < 4 * error).all()
+    assert ours.std_error.max() < 0.25
+
+
 def test_the_share_of_the_prior_finds_a_second_mode_that_the_search_does_not():
     """x | z ~ N(z^2, 1/4) has two modes of equal mass: the search finds one, and half of p(x) is missed without."""
 
@@ -126,9 +143,43 @@ def test_latents_that_have_no_mode_or_are_too_many_are_refused():
         evidence(model, guide, torch.ones(2, 6), method="laplace", **QUIET)
 
 
+def plain_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+
+
+def test_a_likelihood_without_gradient_by_the_latents_is_scored_with_the_prior_as_its_curvature():
+    """P(x = 1) is 0.1 or 0.9 by the sign of z: 1/2."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Bernoulli(0.1 + 0.8 * (z > 0)), obs=x)
+
+    ev = evidence(model, plain_guide, torch.tensor([0.0, 1.0]), 5000, method="laplace", **QUIET)
+    assert ((ev.log_px - math.log(0.5)).abs() < 4 * ev.std_error).all()
+
+
+def test_a_model_that_torch_cannot_differentiate_twice_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            ones = torch.ones(z.numel(), dtype=torch.long)
+            loc = torch.segment_reduce(z.reshape(-1), "sum", lengths=ones).reshape(z.shape)
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match=r"Expected a model that torch can differentiate twice .* method=\"iw\""):
+        evidence(model, plain_guide, torch.ones(2), 100, method="laplace", **QUIET)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"df": 0.0}, "Expected df > 0"), ({"defensive": 1.0}, "Expected 0 <= defensive < 1"), ({"steps": 0}, "steps")],
+    [
+        ({"df": 0.0}, "Expected 0 < df < inf"),
+        ({"df": math.inf}, "Expected 0 < df < inf"),
+        ({"defensive": 1.0}, "Expected 0 <= defensive < 1"),
+        ({"steps": 0}, "steps"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
