@@ -1,21 +1,44 @@
-"""What the tests of data and figures share."""
+"""What the tests of data, figures and the command line share."""
 
 from __future__ import annotations
 
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from pyro_vae.cli import main
+from pyro_vae.cli.commands import COMMANDS
+from pyro_vae.cli.parser import config_of, parse
 from pyro_vae.data.load import load_data
 from pyro_vae.data.splits import SPLIT_NAMES
 from pyro_vae.inference import Evidence
+from pyro_vae.runs.setup import set_up
 
 DATA_ROOT = os.environ.get("PYRO_VAE_DATA_ROOT")
 QUICK = ["--epochs", "2", "--batch-size", "20", "--hidden", "8", "--latent-dim", "2", "--num-particles", "30"]
+OWN_PRIOR = """
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+
+class Wide(nn.Module):
+    def __init__(self, dim: int, scale: float = 2.0):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.full((dim,), scale).log())
+
+    def forward(self):
+        return dist.Normal(torch.zeros_like(self.log_scale), self.log_scale.exp()).to_event(1)
+"""
 needs_data = pytest.mark.skipif(not DATA_ROOT, reason="set PYRO_VAE_DATA_ROOT to a folder with the real data sets")
+
+
+def metrics_of(path):
+    """The learning curves of a run, without their times."""
+    return pd.read_csv(path / "metrics.csv").drop(columns="seconds")
 
 
 def arrays_of(splits):
@@ -56,3 +79,17 @@ def render(figure):
 def train_bits(*extra):
     """Run ``pyro-vae train`` on the data set that the fixture ``folder`` put in the working directory."""
     return main(["train", "--data", "bits.npy", *QUICK, *extra])
+
+
+def completed(*argv):
+    """Return the config that a command line stands for, with its data."""
+    setup = set_up(config_of(parse(COMMANDS, ["train", *argv])[1]))
+    return setup.config, setup.splits
+
+
+def built(*argv):
+    return set_up(config_of(parse(COMMANDS, ["train", *argv])[1])).build()
+
+
+def train(*argv):
+    return main(["train", *QUICK, *argv])

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
-from helpers import QUICK, train_bits
+from helpers import OWN_PRIOR, QUICK, metrics_of, train_bits
 
-from pyro_vae.cli import main, scoring, train
+from pyro_vae.cli import main, train
 from pyro_vae.core.registry import Spec
 from pyro_vae.inference import Evidence
 from pyro_vae.runs import Run
@@ -22,25 +21,6 @@ from pyro_vae.runs import Run
 RESULT = re.compile(
     r"test log p\(x\) = -\d+\.\d\d \+- \d+\.\d\d nats  \(K=(\d+), N=(\d+), k-hat > 0\.7: (\d+ of \d+|unknown.*)\)"
 )
-PRIOR = """
-import pyro.distributions as dist
-import torch
-import yaml
-from torch import nn
-
-
-class Wide(nn.Module):
-    def __init__(self, dim: int, scale: float = 2.0):
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.full((dim,), scale).log())
-
-    def forward(self):
-        return dist.Normal(torch.zeros_like(self.log_scale), self.log_scale.exp()).to_event(1)
-"""
-
-
-def _metrics(path):
-    return pd.read_csv(path / "metrics.csv").drop(columns="seconds")
 
 
 def test_train_writes_a_run_and_ends_with_the_result(folder, capsys):
@@ -57,7 +37,7 @@ def test_train_writes_a_run_and_ends_with_the_result(folder, capsys):
     assert result["likelihood"] == "Bernoulli()"
     assert {"data", "scored", "estimator", "versions", "training"} <= result.keys()
     assert last.removeprefix("test ") in (run / "report.html").read_text().replace("&gt;", ">")
-    assert len(_metrics(run)) == 2
+    assert len(metrics_of(run)) == 2
 
 
 def test_main_job_needs_no_argument_but_time(folder, capsys):
@@ -79,44 +59,11 @@ def test_second_run_gets_its_own_directory_and_never_overwrites_unasked(folder, 
     assert (folder / "runs" / "bits-001" / "result.json").read_text() != before
 
 
-def test_resumed_run_equals_the_uninterrupted_one(folder):
-    assert train_bits("--out", "whole", "--epochs", "5") == 0
-    assert train_bits("--out", "half", "--epochs", "2") == 0
-    assert main(["train", "--resume", "half", "--epochs", "5"]) == 0
-    pd.testing.assert_frame_equal(_metrics(folder / "half"), _metrics(folder / "whole"))
-    whole, half = (Evidence.load(folder / name / "evidence.npz") for name in ("whole", "half"))
-    assert torch.equal(whole.log_px, half.log_px)
-    assert Run("half").config()["epochs"] == 5
-
-
 def test_config_of_a_run_repeats_it(folder):
     assert train_bits("--out", "first", "--objective", "IWAE", "--objective.num_particles", "3") == 0
     assert main(["train", "--config", "first/config.yaml", "--out", "second"]) == 0
-    pd.testing.assert_frame_equal(_metrics(folder / "first"), _metrics(folder / "second"))
+    pd.testing.assert_frame_equal(metrics_of(folder / "first"), metrics_of(folder / "second"))
     assert (folder / "first" / "config.yaml").read_text() == (folder / "second" / "config.yaml").read_text()
-
-
-def test_interruption_says_how_to_go_on(folder, capsys, monkeypatch):
-    def interrupted(*args, checkpoint, **kwargs):
-        raise KeyboardInterrupt(f"Interrupted in epoch 3. The checkpoint {checkpoint} holds 2 epochs; resume from it.")
-
-    monkeypatch.setattr(train, "fit", interrupted)
-    assert train_bits("--out", "run") == 130
-    error = capsys.readouterr().err
-    assert "run/checkpoint.pt holds 2 epochs" in error
-    assert "Go on with: pyro-vae train --resume run" in error
-    monkeypatch.undo()
-    monkeypatch.chdir(folder)
-
-    def interrupted_again(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(scoring, "evidence", interrupted_again)
-    assert train_bits("--out", "other") == 130
-    assert "the model is kept. Go on with: pyro-vae train --resume other" in capsys.readouterr().err
-    monkeypatch.undo()
-    monkeypatch.chdir(folder)
-    assert main(["train", "--resume", "other"]) == 0
 
 
 @pytest.mark.parametrize("patience", [[], ["--patience", "3"]])
@@ -154,14 +101,6 @@ def test_data_that_have_changed_are_refused(folder, capsys):
     assert main(["evaluate", "run", "--num-particles", "30", "--data-root", "elsewhere"]) == 0
 
 
-def test_resuming_towards_fewer_epochs_is_refused(folder, capsys):
-    assert train_bits("--out", "run", "--epochs", "3") == 0
-    before = (folder / "run" / "config.yaml").read_text()
-    assert main(["train", "--resume", "run", "--epochs", "2"]) == 2
-    assert "run holds 3 epochs already. Give --epochs 3 or more" in capsys.readouterr().err
-    assert (folder / "run" / "config.yaml").read_text() == before
-
-
 @pytest.mark.parametrize("mean", [[], ["--mean"]])
 def test_sample_draws_numbers_and_a_picture(folder, mean):
     assert train_bits("--out", "run") == 0
@@ -175,7 +114,7 @@ def test_sample_draws_numbers_and_a_picture(folder, mean):
 
 
 def test_parts_of_ones_own_are_found_in_the_working_directory(folder, capsys):
-    (folder / "cli_test_priors.py").write_text(PRIOR)
+    (folder / "cli_test_priors.py").write_text(OWN_PRIOR)
     assert train_bits("--prior", "cli_test_priors.Wide", "--prior.scale", "3.5", "--out", "run") == 0
     config = Run("run").config()
     assert config["prior"] == Spec("cli_test_priors.Wide", {"scale": 3.5})
@@ -294,16 +233,6 @@ def test_python_path_is_put_back(folder):
     assert sys.path == before
 
 
-def test_a_run_is_not_resumed_with_another_model_or_other_settings(folder, capsys):
-    train_bits("--out", "run")
-    programs = (["--hidden", "7"], ["--latent-dim", "9"], ["--prior", "Laplace"])
-    for change in (*programs, ["--objective", "IWAE"], ["--batch-size", "7"], ["--precision", "bf16"]):
-        capsys.readouterr()
-        assert main(["train", "--resume", "run", *change, "--epochs", "9"]) == 2
-        assert f"Expected {change[0]} as run was trained with, " in capsys.readouterr().err
-    assert main(["train", "--resume", "run", "--epochs", "4"]) == 0
-
-
 def test_a_run_is_compiled_where_it_is_asked_to_be(folder, capsys, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
     settings = ["--data", "bits.npy", "--latent-dim", "2", "--hidden", "8", "--epochs", "1", "--num-particles", "8"]
@@ -346,31 +275,6 @@ def test_a_mistake_leaves_the_run_that_was_to_be_replaced(folder, capsys):
     assert {path: path.read_bytes() for path in (folder / "run").iterdir()} == before
     assert train_bits("--out", "other", *wrong) == 2
     assert not (folder / "other").exists()
-
-
-def test_resuming_with_a_config_takes_both(folder):
-    assert train_bits("--out", "run", "--prior", "Laplace") == 0
-    (folder / "over.yaml").write_text("epochs: 3")
-    assert main(["train", "--resume", "run", "--config", "over.yaml"]) == 0
-    config = Run("run").config()
-    assert (config["epochs"], config["prior"].class_path, config["data"]) == (3, "Laplace", str(folder / "bits.npy"))
-
-
-def test_a_run_is_not_resumed_with_another_class_of_the_same_name(folder, capsys):
-    for module in ("cli_test_first", "cli_test_second"):
-        (folder / f"{module}.py").write_text(PRIOR)
-    assert train_bits("--prior", "cli_test_first.Wide", "--out", "run") == 0
-    assert main(["train", "--resume", "run", "--prior", "cli_test_second.Wide", "--epochs", "3"]) == 2
-    assert "Expected --prior as run was trained with, cli_test_first.Wide" in capsys.readouterr().err
-
-
-def test_an_old_config_that_leaves_the_likelihood_to_the_data_is_resumed(folder):
-    assert train_bits("--out", "run") == 0
-    config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
-    del config["likelihood"], config["objective"], config["format"]
-    (folder / "run" / "config.yaml").write_text(yaml.safe_dump(config))
-    assert main(["evaluate", "run", "--num-particles", "20"]) == 0
-    assert main(["train", "--resume", "run", "--epochs", "3"]) == 0
 
 
 def test_a_file_in_the_working_directory_does_not_stand_for_a_library(folder):
