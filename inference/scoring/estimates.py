@@ -47,7 +47,7 @@ class Source:
     device: torch.device
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """Estimates of log p(x_n), in nats.
 
@@ -129,6 +129,24 @@ class Evidence:
             f"(K={self.num_particles}, N={num_data}, k-hat > {KHAT_LIMIT}: {khat})"
         )
 
+    def __repr__(self) -> str:
+        return f"<Evidence: {self}>"
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas ``DataFrame`` with a row for each datum: log_px, std_error, ess, khat, elbo, in nats.
+
+        Annealed importance sampling adds its acceptance rate. ``attrs`` says the method, K, the seed and the data's
+        hash.
+        """
+        import pandas as pd
+
+        columns = {name: getattr(self, name).numpy() for name in _PER_DATUM}
+        if self.acceptance is not None:
+            columns["acceptance"] = self.acceptance.numpy()
+        frame = pd.DataFrame(columns).rename_axis("datum")
+        frame.attrs.update({name: getattr(self, name) for name in _FACTS})
+        return frame
+
     def to_arviz(self, num_draws: int = 100, *, seed: int = 0) -> Any:
         """Return an ArviZ ``InferenceData`` (0.x) or ``DataTree`` (1.x) with draws of the posterior of each datum.
 
@@ -137,15 +155,14 @@ class Evidence:
 
             posterior             z, dims (chain, draw, data, ...)
             posterior_predictive  x drawn at those z
-            log_likelihood        log p(x_n | z), dims (chain, draw, data)
-            sample_stats          log_w, the draws' log weights before resampling, dims (chain, draw, data)
+            importance_weights    log_w, the draws' log weights before resampling, dims (chain, draw, data)
             prior, prior_predictive, and observed_data with dims (data, ...), where the model observes its
             arguments as they are
             constant_data         log_px, std_error, ess, khat, elbo, dims (data,)
 
-        log_likelihood is that of a datum given a latent of its own, so that LOO and WAIC of it are not those of a new
-        datum: log p(x) itself is the score of held-out data. Programs are run as they are now: further training
-        changes the draws, though not the estimates.
+        There is no group log_likelihood, so that ``az.loo`` and ``az.compare`` refuse: a log p(x_n | z) is that of a
+        datum given a latent of its own, and LOO of it is not the score of a new datum, which log p(x) is. Programs are
+        run as they are now: further training changes the draws, though not the estimates.
 
         Args:
             num_draws: draws for each datum S; all of them are held in memory.
@@ -210,8 +227,7 @@ def _groups(source: Source, num_draws: int) -> Groups:
     groups = {
         "posterior": _dataset(_one_chain(drawn.latents), sampled),
         "posterior_predictive": _dataset(_one_chain(drawn.predictive), sampled),
-        "log_likelihood": _dataset(_one_chain(drawn.log_likelihood), sampled),
-        "sample_stats": _dataset(_one_chain({"log_w": drawn.log_w}), sampled),
+        "importance_weights": _dataset(_one_chain({"log_w": drawn.log_w}), sampled),
     }
     try:
         simulated = simulate(source.model, example_data(source.model, num_draws, source.args))

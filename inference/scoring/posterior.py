@@ -79,13 +79,11 @@ class PosteriorDraws:
     Attributes:
         latents: {site: z, shape (S, N, ...)}.
         predictive: {site: x drawn from p(x|z), shape (S, N, ...)}.
-        log_likelihood: {site: log p(x_n|z), shape (S, N)}, in nats.
         log_w: log weights of the draws before they were resampled, shape (S, N), in nats.
     """
 
     latents: dict[str, Tensor]
     predictive: dict[str, Tensor]
-    log_likelihood: dict[str, Tensor]
     log_w: Tensor
 
 
@@ -126,7 +124,7 @@ def posterior_draws(
         return {site: torch.cat([getattr(part, name)[site] for part in parts], 1) for site in getattr(parts[0], name)}
 
     log_w = torch.cat([part.log_w for part in parts], 1)
-    return PosteriorDraws(join("latents"), join("predictive"), join("log_likelihood"), log_w)
+    return PosteriorDraws(join("latents"), join("predictive"), log_w)
 
 
 def _draws_of_chunk(
@@ -142,12 +140,9 @@ def _draws_of_chunk(
         )
     chosen = _draw_particles(log_w.T.softmax(1), num_draws)
 
-    def choose(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: _take(torch.cat([part[name] for part in parts]), chosen) for name in parts[0]}
-
-    latents = choose([latent_values(terms) for terms in chunks])
-    likelihood = choose([terms.likelihood for terms in chunks])
-    return PosteriorDraws(latents, predict(model, args, latents, plate_depth), likelihood, _take(log_w, chosen))
+    parts = [latent_values(terms) for terms in chunks]
+    latents = {name: _take(torch.cat([part[name] for part in parts]), chosen) for name in parts[0]}
+    return PosteriorDraws(latents, predict(model, args, latents, plate_depth), _take(log_w, chosen))
 
 
 def predict(model: Program, args: Args, latents: dict[str, Tensor], plate_depth: int) -> dict[str, Tensor]:

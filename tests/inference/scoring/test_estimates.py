@@ -15,7 +15,7 @@ import torch
 from programs import PIXELS, evidence_of, make_pair
 from truth import GammaPoisson, LinearGaussian
 
-from pyro_vae.inference import Evidence, evidence
+from pyro_vae.inference import Evidence, evidence, methods
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -70,8 +70,7 @@ def test_groups_dimensions_and_values():
     shapes = {
         "posterior": ("z", ("chain", "draw", "data", "z_dim_0"), (1, 50, 5, 2)),
         "posterior_predictive": ("x", ("chain", "draw", "data", "x_dim_0"), (1, 50, 5, 3)),
-        "log_likelihood": ("x", ("chain", "draw", "data"), (1, 50, 5)),
-        "sample_stats": ("log_w", ("chain", "draw", "data"), (1, 50, 5)),
+        "importance_weights": ("log_w", ("chain", "draw", "data"), (1, 50, 5)),
         "prior": ("z", ("chain", "draw", "z_dim_0"), (1, 50, 2)),
         "prior_predictive": ("x", ("chain", "draw", "x_dim_0"), (1, 50, 3)),
         "observed_data": ("x", ("data", "x_dim_0"), (5, 3)),
@@ -81,8 +80,36 @@ def test_groups_dimensions_and_values():
         assert data[group][name].dims == dims
         assert data[group][name].shape == shape
     np.testing.assert_array_equal(data["observed_data"]["x"], x)
-    np.testing.assert_allclose(data["sample_stats"]["log_w"][0, 0], truth.marginal.log_prob(x))
+    np.testing.assert_allclose(data["importance_weights"]["log_w"][0, 0], truth.marginal.log_prob(x))
     assert data.attrs["method"] == "importance weighting"
+
+
+@pytest.mark.filterwarnings("ignore")  # ArviZ's own
+def test_arviz_gives_no_loo_which_would_be_of_a_datum_given_its_own_latent():
+    truth = LinearGaussian.random(2, 3)
+    data = _data(truth, truth.exact_guide, truth.sample(5), num_draws=50)
+    with pytest.raises(Exception, match=r"log.likelihood"):
+        az.loo(data)
+
+
+def test_a_frame_has_a_row_for_each_datum():
+    truth = LinearGaussian.random(2, 3)
+    ev = evidence_of(truth, truth.guide(1.3), truth.sample(5), 30, seed=4)
+    frame = ev.to_dataframe()
+    assert list(frame.columns) == ["log_px", "std_error", "ess", "khat", "elbo"]
+    assert frame.index.name == "datum"
+    np.testing.assert_array_equal(frame["log_px"], ev.log_px)
+    assert frame["log_px"].mean() == pytest.approx(ev.mean)
+    assert (frame.attrs["num_particles"], frame.attrs["seed"], frame.attrs["method"]) == (30, 4, ev.method)
+    annealed = evidence(truth.model, truth.guide(1.3), truth.sample(2), 4, method=methods.AIS(5), progress=False)
+    np.testing.assert_array_equal(annealed.to_dataframe()["acceptance"], annealed.acceptance)
+
+
+def test_its_display_is_one_line():
+    truth = LinearGaussian.random(2, 3)
+    ev = evidence_of(truth, truth.guide(1.3), truth.sample(5), 30)
+    assert repr(ev) == f"<Evidence: {ev}>"
+    assert "\n" not in repr(ev)
 
 
 def test_netcdf_round_trip(tmp_path):
@@ -169,7 +196,7 @@ def test_what_cannot_be_simulated_or_drawn():
     x = torch.zeros(3, 2)
     data = evidence(model, guide, x, 30, progress=False).to_arviz(4)
     assert data["posterior"]["z"].shape == (1, 4, 3)
-    assert set(data["log_likelihood"]) == {"a", "b"}
+    assert set(data["posterior_predictive"]) == {"a", "b"}
     assert "prior" not in (data.children if hasattr(data, "children") else data.groups())
 
     def far(x):
