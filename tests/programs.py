@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 from torch.distributions import constraints
+from truth import BernoulliMixture, GammaPoisson
 
 from pyro_vae.inference import AmortizedGuide, evidence, fit, guides
 from pyro_vae.inference.guides import HierarchicalGuide, LadderGuide
@@ -255,3 +256,16 @@ def chain_guide(x):
     with pyro.plate("data", len(x)):
         z1 = pyro.sample("z1", dist.Normal(x / 3, (2 / 3) ** 0.5))
         pyro.sample("z2", dist.Normal((z1 + x) / 2, 0.5**0.5))
+
+
+def assorted_programs():
+    """Models with their guides and twelve data: gamma and discrete latents, plain programs, modules."""
+    gamma, mixture = GammaPoisson(), BernoulliMixture()
+    counts = torch.poisson(torch.full((12, 3), 4.0, dtype=torch.float64))
+    model, guide = make_pair()
+    return (
+        (gamma.model, gamma.exact_guide, counts),
+        (mixture, mixture.guide, (torch.rand(12, 4) < 0.5).double()),
+        (plain_model, plain_guide, torch.randn(12, 3)),
+        (model, guide, model.sample(12)),
+    )

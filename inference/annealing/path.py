@@ -151,7 +151,7 @@ class AnnealingPath:
         """
         u = u.detach().requires_grad_()
         log = (self.space.with_data(args) if args else self.space)(u)
-        terms = (log.prior, log.likelihood) if self.from_prior else (log.guide, log.prior + log.likelihood)
+        terms = (log.prior, log.likelihood) if self.from_prior else (log.guide, log.joint)
         gradients = [_gradient(term, u) for term in terms]
         return torch.stack(terms).detach(), torch.stack(gradients)
 

@@ -120,6 +120,11 @@ class LogDensities:
     likelihood: Tensor
     guide: Tensor
 
+    @property
+    def joint(self) -> Tensor:
+        """Log p(x, z) + log |dz/du|."""
+        return self.prior + self.likelihood
+
 
 class Unconstrained:
     """A pair of programs as functions of u, one vector of D real numbers for each particle and datum.

@@ -16,7 +16,16 @@ from pyro_vae.core.simplex import AdditiveLogistic
 from pyro_vae.inference.guides.base import GuideFamily
 
 
-class DiagonalNormal(GuideFamily):
+class _LocationScale(GuideFamily):
+    """Base of the families of independent entries by location and scale, h = (mu, log sigma)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        check_positive_int(dim, "dim")
+        self.num_features = 2 * dim
+
+
+class DiagonalNormal(_LocationScale):
     """Diagonal normal family, q(z|x) = N(z; mu, diag(sigma^2)), h = (mu, log sigma).
 
     Args:
@@ -24,11 +33,6 @@ class DiagonalNormal(GuideFamily):
 
     Source: Kingma and Welling (2014), section 3, equation 9.
     """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        check_positive_int(dim, "dim")
-        self.num_features = 2 * dim
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return q(z|x) for h of shape (..., 2 D)."""
@@ -92,7 +96,7 @@ class LowRankNormal(GuideFamily):
         return dist.LowRankMultivariateNormal(loc, cov_factor, cov_diag=(2 * log_scale).exp())
 
 
-class Laplace(GuideFamily):
+class Laplace(_LocationScale):
     """Laplace family, q(z|x) = prod_i exp(-|z_i - mu_i| / b_i) / (2 b_i), h = (mu, log b).
 
     The scale b is not the standard deviation, which is sqrt(2) b.
@@ -101,18 +105,13 @@ class Laplace(GuideFamily):
         dim: latent dimension D.
     """
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        check_positive_int(dim, "dim")
-        self.num_features = 2 * dim
-
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return q(z|x) for h of shape (..., 2 D)."""
         loc, log_scale = h.chunk(2, -1)
         return dist.Laplace(loc, log_scale.exp()).to_event(1)
 
 
-class StudentT(GuideFamily):
+class StudentT(_LocationScale):
     """Student-t family, q(z|x) = prod_i t_nu(z_i; mu_i, sigma_i), h = (mu, log sigma).
 
     Its polynomial tails dominate those of a normal posterior, so that the weights p(x, z) / q(z|x) are bounded even
@@ -127,11 +126,10 @@ class StudentT(GuideFamily):
     """
 
     def __init__(self, dim: int, df: float = 5.0) -> None:
-        super().__init__()
-        check_positive_int(dim, "dim")
+        super().__init__(dim)
         if not df > 0:
             raise ValueError(f"Expected df > 0; got {df!r}.")
-        self.num_features, self.df = 2 * dim, df
+        self.df = df
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return q(z|x) for h of shape (..., 2 D)."""

@@ -19,7 +19,7 @@ from pyro_vae.inference.scoring.base import Method, Programs, Weights
 MOST_DIMENSIONS = 200
 """Latent numbers of a datum up to which its Hessian, one gradient each, is taken."""
 NUM_PILOT = 16
-"""Draws of the guide among which, with their mean, the search for the mode starts at the best."""
+"""Draws of the guide for each datum: the search for the mode starts at the best of them or at their mean."""
 CONVERGED = 1e-4
 """Nats that a step still promises below which the search for a mode ends."""
 FLOOR = 1e-6
@@ -117,7 +117,7 @@ class _Mode:
     def search(cls, programs: Programs, batch: Args, steps: int, plate_depth: int) -> _Mode:
         """Climb log p(x, u) by damped Newton steps, all data at once, and take its curvature at the top."""
         space = Unconstrained(programs.model, None, batch, 1, plate_depth=plate_depth)
-        climb = _Climb(space, _best_start(programs, batch, space))
+        climb = _Climb(space, _best_start(programs, batch))
         for _ in range(steps):
             if climb.step() < CONVERGED:
                 break
@@ -130,11 +130,11 @@ class _Mode:
         noise = torch.randn(num_particles, *self.loc.shape, dtype=torch.float64, device=self.loc.device)
         gamma = torch.distributions.Gamma(self.loc.new_tensor(df / 2), self.loc.new_tensor(df / 2))
         stretched = noise / gamma.sample((num_particles, len(self.loc), 1)).sqrt() / self.eigenvalues.sqrt()
-        return self.loc + (self.eigenvectors @ stretched[..., None])[..., 0]
+        return self.loc + torch.einsum("bij,kbj->kbi", self.eigenvectors, stretched)
 
     def log_density(self, u: Tensor, df: float) -> Tensor:
         """Return its log density at u, shape (K, B), for u of shape (K, B, D)."""
-        rotated = ((u - self.loc)[..., None, :] @ self.eigenvectors)[..., 0, :]
+        rotated = torch.einsum("bij,kbi->kbj", self.eigenvectors, u - self.loc)
         distance, dim = (rotated.square() * self.eigenvalues).sum(-1), self.loc.shape[-1]
         constant = math.lgamma((df + dim) / 2) - math.lgamma(df / 2) - dim / 2 * math.log(df * math.pi)
         return constant + self.eigenvalues.log().sum(-1) / 2 - (df + dim) / 2 * (distance / df).log1p()
@@ -176,8 +176,7 @@ def _expand(space: Unconstrained, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ValueError: if torch has no second derivative of the model.
     """
     point = u.to(space.start).requires_grad_()
-    densities = space(point[None])
-    value = (densities.prior + densities.likelihood)[0]
+    value = space(point[None]).joint[0]
     try:
         (gradient,) = torch.autograd.grad(value.sum(), point, create_graph=True)
         rows = [_derivative(g.sum(), point) for g in gradient.unbind(-1)]
@@ -203,13 +202,9 @@ def _derivative(value: Tensor, point: Tensor) -> Tensor:
     return torch.autograd.grad(value, point, retain_graph=True, materialize_grads=True)[0]
 
 
-def _best_start(programs: Programs, batch: Args, space: Unconstrained) -> Tensor:
-    """Return the best of some draws of the guide and their mean, by log p(x, u), shape (B, D)."""
-    drawn = Unconstrained(programs.model, programs.guide, batch, NUM_PILOT).start
-    candidates = torch.cat([drawn.mean(0, keepdim=True), drawn])
-    values = []
-    for candidate in candidates:
-        densities = space(candidate[None])
-        values.append((densities.prior + densities.likelihood)[0].nan_to_num(-math.inf, -math.inf, -math.inf))
-    best = torch.stack(values).argmax(0)
-    return candidates[best, torch.arange(candidates.shape[1], device=best.device)]
+def _best_start(programs: Programs, batch: Args) -> Tensor:
+    """Return the best of the mean of some draws of the guide and all but one of them, by log p(x, u), shape (B, D)."""
+    space = Unconstrained(programs.model, programs.guide, batch, NUM_PILOT)
+    candidates = torch.cat([space.start.mean(0, keepdim=True), space.start[1:]])
+    best = space(candidates).joint.nan_to_num(-math.inf, -math.inf, -math.inf).argmax(0)
+    return candidates[best, torch.arange(len(best), device=best.device)]

@@ -19,7 +19,9 @@ _ZEROS_HINT = "Zeros have no density here: remove them, add a small constant to 
 class _LocationScale(Likelihood):
     """Base of the likelihoods whose first feature is a location, and which have a scale."""
 
-    scale: PositiveParameter
+    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared") -> None:
+        super().__init__(event_shape)
+        self.scale = PositiveParameter(scale, self.event_shape, "scale")
 
     def start_at_column(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the map to mean and standard deviation (1 where there is no spread), and start the scale there."""
@@ -47,10 +49,6 @@ class Normal(_LocationScale):
 
     support = constraints.real
 
-    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared") -> None:
-        super().__init__(event_shape)
-        self.scale = PositiveParameter(scale, self.event_shape, "scale")
-
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = mu, or h = (mu, log sigma), of shape (..., num_features)."""
         loc, scale = self._split(h)
@@ -70,10 +68,6 @@ class Laplace(_LocationScale):
     """
 
     support = constraints.real
-
-    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared") -> None:
-        super().__init__(event_shape)
-        self.scale = PositiveParameter(scale, self.event_shape, "scale")
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = mu, or h = (mu, log b), of shape (..., num_features)."""
@@ -98,8 +92,7 @@ class StudentT(_LocationScale):
     support = constraints.real
 
     def __init__(self, event_shape: Shape, scale: PositiveValue = "shared", df: PositiveValue = "shared") -> None:
-        super().__init__(event_shape)
-        self.scale = PositiveParameter(scale, self.event_shape, "scale")
+        super().__init__(event_shape, scale)
         self.df = PositiveParameter(df, self.event_shape, "df", initial=5.0)
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
@@ -151,10 +144,6 @@ class LogNormal(_LocationScale):
 
     support = constraints.positive
     hint = _ZEROS_HINT
-
-    def __init__(self, event_shape: Shape, scale: PositiveValue = "shared") -> None:
-        super().__init__(event_shape)
-        self.scale = PositiveParameter(scale, self.event_shape, "scale")
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for h = mu, or h = (mu, log sigma), of shape (..., num_features)."""

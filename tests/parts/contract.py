@@ -36,19 +36,6 @@ def check_sums_to_one(p: Distribution, grid: Tensor) -> None:
     torch.testing.assert_close(total, torch.ones((), dtype=torch.float64))
 
 
-def check_integrates_to_one(p: Distribution, shrink: float = 0.8, num_draws: int = 200_000) -> None:
-    """The mean of g(x) / p(x) under p is one, within 5 standard errors.
-
-    g is a normal with the spread of p's own draws shrunk, so that g / p has a finite variance.
-    """
-    with torch.no_grad():
-        x = p.sample((num_draws,))
-        g = torch.distributions.Normal(x.mean(0), shrink * x.std(0))
-        ratio = (g.log_prob(x).flatten(1).sum(1) - p.log_prob(x)).exp()
-    error = 5 * ratio.std().item() / num_draws**0.5
-    assert abs(ratio.mean().item() - 1) < error < 0.2, f"{ratio.mean()} +- {error / 5}"
-
-
 def check_counts(p: Distribution, grid: Tensor, num_draws: int = 20_000) -> None:
     """Draws fall on the values of a finite support as log_prob says: a chi-squared test at 1e-4."""
     expected = num_draws * p.log_prob(grid).exp()

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import make_pair, plain_guide, plain_model
+from programs import assorted_programs, make_pair
 from scipy import stats
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
@@ -150,15 +150,7 @@ def test_tails_by_hand():
 
 
 def test_any_pair_of_programs_and_data_in_their_form():
-    gamma, mixture = GammaPoisson(), BernoulliMixture()
-    counts = torch.poisson(torch.full((12, 3), 4.0, dtype=torch.float64))
-    model, guide = make_pair()
-    for programs in (
-        (gamma.model, gamma.exact_guide, counts),
-        (mixture, mixture.guide, (torch.rand(12, 4) < 0.5).double()),
-        (plain_model, plain_guide, torch.randn(12, 3)),
-        (model, guide, model.sample(12)),
-    ):
+    for programs in assorted_programs():
         settings = {"num_draws": 5, "num_particles": 20, "chunk_size": 30, **quiet}
         assert "\n" not in str(predictive_check(*programs, MOMENTS, **settings))
         runs = [predictive_check(*programs, MOMENTS, seed=s, **settings).replicated["mean"] for s in (1, 1, 2)]

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import chain_guide, chain_model, counting_programs, make_pair, plain_guide, plain_model
+from programs import assorted_programs, chain_guide, chain_model, counting_programs, make_pair
 from torch.distributions import kl_divergence
 from truth import BernoulliMixture, Diagonal, GammaPoisson, LinearGaussian
 
@@ -151,15 +151,7 @@ def test_auxiliary_sites_make_one_group_and_have_no_surgery():
 
 @pytest.mark.parametrize("name", ALL)
 def test_any_pair_of_programs(name):
-    gamma, mixture = GammaPoisson(), BernoulliMixture()
-    counts = torch.poisson(torch.full((12, 3), 4.0, dtype=torch.float64))
-    model, guide = make_pair()
-    for programs in (
-        (gamma.model, gamma.exact_guide, counts),
-        (mixture, mixture.guide, (torch.rand(12, 4) < 0.5).double()),
-        (plain_model, plain_guide, torch.randn(12, 3)),
-        (model, guide, model.sample(12)),
-    ):
+    for programs in assorted_programs():
         assert "\n" not in str(ALL[name](*programs, **quiet))
 
 

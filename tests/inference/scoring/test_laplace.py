@@ -143,7 +143,7 @@ def test_latents_that_have_no_mode_or_are_too_many_are_refused():
         evidence(model, guide, torch.ones(2, 6), method="laplace", **QUIET)
 
 
-def plain_guide(x):
+def standard_normal_guide(x):
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
 
@@ -156,7 +156,7 @@ def test_a_likelihood_without_gradient_by_the_latents_is_scored_with_the_prior_a
             z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
             pyro.sample("x", dist.Bernoulli(0.1 + 0.8 * (z > 0)), obs=x)
 
-    ev = evidence(model, plain_guide, torch.tensor([0.0, 1.0]), 5000, method="laplace", **QUIET)
+    ev = evidence(model, standard_normal_guide, torch.tensor([0.0, 1.0]), 5000, method="laplace", **QUIET)
     assert ((ev.log_px - math.log(0.5)).abs() < 4 * ev.std_error).all()
 
 
@@ -169,7 +169,7 @@ def test_a_model_that_torch_cannot_differentiate_twice_is_refused():
             pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
 
     with pytest.raises(ValueError, match=r"Expected a model that torch can differentiate twice .* method=\"iw\""):
-        evidence(model, plain_guide, torch.ones(2), 100, method="laplace", **QUIET)
+        evidence(model, standard_normal_guide, torch.ones(2), 100, method="laplace", **QUIET)
 
 
 @pytest.mark.parametrize(

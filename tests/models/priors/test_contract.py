@@ -10,13 +10,14 @@ import pytest
 import torch
 from parts import contract
 from parts.charts import cells, chart_of
+from parts.guides import family_for
 from parts.priors import CONTINUOUS, DISCRETE, FLOWS, PRIORS, PROPER, disturbed
 from scipy import integrate, stats
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
-from pyro_vae.inference import AmortizedGuide, evidence, fit, guides, objectives
+from pyro_vae.inference import AmortizedGuide, evidence, fit, objectives
 from pyro_vae.models import VAE, likelihoods, mlp, priors
 
 DIM, DRAWS = 3, 60_000
@@ -124,23 +125,13 @@ def test_particles_are_scored_as_they_are_alone(name):
     torch.testing.assert_close(together, alone)
 
 
-FAMILIES = {
-    "Dirichlet": guides.LogisticNormal,
-    "LogisticNormal": guides.LogisticNormal,
-    "RelaxedBernoulli": guides.RelaxedBernoulli,
-    "RelaxedCategorical": guides.RelaxedCategorical,
-    "Bernoulli": guides.Bernoulli,
-    "Categorical": guides.Categorical,
-}
-
-
 @pytest.mark.filterwarnings("ignore:The guide cannot reach values")
 @every_proper_prior
 def test_a_model_trains_and_scores_with_it(name):
     # Numbers are held against closed forms elsewhere; here the parts fit together, and what is learnt changes.
     prior = PRIORS[name](DIM)
     model = VAE(prior, likelihoods.Bernoulli(4), mlp((5,)))
-    family = FAMILIES.get(name.split(",")[0], guides.DiagonalNormal)(DIM)
+    family = family_for(prior)(DIM)
     guide = prior.guide if isinstance(prior, priors.VampPrior) else AmortizedGuide(4, family, mlp((5,)))
     x = torch.bernoulli(torch.full((20, 4), 0.5))
     before = [p.detach().clone() for p in prior.parameters()]
