@@ -11,6 +11,8 @@ import torch
 from parts.guides import family_for
 from parts.priors import CONTINUOUS, disturbed
 from programs import make_pair
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.cli import main
@@ -51,6 +53,25 @@ def test_its_density_is_that_of_a_multivariate_student_t_and_its_draws_follow_it
     assert ((u.mean(0) - mode.loc).abs() < 4 * error).all()
     for n in range(2):
         torch.testing.assert_close(torch.cov(u[:, n].T), covariance[n] * 7 / 5, rtol=0.08, atol=0.02)
+
+
+class _Sizes(TorchDispatchMode):
+    """Keeps the largest number of entries of a tensor that an operation made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.most = max([self.most, *(t.numel() for t in tree_leaves(made) if isinstance(t, torch.Tensor))])
+        return made
+
+
+def test_no_draw_has_a_copy_of_the_curvature_of_its_datum():
+    dim, num_particles = 30, 100
+    mode = _Mode(torch.zeros(2, dim).double(), torch.ones(2, dim).double(), torch.eye(dim).double().expand(2, dim, dim))
+    with _Sizes() as sizes:
+        mode.log_density(mode.draw(num_particles, 5.0), 5.0)
+    assert sizes.most == num_particles * 2 * dim
 
 
 @pytest.mark.parametrize("dim", [1, 2, 20])
