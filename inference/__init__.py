@@ -19,6 +19,10 @@ from pyro_vae.inference.programs.weights import WeightTerms as WeightTerms
 from pyro_vae.inference.programs.weights import log_weights as log_weights
 from pyro_vae.inference.programs.weights import weight_terms as weight_terms
 from pyro_vae.inference.scoring import methods as methods
+from pyro_vae.inference.scoring.audit import Audit as Audit
+from pyro_vae.inference.scoring.audit import Bracket as Bracket
+from pyro_vae.inference.scoring.audit import audit as audit
+from pyro_vae.inference.scoring.audit import certify as certify
 from pyro_vae.inference.scoring.compare import Gaps as Gaps
 from pyro_vae.inference.scoring.compare import compare as compare
 from pyro_vae.inference.scoring.compare import gaps as gaps

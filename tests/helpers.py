@@ -18,7 +18,8 @@ from pyro_vae.inference import Evidence
 from pyro_vae.runs.setup import set_up
 
 DATA_ROOT = os.environ.get("PYRO_VAE_DATA_ROOT")
-QUICK = ["--epochs", "2", "--batch-size", "20", "--hidden", "8", "--latent-dim", "2", "--num-particles", "30"]
+QUICK = ["--epochs", "2", "--batch-size", "20", "--hidden", "8", "--latent-dim", "2"]
+QUICK += ["--num-particles", "30", "--method", "IW"]
 OWN_PRIOR = """
 import pyro.distributions as dist
 import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -269,3 +270,23 @@ def assorted_programs():
         (plain_model, plain_guide, torch.randn(12, 3)),
         (model, guide, model.sample(12)),
     )
+
+
+def folded(x):
+    """x | z ~ N(z^2, 1/4): two posterior modes of equal mass."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+        pyro.sample("x", dist.Normal(z**2, 0.25), obs=x)
+
+
+def near_one_mode(x):
+    """A guide for ``folded`` that never visits the mode below 0."""
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x.clamp(min=0.01).sqrt(), 0.1))
+
+
+def log_px_folded(x):
+    """log p(x) of ``folded`` by quadrature."""
+    grid = torch.linspace(-6, 6, 20_001, dtype=torch.float64)[:, None]
+    density = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Normal(grid**2, 0.25).log_prob(x.double())
+    return density.logsumexp(0) + math.log(12 / 20_000)

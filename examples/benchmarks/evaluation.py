@@ -45,7 +45,9 @@ def build(seed: int = 0) -> tuple[VAE, AmortizedGuide]:
 
 
 def ours(model: VAE, guide: AmortizedGuide) -> Scorer:
-    return lambda x, k: evidence(model, guide, x, k, chunk_size=CHUNK, device=x.device, progress=False).log_px
+    return lambda x, k: (
+        evidence(model, guide, x, k, chunk_size=CHUNK, device=x.device, method="iw", progress=False).log_px
+    )
 
 
 def by_hand(model: VAE, guide: AmortizedGuide, through: Callable[[Callable], Callable] = lambda f: f) -> Scorer:

@@ -99,7 +99,13 @@ def _scorer(name: str) -> Callable:
 
 def compiled_evidence(model, guide) -> evaluation.Scorer:
     def score(x, k):
-        settings = {"chunk_size": evaluation.CHUNK, "device": x.device, "progress": False, "compile": True}
+        settings = {
+            "chunk_size": evaluation.CHUNK,
+            "device": x.device,
+            "progress": False,
+            "compile": True,
+            "method": "iw",
+        }
         return evidence(model, guide, x, k, **settings).log_px
 
     return score

@@ -83,7 +83,7 @@ def score(name: str, row: Row, splits: pv.Splits, budget: Budget) -> str:
     model, guide = build(row, splits, budget.seed)
     result = budget.train(model, guide, row.objective, splits)
     seconds = statistics.median(r["seconds"] for r in result.history)
-    ev = evidence(model, guide, splits.test, budget.num_particles)
+    ev = evidence(model, guide, splits.test, budget.num_particles, method="iw")
     return f"| {name} | {ev.mean:.2f} | {ev.stderr:.2f} | {ev.elbo.mean():.2f} | {seconds:.1f} |"
 
 

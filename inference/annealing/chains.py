@@ -73,7 +73,7 @@ def anneal(
     plate_depth = find_plate_depth(model, start_of(guide, settings), args) if plate_depth is None else plate_depth
     tuning = tune(model, guide, args, settings=settings, plate_depth=plate_depth) if tuning is None else tuning
     path = AnnealingPath(model, guide, args, num_particles, settings, plate_depth, compiled)
-    annealed = path.follow(path.space.start, schedule(settings.num_temperatures), tuning, advance)
+    annealed = path.follow(path.start, schedule(settings.num_temperatures), tuning, advance)
     return Annealed(annealed.log_w.where(~path.space.lost, -math.inf), annealed.acceptance)
 
 
@@ -110,5 +110,5 @@ def anneal_back(
     Source: Grosse, Ghahramani and Adams (2015), section 4.
     """
     path = AnnealingPath(model, guide, args, num_particles, settings, plate_depth)
-    start = path.space.inverse(latents).expand(path.space.start.shape)
+    start = path.space.inverse(latents).expand(path.start.shape)
     return path.follow(start, schedule(settings.num_temperatures)[::-1], tuning, advance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,65 +100,42 @@ def schedule(num_temperatures: int) -> tuple[float, ...]:
     return tuple((value - raw[0]) / (raw[-1] - raw[0]) for value in raw)
 
 
-class AnnealingPath:
-    """The geometric path between where chains start and p(x, z), as a target of HMC in two terms.
+class Path(ABC):
+    """A geometric path f_0^(1 - beta) f_1^beta between where chains start and p(x, z), as a target of HMC in two terms.
 
-    From the prior, log f_beta = log p(z) + beta log p(x|z); from the guide, (1 - beta) log q(z|x) + beta log p(x, z).
-
-    Args:
-        model: Pyro program for p(x, z).
-        guide: Pyro program for q(z | x); may be None where the start is the prior.
-        args: their arguments, B data, tensors of shape (B, *event).
-        num_particles: chains K.
-        settings: numbers of temperatures and leapfrog steps, and the start.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
-            None, see ``find_plate_depth``.
-        compiled: the path's target compiled, used where chains and data have its shape.
+    Attributes:
+        start: u of K draws from f_0 for each datum, shape (K, B, D).
+        num_leapfrog: leapfrog steps of each transition.
+        num_calls: how often the target will be called, about; 0 where it is not to be recorded.
     """
 
-    def __init__(
-        self,
-        model: Program,
-        guide: Program | None,
-        args: Args,
-        num_particles: int,
-        settings: Annealing,
-        plate_depth: int | None,
-        compiled: CompiledTarget | None = None,
-    ) -> None:
-        self.from_prior = settings.start == "prior"
-        self.num_leapfrog = settings.num_leapfrog
-        self.space = Unconstrained(model, start_of(guide, settings), args, num_particles, plate_depth=plate_depth)
-        self._num_calls = 0 if self.space.one_by_one else settings.num_temperatures * settings.num_leapfrog
-        self._compiled = compiled
+    start: Tensor
+    num_leapfrog: int
+    num_calls: int
 
     @cached_property
     def target(self) -> Target:
         """What ``evaluate`` returns at u: compiled where it was, recorded where that pays."""
-        compiled = self._compiled and self._compiled.at(self.space.start, self.space.args)
-        return compiled or record_if_worthwhile(self.evaluate, self.space.start, self._num_calls)
+        return self._compiled_target() or record_if_worthwhile(self.evaluate, self.start, self.num_calls)
 
+    def _compiled_target(self) -> Target | None:
+        return None
+
+    @abstractmethod
     def coefficients(self, beta: float) -> tuple[float, float]:
-        """Return the coefficients of the two terms: (1, beta) from the prior, (1 - beta, beta) from the guide."""
-        return (1.0, beta) if self.from_prior else (1.0 - beta, beta)
+        """Return the coefficients of the two terms at an inverse temperature."""
 
-    @torch.enable_grad()
-    def evaluate(self, u: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
+    @abstractmethod
+    def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two terms at u and their gradients, shapes (2, K, B) and (2, K, B, D): one run of the model.
 
         Args:
             u: where, shape (K, B, D).
-            args: other data of the same shapes, if any.
         """
-        u = u.detach().requires_grad_()
-        log = (self.space.with_data(args) if args else self.space)(u)
-        terms = (log.prior, log.likelihood) if self.from_prior else (log.guide, log.joint)
-        gradients = [_gradient(term, u) for term in terms]
-        return torch.stack(terms).detach(), torch.stack(gradients)
 
+    @abstractmethod
     def ratio(self, point: Point) -> Tensor:
         """Return log f_1 - log f_0, shape (K, B)."""
-        return point.terms[1] if self.from_prior else point.terms[1] - point.terms[0]
 
     def move(self, point: Point, beta: float, step_size: Tensor, scale: Tensor) -> tuple[Point, Tensor]:
         """Take one HMC transition whose step size varies by 20 percent at random, so that no orbit closes."""
@@ -196,11 +174,74 @@ class AnnealingPath:
         return Annealed(log_w, _stacked(acceptance, torch.ones_like(log_w[0])).mean(0))
 
 
+class AnnealingPath(Path):
+    """The path between prior or guide and p(x, z).
+
+    From the prior, log f_beta = log p(z) + beta log p(x|z); from the guide, (1 - beta) log q(z|x) + beta log p(x, z).
+
+    Args:
+        model: Pyro program for p(x, z).
+        guide: Pyro program for q(z | x); may be None where the start is the prior.
+        args: their arguments, B data, tensors of shape (B, *event).
+        num_particles: chains K.
+        settings: numbers of temperatures and leapfrog steps, and the start.
+        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
+            None, see ``find_plate_depth``.
+        compiled: the path's target compiled, used where chains and data have its shape.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program | None,
+        args: Args,
+        num_particles: int,
+        settings: Annealing,
+        plate_depth: int | None,
+        compiled: CompiledTarget | None = None,
+    ) -> None:
+        self.from_prior = settings.start == "prior"
+        self.num_leapfrog = settings.num_leapfrog
+        self.space = Unconstrained(model, start_of(guide, settings), args, num_particles, plate_depth=plate_depth)
+        self.start = self.space.start
+        self.num_calls = 0 if self.space.one_by_one else settings.num_temperatures * settings.num_leapfrog
+        self._compiled = compiled
+
+    def _compiled_target(self) -> Target | None:
+        return None if self._compiled is None else self._compiled.at(self.start, self.space.args)
+
+    def coefficients(self, beta: float) -> tuple[float, float]:
+        """Return the coefficients of the two terms: (1, beta) from the prior, (1 - beta, beta) from the guide."""
+        return (1.0, beta) if self.from_prior else (1.0 - beta, beta)
+
+    @torch.enable_grad()
+    def evaluate(self, u: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two terms at u and their gradients, shapes (2, K, B) and (2, K, B, D): one run of the model.
+
+        Args:
+            u: where, shape (K, B, D).
+            args: other data of the same shapes, if any.
+        """
+        u = u.detach().requires_grad_()
+        log = (self.space.with_data(args) if args else self.space)(u)
+        return terms_and_gradients((log.prior, log.likelihood) if self.from_prior else (log.guide, log.joint), u)
+
+    def ratio(self, point: Point) -> Tensor:
+        """Return log f_1 - log f_0, shape (K, B)."""
+        return point.terms[1] if self.from_prior else point.terms[1] - point.terms[0]
+
+
 def start_of(guide: Program | None, settings: Annealing) -> Program | None:
     """Return the guide where chains start at it, or None for the prior."""
     if settings.start == "guide" and guide is None:
         raise ValueError('Expected a guide to start from; got None. Start from the prior: start="prior".')
     return guide if settings.start == "guide" else None
+
+
+def terms_and_gradients(terms: tuple[Tensor, Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two terms of a target at u and their gradients, shapes (2, K, B) and (2, K, B, D)."""
+    gradients = [_gradient(term, u) for term in terms]
+    return torch.stack(terms).detach(), torch.stack(gradients)
 
 
 def _gradient(term: Tensor, u: Tensor) -> Tensor:

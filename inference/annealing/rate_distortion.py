@@ -115,7 +115,7 @@ def _along_the_path(
         points[:] = [point]
         seen.append(_distortion_and_log_z(point, log_w))
 
-    annealed = path.follow(path.space.start, schedule(settings.num_temperatures), tuning, advance, observe)
+    annealed = path.follow(path.start, schedule(settings.num_temperatures), tuning, advance, observe)
     seen.append(
         _distortion_and_log_z(points[0], annealed.log_w)
     )  # the last weights are those of beta = 1, at the same chains

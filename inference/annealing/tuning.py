@@ -59,10 +59,10 @@ class _Adaptation:
 
     def __init__(self, path: AnnealingPath) -> None:
         self.path = path
-        self.point = Point.at(path.space.start, path.target)
+        self.point = Point.at(path.start, path.target)
         self.variance = self._variance()
-        self.log_step = self.variance.new_full(path.space.start.shape[1:2], -0.25 * math.log(path.space.dim))
-        count, num_data, _ = path.space.start.shape
+        self.log_step = self.variance.new_full(path.start.shape[1:2], -0.25 * math.log(path.start.shape[-1]))
+        count, num_data, _ = path.start.shape
         freedom = num_data * (count - 1)
         self.weight = freedom / (freedom + SMOOTHING)
 

@@ -193,11 +193,27 @@ class Unconstrained:
             guide=prior if self.prior_only else terms.log_q + log_jacobian,
         )
 
-    def with_data(self, args: Args) -> Unconstrained:
-        """Return the same programs as functions of u at other data of the same shapes."""
+    def with_data(self, args: Args, num_particles: int | None = None) -> Unconstrained:
+        """Return the same programs as functions of u at other data of the same event shapes, or other numbers of them.
+
+        What is drawn already, ``start`` and ``lost``, stays that of the data and particles that it was made with.
+
+        Args:
+            args: B data.
+            num_particles: K of the u to come; as before if None.
+        """
         other = copy(self)
         other.args, other._guide_trace = args, None
+        other.num_particles = self.num_particles if num_particles is None else num_particles
+        other.one_by_one = self.plate_depth == 0 or other.num_particles == 1
+        other.shapes = {name: torch.Size((len(args[0]), *shape[1:])) for name, shape in self.shapes.items()}
         return other
+
+    def at(self, index: Tensor) -> Unconstrained:
+        """Return the same programs as functions of u at some of the data."""
+        if len(index) == len(self.args[0]):
+            return self
+        return self.with_data(tuple(arg[index.to(arg.device)] for arg in self.args))
 
     @torch.no_grad()
     def inverse(self, latents: dict[str, Tensor]) -> Tensor:

@@ -30,9 +30,8 @@ from pyro_vae.inference.programs.loop import (
     terms_by_batch,
 )
 from pyro_vae.inference.programs.simulate import simulate, with_missing
-from pyro_vae.inference.scoring.estimates import KHAT_LIMIT
 from pyro_vae.inference.scoring.posterior import Resampler
-from pyro_vae.inference.scoring.tail import WeightStream
+from pyro_vae.inference.scoring.tail import KHAT_LIMIT, WeightStream
 
 Statistic = Callable[..., Tensor | float]
 """T(x): a whole data set, in the form in which the data were given, to one number."""

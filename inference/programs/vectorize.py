@@ -87,6 +87,18 @@ def _few(model: Program, guide: Program, args: Args) -> tuple[Args, int]:
         return args, check_structure(*trace_pair(model, guide, args), len(args[0]))
 
 
+@torch.no_grad()
+def runs_on_fewer(program: Program, args: Args) -> bool:
+    """Say whether a program runs on a single one of the data, and is not tied to their number, as by its parameters."""
+    with poutine.block(), fork_rng(args[0].device):
+        try:
+            trace = poutine.trace(program).get_trace(*(arg[:1] for arg in args))
+            sites = sample_sites(poutine.util.prune_subsample_sites(trace)).values()
+            return all(min(site["cond_indep_stack"], key=lambda frame: frame.dim).size == 1 for site in sites)
+        except Exception:  # whatever a program raises on fewer data than it was made for
+            return False
+
+
 def _difference(model: Program, guide: Program, args: Args, together: tuple[Trace, Trace]) -> str:
     """Return which site's log_prob differs between two particles run together and each alone, or ""."""
     for k in range(2):

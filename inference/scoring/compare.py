@@ -39,7 +39,7 @@ def compare(evidences: Mapping[str, Evidence]) -> pd.DataFrame:
     Returns:
         a table, the best model first, with the columns rank, log_px, stderr, diff, diff_stderr, diff_mc_stderr (the
         Monte Carlo error of diff as if the two had independent noise; evaluations with one seed share theirs, and
-        diff_stderr alone is right), bias (of first order, still in log_px) and num_unreliable (data with
+        diff_stderr alone is right), bias (of first order, still in log_px) and num_flagged (data with
         k-hat above 0.7), in nats per datum; ``attrs["protocol"]`` says how all were scored.
 
     Raises:
@@ -73,7 +73,7 @@ def _row(rank: int, evidence: Evidence, best: Evidence) -> dict[str, float]:
         "diff_stderr": 0.0 if same else standard_error(difference).item(),
         "diff_mc_stderr": 0.0 if same else noise,
         "bias": evidence.bias,
-        "num_unreliable": evidence.num_unreliable,
+        "num_flagged": evidence.num_flagged,
     }
 
 

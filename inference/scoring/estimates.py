@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 import zlib
@@ -21,13 +22,16 @@ from pyro_vae.inference.programs.loop import evaluation_mode, send
 from pyro_vae.inference.programs.simulate import example_data, simulate
 from pyro_vae.inference.programs.standard_errors import monte_carlo_error, standard_error
 from pyro_vae.inference.scoring.posterior import posterior_draws
+from pyro_vae.inference.scoring.tail import KHAT_LIMIT
 
-KHAT_LIMIT = 0.7
-"""Above it importance weights are not to be trusted (Vehtari et al., 2024)."""
 Groups = dict[str, Any]
 """Datasets of xarray by the names that ArviZ gives to groups."""
 _PER_DATUM = ("log_px", "std_error", "ess", "khat", "elbo")
+_WHERE_THERE = ("acceptance", "counts", "choice", "no_mode")
+"""Per datum, of some methods."""
 _FACTS = ("num_particles", "seed", "method", "data", "debiased")
+TOO_MANY = 0.05
+"""Share of flagged data above which the mean is said to be a bound."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,22 @@ class Evidence:
         ess: effective sample size (sum w)^2 / sum w^2 out of K, shape (N,).
         khat: Pareto k-hat of the weights, shape (N,); above 0.7 a datum's estimate cannot be trusted.
         elbo: (1/K) sum_k log w_kn, shape (N,): the ELBO of whatever the weights are of, the guide, the fitted guide
-            or the defensive mixture; for annealed importance sampling the mean log weight of its chains.
-        curve: {k: (mean over data of L_k, its standard error)} for k = 1, 2, 4, ... <= K.
-        num_particles: K.
+            or the defensive mixture; for annealed importance sampling the mean log weight of its chains, and for
+            "auto" that of the guide's pilot draws.
+        curve: {k: (mean over data of L_k, its standard error)} for k = 1, 2, 4, ... <= K; for "auto" of the guide's
+            pilot draws.
+        num_particles: K; where ``counts`` is there, that of the importance samplers.
         seed: the seed it was computed with.
         method: the estimator and its settings, in words.
         data: a hash of the data that were scored; estimates can be compared where it is the same.
         debiased: whether the bias of first order has been taken off.
         acceptance: mean acceptance rate of annealed importance sampling, shape (N,); None for other methods.
+        counts: K of each datum, shape (N,).
+        estimators: names of the estimators among which one was chosen for each datum; empty where there is one.
+        choice: the number of each datum's estimator among them, shape (N,); None where there is one.
+        no_mode: data whose posterior's mode was searched for and not found, shape (N,); None where none was searched.
+        seconds: {estimator: how long it took, with its pilot draws}, where there are several.
+        notes: what else a reader has to know, such as estimators that these programs cannot have.
         source: the programs and data themselves, for ``to_arviz``; not saved.
     """
 
@@ -81,6 +93,12 @@ class Evidence:
     data: str = ""
     debiased: bool = False
     acceptance: Tensor | None = None
+    counts: Tensor | None = None
+    estimators: tuple[str, ...] = ()
+    choice: Tensor | None = None
+    no_mode: Tensor | None = None
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    notes: tuple[str, ...] = ()
     source: Source | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -107,27 +125,83 @@ class Evidence:
     def bias(self) -> float:
         """First-order bias of ``mean`` that is left in it, -1/2 mean_n std_error_n^2 <= 0.
 
-        0 for the jackknife, NaN for K = 1.
+        0 for the jackknife; NaN for K = 1, and where many data are flagged: no expansion in 1/K is known to hold then.
 
         Source: Nowozin (2018), Debiasing Evidence Approximations, proposition 1.
         """
-        if self.num_particles == 1:
+        if self.num_particles == 1 or self.many_flagged:
             return math.nan
         return 0.0 if self.debiased else -0.5 * self.std_error.square().mean().item()
 
     @property
-    def num_unreliable(self) -> int:
+    def flagged(self) -> Tensor:
+        """Whether k-hat is above 0.7, shape (N,): then neither estimate nor standard error can be trusted."""
+        return self.khat > KHAT_LIMIT
+
+    @property
+    def num_flagged(self) -> int:
         """Number of data with k-hat above 0.7."""
-        return int((self.khat > KHAT_LIMIT).sum())
+        return int(self.flagged.sum())
+
+    @property
+    def many_flagged(self) -> bool:
+        """Whether more than 5% of the data are flagged: ``mean`` is then a lower bound in expectation, and no more."""
+        return self.num_flagged > TOO_MANY * len(self.khat)
+
+    @property
+    def method_of(self) -> np.ndarray:
+        """The name of the estimator that each datum was scored by, shape (N,)."""
+        if self.choice is None:
+            return np.full(len(self.log_px), self.method)
+        return np.array(self.estimators)[self.choice.numpy()]
+
+    @property
+    def next_step(self) -> str | None:
+        """The name of the method to try where many data are flagged; None where there is no need, or no better one."""
+        if not self.many_flagged:
+            return None
+        return "ais" if self.estimators else "auto"
+
+    def by_method(self) -> Any:
+        """Return a pandas ``DataFrame`` with a row for each estimator among which "auto" chose.
+
+        Its columns: data that it scored; of these flagged; their mean log_px and mean std_error, in nats; the seconds
+        that it took, pilot draws included. ``attrs["no_mode"]`` counts data whose posterior's mode was not found.
+        """
+        import pandas as pd
+
+        names, method_of = self.estimators or (self.method,), self.method_of
+        per_datum = {name: getattr(self, name).numpy() for name in ("log_px", "std_error", "flagged")}
+        frame = pd.DataFrame(per_datum | {"method": method_of}).groupby("method")
+        table = pd.DataFrame(
+            {
+                "data": frame.size(),
+                "flagged": frame["flagged"].sum(),
+                "log_px": frame["log_px"].mean(),
+                "std_error": frame["std_error"].mean(),
+            }
+        ).reindex(pd.Index(names, name="method"))
+        table[["data", "flagged"]] = table[["data", "flagged"]].fillna(0).astype(int)
+        if self.seconds:
+            table["seconds"] = pd.Series(self.seconds)
+        table.attrs["no_mode"] = 0 if self.no_mode is None else int(self.no_mode.sum())
+        return table
 
     def __str__(self) -> str:
-        """Return the result in one line."""
-        num_data = len(self.log_px)
-        khat = "unknown, K < 26" if self.khat.isnan().all() else f"{self.num_unreliable} of {num_data}"
-        return (
-            f"log p(x) = {self.mean:.2f} +- {self.stderr:.2f} nats  "
-            f"(K={self.num_particles}, N={num_data}, k-hat > {KHAT_LIMIT}: {khat})"
+        """Return the result in one line; >= for = where it is a bound in expectation, and then what to try next."""
+        how = self.title if self.estimators else f"K={self.num_particles}"
+        relation = ">=" if self.many_flagged and not self.debiased else "="
+        flagged = "unknown, K < 26" if self.khat.isnan().all() else f"{self.num_flagged} of {len(self.khat)}"
+        line = (
+            f"log p(x) {relation} {self.mean:.2f} +- {self.stderr:.2f} nats  "
+            f"({how}, N={len(self.log_px)}, flagged: {flagged})"
         )
+        return line if self.next_step is None else f'{line}  next: method="{self.next_step}"'
+
+    @property
+    def title(self) -> str:
+        """The estimator's name in words, without its settings."""
+        return self.method.partition(" (")[0]
 
     def __repr__(self) -> str:
         return f"<Evidence: {self}>"
@@ -135,17 +209,24 @@ class Evidence:
     def to_dataframe(self) -> Any:
         """Return a pandas ``DataFrame`` with a row for each datum: log_px, std_error, ess, khat, elbo, in nats.
 
-        Annealed importance sampling adds its acceptance rate. ``attrs`` says the method, K, the seed and the data's
-        hash.
+        Then its K; annealed importance sampling adds its acceptance rate, "auto" each datum's estimator and whether
+        no mode was found. ``attrs`` says the method, K, the seed and the data's hash.
         """
         import pandas as pd
 
-        columns = {name: getattr(self, name).numpy() for name in _PER_DATUM}
-        if self.acceptance is not None:
-            columns["acceptance"] = self.acceptance.numpy()
-        frame = pd.DataFrame(columns).rename_axis("datum")
+        columns = {name: getattr(self, name).numpy() for name in _PER_DATUM} | self._where_there()
+        if self.choice is not None:
+            columns["method"] = self.method_of
+            del columns["choice"]
+        columns["num_particles"] = columns.pop("counts", self.num_particles)
+        frame = pd.DataFrame(columns, index=range(len(self.log_px))).rename_axis("datum")
         frame.attrs.update({name: getattr(self, name) for name in _FACTS})
         return frame
+
+    def _where_there(self) -> dict[str, Any]:
+        """Return as arrays what some methods say of each datum."""
+        values = {name: getattr(self, name) for name in _WHERE_THERE}
+        return {name: value.numpy() for name, value in values.items() if value is not None}
 
     def to_arviz(self, num_draws: int = 100, *, seed: int = 0) -> Any:
         """Return an ArviZ ``InferenceData`` (0.x) or ``DataTree`` (1.x) with draws of the posterior of each datum.
@@ -175,11 +256,10 @@ class Evidence:
 
     def save(self, path: str | Path) -> None:
         """Write everything but ``source`` to one ``.npz`` file, under a temporary name until it is whole."""
-        per_datum = {name: getattr(self, name).numpy() for name in _PER_DATUM}
-        if self.acceptance is not None:
-            per_datum["acceptance"] = self.acceptance.numpy()
+        per_datum = {name: getattr(self, name).numpy() for name in _PER_DATUM} | self._where_there()
         curve = np.array([[k, *row] for k, row in self.curve.items()])
         facts = {name: getattr(self, name) for name in _FACTS}
+        facts |= {name: json.dumps(getattr(self, name)) for name in ("estimators", "seconds", "notes")}
         with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, curve=curve, **facts, **per_datum)
 
@@ -193,10 +273,12 @@ class Evidence:
         try:
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 per_datum: dict[str, Any] = {
-                    n: torch.from_numpy(file[n]) for n in (*_PER_DATUM, "acceptance") if n in file
+                    n: torch.from_numpy(file[n]) for n in (*_PER_DATUM, *_WHERE_THERE) if n in file
                 }
+                several = {n: json.loads(file[n].item()) for n in ("estimators", "seconds", "notes") if n in file}
+                several |= {n: tuple(several[n]) for n in ("estimators", "notes") if n in several}
                 curve = {int(k): (mean, se) for k, mean, se in file["curve"].tolist()}
-                return cls(**per_datum, curve=curve, **{name: file[name].item() for name in _FACTS})
+                return cls(**per_datum, curve=curve, **several, **{name: file[name].item() for name in _FACTS})
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
             raise ValueError(f"Cannot read {path}: {error}. Run the evaluation again.") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,6 @@ from pyro_vae.inference.programs.call import (
     unvalidated,
 )
 from pyro_vae.inference.programs.loop import (
-    data_at_once,
     evaluation_mode,
     progress_bar,
     send,
@@ -38,9 +37,9 @@ from pyro_vae.inference.programs.loop import (
 )
 from pyro_vae.inference.programs.proposals import check_observations
 from pyro_vae.inference.programs.standard_errors import standard_error
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.vectorize import find_plate_depth, prior_program
 from pyro_vae.inference.scoring import methods
-from pyro_vae.inference.scoring.base import Method, Programs
+from pyro_vae.inference.scoring.base import Estimator, Programs
 from pyro_vae.inference.scoring.estimates import Evidence, Source
 from pyro_vae.inference.scoring.partial import PartialResults, hash_of_programs, hash_of_text
 from pyro_vae.inference.scoring.tail import WeightSummary
@@ -49,11 +48,11 @@ from pyro_vae.inference.scoring.tail import WeightSummary
 @torch.no_grad()
 def evidence(
     model: Program,
-    guide: Program,
+    guide: Program | None,
     x: Data,
     num_particles: int | None = None,
     *,
-    method: str | Method = "iw",
+    method: str | Estimator = "auto",
     chunk_size: int = 10_000,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -62,11 +61,16 @@ def evidence(
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Evidence:
-    """Estimate log p(x_n) for every datum, by default by importance weighting with the guide as proposal.
+    """Estimate log p(x_n) for every datum, by default by the cheapest estimator that holds for it.
 
         log p(x_n) ~ log (1/K) sum_k p(x_n, z_kn) / q(z_kn | x_n),   z_kn ~ q(z_kn | x_n)
 
-    Weights are streamed: at most ``chunk_size`` (particle, datum) pairs exist at once, so that memory is
+    with q the guide where that is good enough, a Student-t at the posterior's modes where it is not, or annealed
+    chains; see ``methods.Auto``. With method="iw" it is the guide for all data. Without a guide it is the prior, and
+    method="iw" the plain Monte Carlo estimate, log (1/K) sum_k p(x_n | z_k).
+
+    Weights are streamed: at most ``chunk_size`` (particle, datum) pairs exist at once, with "auto" at least 200 chains
+    of one datum, so that memory is
     chunk_size times what the programs need for one pair, plus 3 sqrt(K) + log2(K) + 7 numbers for each datum of a
     chunk and 6 + log2(K) for each datum in all. Modules are in evaluation mode while it runs.
 
@@ -75,11 +79,12 @@ def evidence(
 
     Args:
         model: Pyro program for p(x, z) with an outermost data plate.
-        guide: Pyro program for q(z | x).
+        guide: Pyro program for q(z | x), or None for the prior.
         x: data, shape (N, *event), or a tuple of tensors with the data first. They stay where they are; each chunk
             is copied to the device when its turn comes.
-        num_particles: K; 5,000 if absent, and 16 chains for annealed importance sampling.
-        method: "iw", "jackknife", "laplace" or "ais", or one of ``methods`` with its settings, such as
+        num_particles: K; 5,000 if absent, and 16 chains for annealed importance sampling. Data that "auto" anneals have
+            200 chains.
+        method: "auto", "iw", "jackknife", "laplace" or "ais", or one of ``methods`` with its settings, such as
             ``methods.IW(defensive=0.1)``.
         chunk_size: largest number of (particle, datum) pairs in memory at once.
         seed: seed of the draws; the global generator is left as it was.
@@ -104,6 +109,7 @@ def evidence(
     Source: Burda, Grosse and Salakhutdinov (2016), section 3; standard error: the delta method.
     """
     how, seed = as_method(method), check_seed(seed)
+    guide = prior_program(model) if guide is None else guide
     num_particles = how.default_particles if num_particles is None else num_particles
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
@@ -117,15 +123,17 @@ def evidence(
     with evaluation_mode(model, guide, device, seed), at_precision(precision, device, model, guide):
         first, last = run.examples()
         programs = _prepare(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
+        programs = replace(programs, chunk_size=chunk_size)
+        notes = tuple(how.notes(programs, first))
         of_programs = hash_of_programs(programs.model, programs.guide, first)
         settings = (how, num_particles, chunk_size, seed, device.type, data, of_programs)
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
         # By what there is in all, not what is left: a call that goes on rounds as it would have undisturbed.
-        programs = compile_method(how, programs, compile, run.num_rounds, (first, last), run.counts[0])
+        programs = compile_method(how, programs, compile, run.num_rounds, (first, last), run.count)
         with _errors_for_users(model):
             run.score(programs, partial, progress)
     partial.remove()
-    return run.result(partial.done, data, (model, guide))
+    return run.result(partial.done, data, (model, guide), notes)
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ class _Evaluation:
         seed: seed of the draws.
     """
 
-    how: Method
+    how: Estimator
     args: Args
     device: torch.device
     num_particles: int
@@ -151,14 +159,12 @@ class _Evaluation:
     @property
     def size(self) -> int:
         """Data in a chunk."""
-        num_data, own = len(self.args[0]), self.how.particles_of_its_own
-        most = data_at_once(num_data, own, self.chunk_size, together=True)
-        return min(most, data_at_once(num_data, self.num_particles, self.chunk_size))
+        return self.how.data_at_once(len(self.args[0]), self.num_particles, self.chunk_size)
 
     @property
-    def counts(self) -> list[int]:
-        """Particles in each chunk of a chunk of data."""
-        return split_particles(self.num_particles, self.size, self.chunk_size)
+    def count(self) -> int:
+        """Particles in a chunk of a chunk of data."""
+        return split_particles(self.num_particles, self.size, self.chunk_size)[0]
 
     @property
     def num_rounds(self) -> int:
@@ -178,15 +184,18 @@ class _Evaluation:
             try:
                 for index, batch in chunks:
                     seed_rng(self.device, _seed_of_chunk(self.seed, index))
-                    partial.add(_summarize(self.how, programs, send(batch, self.device), self.counts, bar.update))
+                    batch = send(batch, self.device)
+                    partial.add(self.how.summarize(programs, batch, self.num_particles, bar.update))
             except BaseException:
                 partial.write()
                 raise
 
-    def result(self, parts: list[WeightSummary], data: str, programs: tuple[Program, Program]) -> Evidence:
+    def result(
+        self, parts: list[WeightSummary], data: str, programs: tuple[Program, Program], notes: tuple[str, ...]
+    ) -> Evidence:
         """Join the chunks of data; refuse NaN and inf rather than average over it."""
-        joined = {n: torch.cat([part.tensors()[n] for part in parts]) for n in parts[0].tensors() if "bounds:" not in n}
-        log_px = joined["log_px"]
+        joined = WeightSummary.join(parts)
+        log_px = joined.log_px
         bad = log_px.isnan() | (log_px == math.inf)  # -inf is an answer: x has probability 0 at every particle
         if bad.any():
             datum = int(bad.nonzero()[0])
@@ -194,27 +203,29 @@ class _Evaluation:
                 f"The log weights of datum {datum} are NaN or inf: the programs' parameters or densities are not "
                 "finite."
             )
-        bounds = {k: torch.cat([part.bounds[k] for part in parts]) for k in parts[0].bounds}
-        curve = {k: (b.mean().item(), standard_error(b).item()) for k, b in bounds.items()}
+        curve = {k: (b.mean().item(), standard_error(b).item()) for k, b in joined.bounds.items()}
+        named = {n: v for n, v in vars(joined).items() if n != "bounds"}
         return Evidence(
-            **joined,
+            **named,
             curve=curve,
             num_particles=self.num_particles,
             seed=self.seed,
             method=str(self.how),
             data=data,
             debiased=self.how.debiased,
+            estimators=self.how.estimators,
+            notes=notes,
             source=Source(*programs, self.args, self.device),
         )
 
 
-def as_method(method: str | Method) -> Method:
+def as_method(method: str | Estimator) -> Estimator:
     """Return the estimator that a name or an estimator means.
 
     Raises:
         ValueError: for an unknown name.
     """
-    if isinstance(method, Method):
+    if isinstance(method, Estimator):
         return method
     if not isinstance(method, str) or method not in methods.BY_NAME:
         known = ", ".join(f'"{name}"' for name in methods.BY_NAME)
@@ -232,7 +243,7 @@ def _errors_for_users(model: Program) -> Iterator[None]:
         yield
 
 
-def _prepare(how: Method, model: Program, guide: Program, first: Args, num_particles: int) -> Programs:
+def _prepare(how: Estimator, model: Program, guide: Program, first: Args, num_particles: int) -> Programs:
     """Find out on the first chunk how the programs run, and whether they can be scored in this way."""
     with short_errors():
         check_observations(model, guide, first)
@@ -242,7 +253,7 @@ def _prepare(how: Method, model: Program, guide: Program, first: Args, num_parti
 
 
 def compile_method(
-    how: Method, programs: Programs, setting: bool | str, num_rounds: int, chunks: tuple[Args, Args], count: int
+    how: Estimator, programs: Programs, setting: bool | str, num_rounds: int, chunks: tuple[Args, Args], count: int
 ) -> Programs:
     """Return the programs with what the method compiles, always if the setting is True, if "auto" where that pays.
 
@@ -267,12 +278,3 @@ def compile_method(
 def _seed_of_chunk(seed: int, index: int) -> int:
     """Return a seed for each chunk, unrelated to those of other chunks and other seeds."""
     return int(np.random.SeedSequence([seed % 2**64, index]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _summarize(
-    how: Method, programs: Programs, batch: Args, counts: list[int], advance: Callable[[int], object]
-) -> WeightSummary:
-    stream = how.stream(len(batch[0]), sum(counts), batch[0].device)
-    for weights in how.weights(programs, batch, counts, advance):
-        stream.add(weights.log_w, weights.acceptance)
-    return stream.summary()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from pyro_vae.inference.programs.standard_errors import error_of_log_mean, standard_error
 
+KHAT_LIMIT = 0.7
+"""Above it importance weights are not to be trusted (Vehtari et al., 2024)."""
 FLAT = 1e-4
 """Nats within which the largest weights count as equal: such a difference is rounding in single precision."""
 
@@ -126,9 +130,18 @@ class WeightStream:
             ess=ess.cpu(),
             elbo=(self.sum / self.num_particles).cpu(),
             khat=khat_from_tail(self.top),
+            counts=torch.full((len(ess),), self.num_particles),
             bounds=self.curve.bounds() | {self.num_particles: log_px.cpu()},
             acceptance=None if self.accepted is None else self.accepted.cpu(),
         )
+
+
+def summarize(log_w: Iterable[Tensor], num_data: int, num_particles: int, device: torch.device) -> WeightSummary:
+    """Return the summary of K log weights of each of B data, from chunks of shape (k, B)."""
+    stream = WeightStream(num_data, num_particles, device)
+    for chunk in log_w:
+        stream.add(chunk)
+    return stream.summary()
 
 
 class JackknifeStream(WeightStream):
@@ -182,26 +195,60 @@ def _sums_without_each(log_w: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class WeightSummary:
-    """What a stream of weights comes down to, each of shape (B,) and on the CPU; see ``Evidence``."""
+    """What a stream of weights comes down to, each of shape (B,) and on the CPU; see ``Evidence``.
+
+    ``counts`` is K of each datum; where there are several estimators, ``choice`` is the number of each datum's and
+    ``no_mode`` whether no mode of its posterior was found, and ``seconds`` says how long each estimator took.
+    """
 
     log_px: Tensor
     std_error: Tensor
     ess: Tensor
     elbo: Tensor
     khat: Tensor
+    counts: Tensor
     bounds: dict[int, Tensor]
     acceptance: Tensor | None = None
+    choice: Tensor | None = None
+    no_mode: Tensor | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all of it by name, for a file."""
         named = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return named | {f"bounds:{k}": bound for k, bound in self.bounds.items()}
+        named |= {f"bounds:{k}": bound for k, bound in self.bounds.items()}
+        return named | {f"seconds:{name}": torch.tensor(value) for name, value in self.seconds.items()}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> WeightSummary:
         """Take up what ``tensors`` returned."""
         bounds = {int(name[7:]): value for name, value in tensors.items() if name.startswith("bounds:")}
-        return cls(**{n: v for n, v in tensors.items() if not n.startswith("bounds:")}, bounds=bounds)
+        seconds = {name[8:]: value.item() for name, value in tensors.items() if name.startswith("seconds:")}
+        return cls(**{n: v for n, v in tensors.items() if ":" not in n}, bounds=bounds, seconds=seconds)
+
+    @classmethod
+    def join(cls, parts: list[WeightSummary]) -> WeightSummary:
+        """Return the summary of the data of several, one after another, with their seconds added up."""
+        first = parts[0]
+        named = [n for n, value in vars(first).items() if isinstance(value, Tensor)]
+        seconds = {name: sum(part.seconds[name] for part in parts) for name in first.seconds}
+        return cls(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in named},
+            bounds={k: torch.cat([part.bounds[k] for part in parts]) for k in first.bounds},
+            seconds=seconds,
+        )
+
+    def put(self, chosen: Tensor, other: WeightSummary) -> WeightSummary:
+        """Return the summary with that of others in the place of the data that are chosen, shape (B,)."""
+        named: dict[str, Any] = {n: v.clone() for n, v in vars(self).items() if isinstance(v, Tensor)}
+        for name, values in named.items():
+            values[chosen] = getattr(other, name)
+        return WeightSummary(**named, bounds=self.bounds)
+
+    def at(self, index: Tensor) -> WeightSummary:
+        """Return the summary of some of the data, without the seconds."""
+        named: dict[str, Any] = {n: value[index] for n, value in vars(self).items() if isinstance(value, Tensor)}
+        return WeightSummary(**named, bounds={k: bound[index] for k, bound in self.bounds.items()})
 
 
 class BoundCurve:

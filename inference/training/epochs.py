@@ -16,6 +16,7 @@ from pyro_vae.inference.programs.loop import evaluation_mode, send, split_data
 from pyro_vae.inference.training.checkpoints import State, load_program_state, program_state
 from pyro_vae.inference.training.schedules import Schedule
 from pyro_vae.inference.training.step import Stepper
+from pyro_vae.inference.training.watch import Watch
 
 Row = dict[str, float]
 
@@ -32,7 +33,9 @@ class Epochs:
         patience: int | None,
         device: torch.device,
         precision: str | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch
         self.stepper, self.scheduler, self.batch_size, self.device = stepper, scheduler, batch_size, device
         self.patience = patience
         self.steps = -(-num_data // batch_size)
@@ -77,7 +80,7 @@ class Epochs:
                 "the learning rate, clip the gradient (clip_norm=10), or check the scale of the data."
             )
 
-    def close_epoch(self, valid: Args | None, seed: int) -> None:
+    def close_epoch(self, valid: Args | None, seed: int, last: bool = False) -> None:
         """Validate on the same noise each time, remember the best epoch, and step the scheduler."""
         row = self.history[-1]
         if valid is not None:
@@ -85,7 +88,9 @@ class Epochs:
                 batches = (send(batch, self.device) for batch in split_data(valid, self.batch_size))
                 losses = [self.stepper.loss(batch) * len(batch[0]) for batch in batches]
             row["valid_bound"] = -sum(losses) / len(valid[0])
-            if self.patience is not None and row["valid_bound"] >= max(r["valid_bound"] for r in self.history):
+            if self.watch is not None and self.watch.is_due(self.epoch + 1, last):
+                row["valid_log_px"] = self.watch()
+            if self.patience is not None and self._is_best(row):
                 self.best = program_state(self.stepper.model, self.stepper.guide, self.stepper.loose)
                 self.best_epoch = self.epoch + 1
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -93,6 +98,11 @@ class Epochs:
         elif self.scheduler is not None:
             self.scheduler.step()
         self.epoch += 1
+
+    def _is_best(self, row: Row) -> bool:
+        """Say whether no epoch before was better in what is watched."""
+        name = "valid_bound" if self.watch is None else "valid_log_px"
+        return name in row and row[name] >= max(r[name] for r in self.history if name in r)
 
     def out_of_patience(self) -> bool:
         """Say whether the bound has not improved for ``patience`` epochs."""

@@ -57,7 +57,7 @@ def _notes(paths: list[str], table: pd.DataFrame) -> list[str]:
             f"The likelihoods differ ({', '.join(sorted(parts))}): a difference means something only between densities "
             "of the same x by the same measure."
         )
-    most = int(table["num_unreliable"].max())
+    most = int(table["num_flagged"].max())
     if most:
         notes.append(
             f"k-hat is above 0.7 at up to {most} data: log_px is most likely too low there, and neither bias nor "

@@ -35,4 +35,4 @@ def run(options: Namespace) -> None:
     write_page(directory, trained, ev, directory.facts(), "test", [finding.as_section() for finding in findings])
     for finding in findings:
         print(f"{finding.title}: {finding.line}")
-    print(f"report: {directory.report}\ntest {trained.in_words(ev)}")
+    print(f"report: {directory.report}\ntest {trained.in_words(ev, directory.path)}")

@@ -9,19 +9,27 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
 
-from pyro_vae.cli.options import Choices, Classes, add_setting, add_settings, make_parser
+from pyro_vae.cli.options import Choices, Classes, add_settings, make_parser
 from pyro_vae.cli.parser import config_of
 from pyro_vae.cli.scoring import score
-from pyro_vae.core.checks import check_positive_int
+from pyro_vae.core.checks import check_int, check_positive_int
 from pyro_vae.data.tables import read_schema
 from pyro_vae.inference.programs.call import as_args, check_data, place_programs, short_errors
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.training.checkpoints import read_checkpoint
 from pyro_vae.inference.training.fit import FitResult, check_settings, fit
 from pyro_vae.models.initialization import start_at_data
-from pyro_vae.runs.config import PART_SETTINGS, Config, DataConfig, NetworksConfig, PartsConfig, TrainingConfig
+from pyro_vae.runs.config import (
+    PART_SETTINGS,
+    Config,
+    DataConfig,
+    NetworksConfig,
+    PartsConfig,
+    ScoringConfig,
+    TrainingConfig,
+)
 from pyro_vae.runs.kinds import KINDS, Programs
-from pyro_vae.runs.registry import OBJECTIVES, OPTIMIZERS, REGISTRIES, SCHEDULERS
+from pyro_vae.runs.registry import METHODS, OBJECTIVES, OPTIMIZERS, REGISTRIES, SCHEDULERS
 from pyro_vae.runs.run import Run, Trained, next_path
 from pyro_vae.runs.setup import Setup, notes, set_up
 
@@ -56,8 +64,8 @@ def make(choices: Choices) -> ArgumentParser:
     networks = parser.add_argument_group("networks", "A class of yours is called with in_shape and out_features.")
     add_settings(networks, NetworksConfig, choices)
     add_settings(parser.add_argument_group("training"), TrainingConfig, choices)
-    run = parser.add_argument_group("evaluation and run directory")
-    add_setting(run, Config, "num_particles")
+    add_settings(parser.add_argument_group("evaluation"), ScoringConfig, choices)
+    run = parser.add_argument_group("run directory")
     run.add_argument("--out", type=str | None, default=None, help="run directory; runs/DATA-NNN if absent")
     run.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
     run.add_argument("--resume", type=str | None, default=None, help="go on with the run in this directory")
@@ -125,6 +133,7 @@ def _fit(directory: Run, setup: Setup, programs: Programs, objective: Any, resum
             kl_warmup=training.kl_warmup,
             clip_norm=training.clip_norm,
             patience=training.patience,
+            watch=training.watch,
             transform=setup.splits.transform,
             seed=training.seed,
             device=training.device,
@@ -138,9 +147,10 @@ def _fit(directory: Run, setup: Setup, programs: Programs, objective: Any, resum
 
 
 def _score(directory: Run, trained: Trained) -> None:
-    how: dict[str, Any] = {name: trained.config[name] for name in ("device", "compile", "precision")}
+    names = ("device", "compile", "precision", "num_particles", "audit")
+    how: dict[str, Any] = {name: trained.config[name] for name in names}
     try:
-        score(directory, trained, trained.config.num_particles, **how)
+        score(directory, trained, METHODS.build(trained.config.scoring.method), **how)
     except KeyboardInterrupt:
         _go_on(directory, "Interrupted; the model is kept. ")
 
@@ -190,7 +200,10 @@ def _check_epochs(directory: Run, epochs: int) -> None:
 def _checked_training_data(setup: Setup, model: nn.Module, guide: nn.Module) -> tuple[Tensor, ...]:
     """Refuse settings and data that cannot work while there is still nothing to clean up; return the training data."""
     config, training, splits = setup.config, setup.config.training, setup.splits
-    check_positive_int(config.num_particles, "num_particles")
+    if config.scoring.num_particles is not None:
+        check_positive_int(config.scoring.num_particles, "num_particles")
+    check_int(config.scoring.audit, "audit", 0, "It is a number of data; 0 is none.")
+    METHODS.build(config.scoring.method)
     names = ("epochs", "batch_size", "patience", "kl_warmup", "clip_norm")
     check_settings(splits.train, valid=splits.valid, **{name: config[name] for name in names})
     x, *others = as_args(setup.kind.training_data(splits))

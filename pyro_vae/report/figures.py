@@ -16,7 +16,8 @@ from pyro_vae.inference.diagnostics.calibration import SBC, Coverage
 from pyro_vae.inference.diagnostics.criticism import PredictiveCheck
 from pyro_vae.inference.diagnostics.latent import LatentKL
 from pyro_vae.inference.diagnostics.uniformity import Uniformity, ecdf_band
-from pyro_vae.inference.scoring.estimates import KHAT_LIMIT, Evidence
+from pyro_vae.inference.scoring.estimates import Evidence
+from pyro_vae.inference.scoring.tail import KHAT_LIMIT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +60,9 @@ def num_bins(num_data: int) -> int:
 def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     """Draw the training bound (-loss) and the validation bound against the epoch, in nats per datum.
 
+    Where log p(x) of validation data was estimated too, it is drawn beside them: above the validation bound by the
+    inference gap.
+
     The y-axis follows the later half of the epochs: the first steps gain hundreds of nats, next to
     which what happens at the end would be a flat line. Epochs whose KL weight is still rising are shaded, since
     -loss is no bound there.
@@ -74,8 +78,13 @@ def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
         if np.isfinite(bound).any():
             marker = "o" if len(bound) < 20 else ""
             axes.plot(epochs, bound, color=colour, marker=marker, markersize=4, label=name)
+    log_px = np.array([row.get("valid_log_px", math.nan) for row in history])
+    seen = np.isfinite(log_px)
+    if seen.any():
+        label = "validation log p(x), estimated"
+        axes.plot(np.array(epochs)[seen], log_px[seen], color=ORANGE, marker="o", markersize=3, label=label)
     _shade_warmup(axes, history)
-    _settle(axes, np.stack([training, validation]))
+    _settle(axes, np.stack([training, validation, log_px]))
     axes.set(xlabel="epoch", ylabel=f"bound, {NATS}")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.legend(loc="lower right", **LEGEND)
@@ -117,8 +126,17 @@ def bound_curve(evidence: Evidence) -> Figure:
     means = [evidence.curve[k][0] for k in counts]
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.plot(counts, means, color=BLUE, marker="o", markersize=4, label="$L_k$, mean over data")
+    axes.plot(
+        counts,
+        means,
+        color=BLUE,
+        marker="o",
+        markersize=4,
+        label="$L_k$ of the guide" if evidence.estimators else "$L_k$, mean over data",
+    )
     error = evidence.curve[counts[-1]][1]
+    if evidence.estimators:
+        axes.axhline(evidence.mean, color="black", linewidth=1.2, label=f"{evidence.title}: {evidence.mean:.2f}")
     if math.isfinite(error):
         label = f"± {error:.2f} over data, moves all points together"
         beside = [1.6 * counts[-1]]

@@ -15,7 +15,8 @@ from pyro_vae.inference.diagnostics.latent import active_units
 from pyro_vae.inference.programs import predictive
 from pyro_vae.inference.programs.call import as_args
 from pyro_vae.inference.programs.loop import evaluation_mode
-from pyro_vae.inference.scoring.estimates import KHAT_LIMIT, Evidence
+from pyro_vae.inference.scoring.estimates import Evidence
+from pyro_vae.inference.scoring.tail import KHAT_LIMIT
 from pyro_vae.report import figures, pictures
 from pyro_vae.report.page import Block, Details, Drawing, Facts, Heading, Section, Table, Text, decimal, render
 
@@ -26,6 +27,7 @@ NUM_DRAWS = 1000
 MAX_SCATTER = 2000
 """Data in the latent scatter."""
 _PRIOR = " Grey is the prior p(z): its density, or in two dimensions contours that hold 50, 90 and 99% of it."
+_SHOWN = (("log_px", 2), ("std_error", 3), ("seconds", 1))
 _BLIND = (
     "What k-hat cannot see: a mode of p(z|x) that the guide never visits. No draw lands there, so log p(x) comes "
     "out too low, and neither k-hat, nor the standard error, nor the ESS shows it."
@@ -104,7 +106,10 @@ def write_report(
         ValueError: if the file cannot be written.
     """
     scored, device = scored.cpu(), _device(model)
-    blocks: list[Block] = [Text(f"{scored.split} {scored.evidence}", "result"), *warnings(scored.evidence)]
+    blocks: list[Block] = [
+        Text(f"{scored.split} {scored.evidence}".partition("  next: ")[0], "result"),
+        *warnings(scored.evidence),
+    ]
     blocks.append(Facts(facts))
     if history:
         blocks.append(_learning(history))
@@ -127,16 +132,15 @@ def _device(model: nn.Module) -> torch.device:
 
 def doubts(evidence: Evidence) -> list[str]:
     """Say in sentences what makes an estimate of log p(x) doubtful; empty where nothing does."""
-    count, num_data = evidence.num_unreliable, len(evidence.log_px)
+    count, num_data = evidence.num_flagged, len(evidence.log_px)
     infinite = int((~evidence.log_px.isfinite()).sum())
-    gain, k = _last_gain(evidence)
+    gain, k = (math.nan, 0) if evidence.estimators else _last_gain(evidence)
     notes = (
         (
             count > 0,
-            f"{count} of {num_data} data have k-hat above {KHAT_LIMIT}: a few draws carry nearly all of their weight, "
-            "so that neither their log p(x) nor its Monte Carlo error can be trusted, and log p(x) is most likely too "
-            "low. More than a larger K helps a guide with heavier tails, a richer family, or one fitted to each datum "
-            "(evaluate --method IW --method.refine 300); annealed importance sampling (--method AIS) does without one.",
+            f"{count} of {num_data} data are flagged, k-hat above {KHAT_LIMIT}: a few draws carry nearly all of their "
+            "weight, so that neither their log p(x) nor its Monte Carlo error can be trusted, and log p(x) is most "
+            f"likely too low. {_advice(evidence)}",
         ),
         (
             bool(evidence.khat.isnan().all()),
@@ -153,6 +157,15 @@ def doubts(evidence: Evidence) -> list[str]:
     return [note for holds, note in notes if holds]
 
 
+def _advice(evidence: Evidence) -> str:
+    """Say what to do about flagged data that was not done yet."""
+    if not evidence.estimators:
+        return "evaluate --method Auto looks for an estimator that holds for each of them."
+    if evidence.many_flagged:
+        return "Annealed importance sampling on longer paths is what is left: evaluate --method AIS."
+    return "So few of them say nothing against the mean; evaluate --method AIS scores all data in another way."
+
+
 def warnings(evidence: Evidence) -> list[Text]:
     """Say what makes the result doubtful, and what no diagnostic here would notice."""
     return [*(Text(note, "warning") for note in doubts(evidence)), Text(_BLIND)]
@@ -167,7 +180,10 @@ def _last_gain(evidence: Evidence) -> tuple[float, int]:
 
 def evidence_section(evidence: Evidence) -> Section:
     """Return the section on log p(x): its numbers, its histogram, its curve over K, and its k-hat."""
-    blocks: list[Block] = [_numbers(evidence), _histogram(evidence)]
+    blocks: list[Block] = [_numbers(evidence)]
+    if evidence.estimators:
+        blocks += [_by_method(evidence), *map(Text, evidence.notes)]
+    blocks.append(_histogram(evidence))
     if evidence.num_particles > 1:
         blocks += [_bound(evidence), _khat(evidence)]
     return Section("log p(x)", blocks)
@@ -175,9 +191,10 @@ def evidence_section(evidence: Evidence) -> Section:
 
 def _numbers(evidence: Evidence) -> Table:
     """Tabulate the parts of the result, each with what it means."""
-    elbo, share = evidence.elbo.mean().item(), (evidence.ess / evidence.num_particles).median().item()
+    elbo = evidence.elbo.mean().item()
+    share = (evidence.ess / (evidence.num_particles if evidence.counts is None else evidence.counts)).median().item()
     rows = [
-        ("mean log p(x)", evidence.mean, 3, f"nats per datum, K = {evidence.num_particles}"),
+        ("mean log p(x)", evidence.mean, 3, f"nats per datum, {evidence.title}, K = {evidence.num_particles}"),
         ("its standard error", evidence.stderr, 3, "nats, over data and Monte Carlo"),
         ("Monte Carlo part", evidence.mc_stderr, 4, "nats, already contained in the line above"),
         (
@@ -187,13 +204,28 @@ def _numbers(evidence: Evidence) -> Table:
             f"nats, first order, {'taken off' if evidence.debiased else 'not corrected for'}",
         ),
         ("ELBO", elbo, 3, f"nats per datum, {evidence.mean - elbo:.3f} below log p(x)"),
-        ("median ESS / K", share, 3, "1 where the guide is the exact posterior"),
+        ("median ESS / K", share, 3, "1 where the proposal is the exact posterior"),
     ]
+    if evidence.many_flagged:
+        rows = [row for row in rows if row[0] != "its bias"]  # no expansion in 1/K is known to hold
     if evidence.acceptance is not None:
         median = evidence.acceptance.median().item()
         rows.append(("median acceptance", median, 2, "of Hamiltonian Monte Carlo; step sizes were tuned to 0.65"))
     cells = [(name, decimal(value, digits), meaning) for name, value, digits, meaning in rows]
     return Table(("quantity", "value", "what it is"), cells)
+
+
+def _by_method(evidence: Evidence) -> Table:
+    """Tabulate how many data each estimator took."""
+    table = evidence.by_method()
+    cells = [
+        (str(name), f"{row['data']:.0f}", f"{row['flagged']:.0f}", *(decimal(row[n], d) for n, d in _SHOWN))
+        for name, row in table.iterrows()
+    ]
+    no_mode = table.attrs["no_mode"]
+    if no_mode:
+        cells.append(("no mode found", f"{no_mode}", "", "", "", ""))
+    return Table(("estimator", "data", "flagged", "log p(x)", "SE of one", "seconds"), cells)
 
 
 def _histogram(evidence: Evidence) -> Drawing:
@@ -212,6 +244,11 @@ def _bound(evidence: Evidence) -> Drawing:
 
 def _bound_caption(evidence: Evidence) -> str:
     """Extrapolate the curve: where the gap at k is c / k, that at K is (L_K - L_k) k / (K - k)."""
+    if evidence.estimators:
+        return (
+            "What importance weighting with the guide alone would give, against the estimate: the gap between them is "
+            "the guide's, and more draws of it close it slowly if at all."
+        )
     caption = "A curve that has gone flat says that K is large enough for this guide."
     gain, k = _last_gain(evidence)
     if not 0 < gain < math.inf:
@@ -226,7 +263,7 @@ def _bound_caption(evidence: Evidence) -> str:
 def _khat(evidence: Evidence) -> Drawing:
     return Drawing(
         figures.khat_plot(evidence),
-        f"Pareto k-hat of each datum against log p(x); {evidence.num_unreliable} above {KHAT_LIMIT}.",
+        f"Pareto k-hat of each datum against log p(x); {evidence.num_flagged} above {KHAT_LIMIT}.",
         f"Each point is a datum. Below 0.5 all is well; above {KHAT_LIMIT} the estimate cannot be trusted. Where "
         "k-hat rises to the left, the data that the model fits worst are also those that the guide covers worst.",
     )
@@ -235,7 +272,8 @@ def _khat(evidence: Evidence) -> Drawing:
 def _learning(history: Sequence[Mapping[str, float]]) -> Section:
     caption = (
         "Still rising at the end: train for longer. A validation bound that falls while the training bound rises: "
-        "overfitting. The bound is that of the training objective, at its own number of particles."
+        "overfitting, of the encoder first: log p(x) may rise while the bound falls, as --watch evidence shows. The "
+        "bound is that of the training objective, at its own number of particles."
     )
     alt = f"Training and validation bound over {len(history)} epochs."
     return Section("Training", [Drawing(figures.learning_curves(history), alt, caption)])

@@ -105,7 +105,12 @@ class TrainingConfig:
     scheduler: Spec | None = part(None)
     kl_warmup: int = option(0, "epochs over which the KL term's weight rises to 1")
     clip_norm: float | None = option(None, "largest norm of the gradient")
-    patience: int | None = option(None, "stop after so many epochs without a gain")
+    patience: int | None = option(None, "stop after so many epochs without a gain on validation data")
+    watch: Literal["bound", "evidence"] = option(
+        "bound",
+        "what counts as a gain: the bound, or an estimate of log p(x), every ten epochs",
+        metavar="{bound,evidence}",
+    )
     seed: int = option(0, "seed of initial values and training")
     device: str = option("auto", "auto, cpu, cuda, ...")
     compile: Literal["auto"] | bool = option(
@@ -119,6 +124,17 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class ScoringConfig:
+    """How log p(x) of the test split is estimated."""
+
+    method: Spec = part("Auto")
+    num_particles: int | None = option(
+        None, "importance samples per datum K: 5000 if absent, 16 chains for AIS; Auto has 200 where it anneals"
+    )
+    audit: int = option(16, "data drawn at random that Auto is held against annealing from the prior at; 0 for none")
+
+
+@dataclass(frozen=True)
 class Config(Mapping[str, Any]):
     """All settings of a run but those of its directory; in its file they stand side by side, without the groups.
 
@@ -129,7 +145,7 @@ class Config(Mapping[str, Any]):
     parts: PartsConfig = field(default_factory=PartsConfig)
     networks: NetworksConfig = field(default_factory=NetworksConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    num_particles: int = option(5000, "importance samples per datum K, for log p(x)")
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Config:
@@ -138,7 +154,7 @@ class Config(Mapping[str, Any]):
         Raises:
             ValueError: for a setting that there is not, naming the nearest, or a part that is not named as one.
         """
-        groups: dict[str, dict[str, Any]] = {group: {} for group in (*GROUPS, "")}
+        groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
         for name, value in values.items():
             if name not in SETTINGS:
                 raise ValueError(f"Unknown setting {name!r} in the config.{did_you_mean(str(name), SETTINGS)}")
@@ -146,7 +162,7 @@ class Config(Mapping[str, Any]):
                 groups[SETTINGS[name]][name] = value
             elif value is not None:  # a part that is null is at its default
                 groups[SETTINGS[name]][name] = Spec.of(value)
-        return cls(**{group: kind(**groups[group]) for group, kind in GROUPS.items()}, **groups[""])
+        return cls(**{group: kind(**groups[group]) for group, kind in GROUPS.items()})
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings by name, as the config's file has them."""
@@ -155,8 +171,7 @@ class Config(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         """Return a setting by its name."""
-        group = SETTINGS[name]
-        return getattr(getattr(self, group) if group else self, name)
+        return getattr(getattr(self, SETTINGS[name]), name)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of the settings."""
@@ -170,16 +185,21 @@ class Config(Mapping[str, Any]):
         """Return the config with other values of some settings."""
         groups = {SETTINGS[name] for name in settings}
         changes = {group: {n: v for n, v in settings.items() if SETTINGS[n] == group} for group in groups}
-        plain = changes.pop("", {})
-        return replace(self, **plain, **{group: replace(getattr(self, group), **c) for group, c in changes.items()})
+        return replace(self, **{group: replace(getattr(self, group), **c) for group, c in changes.items()})
 
     def write(self, path: Path) -> None:
         """Write the settings, in the form that ``pyro-vae train --config`` takes."""
         write_text(path, yaml.safe_dump({"format": FORMAT} | self.as_dict(), sort_keys=False))
 
 
-GROUPS = {"data": DataConfig, "parts": PartsConfig, "networks": NetworksConfig, "training": TrainingConfig}
-SETTINGS = {f.name: group for group, kind in GROUPS.items() for f in fields(kind)} | {"num_particles": ""}
+GROUPS = {
+    "data": DataConfig,
+    "parts": PartsConfig,
+    "networks": NetworksConfig,
+    "training": TrainingConfig,
+    "scoring": ScoringConfig,
+}
+SETTINGS = {f.name: group for group, kind in GROUPS.items() for f in fields(kind)}
 """{setting: its group}, in the order of the options."""
 PART_SETTINGS = [f.name for kind in GROUPS.values() for f in fields(kind) if f.metadata.get("part")]
 """The settings that name a part."""

@@ -24,7 +24,7 @@ OBJECTIVES = Registry(
     others={name: getattr(pyro.infer, name) for name in STOCK_OBJECTIVES},
     filled_in=FILLED_IN,
 )
-METHODS = Registry("method", methods.Method, methods, "how log p(x) is estimated", filled_in=FILLED_IN)
+METHODS = Registry("method", methods.Estimator, methods, "how log p(x) is estimated", filled_in=FILLED_IN)
 OPTIMIZERS = Registry(
     "optimizer",
     optim.Optimizer,

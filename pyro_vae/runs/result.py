@@ -23,13 +23,20 @@ def numbers_of(evidence: Evidence) -> dict[str, Any]:
         "log_px": evidence.mean,
         "stderr": evidence.stderr,
         "mc_stderr": evidence.mc_stderr,
-        "bias": evidence.bias,
+        "bias": None if math.isnan(evidence.bias) else evidence.bias,
         "elbo": evidence.elbo.mean().item(),
         "num_particles": evidence.num_particles,
         "num_data": len(evidence.log_px),
-        "num_khat_above_0.7": evidence.num_unreliable,
+        "num_flagged": evidence.num_flagged,
+        **({"estimators": _by_method(evidence)} if evidence.estimators else {}),
         "unit": "nats per datum",
     }
+
+
+def _by_method(evidence: Evidence) -> dict[str, Any]:
+    """Return {estimator: data, flagged data, seconds}."""
+    table = evidence.by_method()[["data", "flagged", "seconds"]]
+    return {str(name): row for name, row in table.round(1).to_dict("index").items()}
 
 
 def facts_of(setup: Setup, evidence: Evidence, split: str, device: str) -> dict[str, str]:
@@ -49,7 +56,7 @@ def facts_of(setup: Setup, evidence: Evidence, split: str, device: str) -> dict[
         "data": setup.splits.protocol,
         "estimated": setup.kind.quantity,
         "scored": f"{split} split, N = {len(evidence.log_px)}",
-        "estimator": f"{evidence.method}, K = {evidence.num_particles}, seed {evidence.seed}",
+        "estimator": _estimator(evidence),
         "prior": PRIORS.describe(config.parts.prior),
         "likelihood": _describe_likelihood(config.parts.likelihood, setup.splits),
         "guide": GUIDES.describe(config.parts.guide),
@@ -61,6 +68,15 @@ def facts_of(setup: Setup, evidence: Evidence, split: str, device: str) -> dict[
         "device": device,
         "versions": ", ".join(f"{name} {v}" for name, v in packages.items()) + f", Python {platform.python_version()}",
     }
+
+
+def _estimator(evidence: Evidence) -> str:
+    """Return the estimator as a result cites it, with how many data each took where there are several."""
+    cited = f"{evidence.method}, K = {evidence.num_particles}, seed {evidence.seed}"
+    if not evidence.estimators:
+        return cited
+    taken = evidence.by_method()["data"]
+    return f"{cited}: {', '.join(f'{name} {count}' for name, count in taken.items() if count)}"
 
 
 def _describe_likelihood(likelihood: Spec, splits: Splits) -> str:

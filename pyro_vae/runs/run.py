@@ -15,6 +15,7 @@ from torch import nn
 from pyro_vae.core.files import make_folder, write_text
 from pyro_vae.core.registry import Spec
 from pyro_vae.data.splits import Splits
+from pyro_vae.inference.scoring import methods
 from pyro_vae.inference.scoring.estimates import Evidence
 from pyro_vae.inference.training.checkpoints import load_checkpoint
 from pyro_vae.runs.config import Config, read_settings
@@ -59,9 +60,19 @@ class Trained:
         """What model and guide are, and what they are called with."""
         return self.setup.kind
 
-    def in_words(self, evidence: Evidence) -> str:
-        """Return the result in one line."""
-        return f"{evidence}".replace("log p(x)", self.kind.quantity)
+    def in_words(self, evidence: Evidence, run: Path) -> str:
+        """Return the result in one line, with the command that is to be tried next where many data are flagged.
+
+        Args:
+            evidence: the result.
+            run: the directory of the run, or of an evaluation in it.
+        """
+        line, _, method = f"{evidence}".replace("log p(x)", self.kind.quantity).partition("  next: ")
+        if not method:
+            return line
+        path = run if Run(run).config_file.exists() else run.parent
+        name = type(methods.BY_NAME[method.split('"')[1]]()).__name__
+        return f"{line}  next: pyro-vae evaluate {path} --method {name}"
 
 
 class Run:

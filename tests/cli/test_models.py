@@ -56,7 +56,7 @@ def test_convolutions_are_built_as_asked_and_scored_again_alike(pictures):
     assert sum(isinstance(m, Residual) for m in guide.encoder.modules()) == 4
     assert "encoder conv(channels=[3, 4], kernel_size=3, residual_blocks=2, relu)" in Run("run").facts()["networks"]
     trained = Evidence.load("run/evidence.npz")
-    again = evidence(model, guide, splits.test, 30, seed=0, progress=False, device="cpu")
+    again = evidence(model, guide, splits.test, 30, seed=0, method="iw", progress=False, device="cpu")
     assert torch.equal(again.log_px, trained.log_px)
 
 
@@ -109,7 +109,7 @@ def test_hierarchy_is_trained_scored_drawn_from_and_reported(guide, folder, caps
     short = QUICK[: QUICK.index("--latent-dim")] + QUICK[QUICK.index("--latent-dim") + 2 :]
     assert main(["train", "--data", "bits.npy", *short, *options, "--model.hidden", "[4]", "--out", "run"]) == 0
     _, splits, model, q, _ = Run("run").load()
-    again = evidence(model, q, splits.test, 30, seed=0, progress=False, device="cpu")
+    again = evidence(model, q, splits.test, 30, seed=0, method="iw", progress=False, device="cpu")
     torch.testing.assert_close(again.log_px, Evidence.load("run/evidence.npz").log_px)
     assert Run("run").facts()["latent dimension"] == "[3, 2]"
     assert main(["sample", "run", "--num-samples", "3"]) == 0

@@ -84,5 +84,5 @@ def test_an_old_config_that_leaves_the_likelihood_to_the_data_is_resumed(folder)
     config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
     del config["likelihood"], config["objective"], config["format"]
     (folder / "run" / "config.yaml").write_text(yaml.safe_dump(config))
-    assert main(["evaluate", "run", "--num-particles", "20"]) == 0
+    assert main(["evaluate", "run", "--method", "IW", "--num-particles", "20"]) == 0
     assert main(["train", "--resume", "run", "--epochs", "3"]) == 0

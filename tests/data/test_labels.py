@@ -47,7 +47,21 @@ def test_a_column_is_a_label_by_name_or_position_whatever_its_name_looks_like(co
     splits = take_column(whole, column)
     assert torch.equal(splits.train, whole.train[:, [i for i in range(3) if i != index]])
     assert splits.columns == tuple(name for i, name in enumerate(("price", "2020", "size")) if i != index)
-    train = ["train", "--data", "t.csv", "--epochs", "1", "--hidden", "4", "--num-particles", "5", "--batch-size", "40"]
+    train = [
+        "train",
+        "--data",
+        "t.csv",
+        "--epochs",
+        "1",
+        "--hidden",
+        "4",
+        "--num-particles",
+        "5",
+        "--method",
+        "IW",
+        "--batch-size",
+        "40",
+    ]
     assert main([*train, "--model", "ConditionalVAE", "--model.label", column]) == 0
     assert "test log p(x|y) = " in capsys.readouterr().out
 

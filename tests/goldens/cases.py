@@ -228,7 +228,7 @@ TEXTS |= {f"parts-{name}": ("parts", name) for name in DESCRIBED}
 
 def scored_again(run: str) -> Numbers:
     """log p(x) of the first test data of a run directory in the working directory, evaluated anew."""
-    assert main(["evaluate", run, "--num-particles", "20", "--data-root", str(DIRECTORIES)]) == 0
+    assert main(["evaluate", run, "--method", "IW", "--num-particles", "20", "--data-root", str(DIRECTORIES)]) == 0
     ev = Evidence.load(f"{run}/test-K20-seed0/evidence.npz")
     return numbers(ev.log_px[:5], ev.std_error[:5])
 

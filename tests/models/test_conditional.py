@@ -105,7 +105,7 @@ def test_evidence_of_an_inexact_guide(kind):
     model, guide, x, y = _linear_pair(kind)
     with torch.no_grad():
         guide.encoder.layers[0].bias[1] += 0.3
-    found = evidence(model, guide, (x, y), 4000, progress=False)
+    found = evidence(model, guide, (x, y), 4000, method="iw", progress=False)
     assert ((found.log_px - _exact_log_px(kind, x, y)).abs() < 4 * found.std_error).all()
 
 
@@ -142,8 +142,8 @@ def test_y_makes_a_difference_that_training_finds():
     x = nn.functional.one_hot(y, 3).float()
     adam = lambda parameters: torch.optim.Adam(parameters, lr=0.02)  # noqa: E731
     fit(model, guide, (x, y), optimizer=adam, epochs=60, batch_size=30, progress=False)
-    assert evidence(model, guide, (x, y), 100, progress=False).mean > -0.3
-    assert evidence(model, guide, (x, (y + 1) % 3), 100, progress=False).mean < -3
+    assert evidence(model, guide, (x, y), 100, method="iw", progress=False).mean > -0.3
+    assert evidence(model, guide, (x, (y + 1) % 3), 100, method="iw", progress=False).mean < -3
 
 
 def test_images_get_constant_channels():

@@ -34,7 +34,7 @@ def test_evidence_of_an_inexact_guide(name):
         last = guide.layers[0].encoder.layers[0] if name == "bottom-up" else guide.heads[1]
         last.bias[-1] += 0.3
     x = torch.randn(6, 3, dtype=F64)
-    found = evidence(model, guide, x, 4000, progress=False)
+    found = evidence(model, guide, x, 4000, method="iw", progress=False)
     assert ((found.log_px - LINEAR.log_px(x)).abs() < 4 * found.std_error).all()
     assert (found.std_error > 1e-4).all()
 

@@ -53,7 +53,7 @@ def test_evidence_is_that_of_the_observed_entries():
     model, guide, law = _linear()
     x = _holed(law.sample((12,)).detach())
     x[0] = NAN  # nothing observed: log p of nothing is 0
-    ev = evidence(model, guide, x, 40_000, progress=False)
+    ev = evidence(model, guide, x, 40_000, method="iw", progress=False)
     assert _within_errors(ev, _log_px_observed(law, x))
     assert abs(ev.log_px[0]) < 5 * ev.std_error[0] + 1e-6
 
@@ -122,7 +122,7 @@ def test_any_likelihood_of_independent_entries(name):
     history = quick(model, guide, x).history
     assert all(math.isfinite(row["loss"]) for row in history)
     assert all(p.grad.isfinite().all() for p in [*model.parameters(), *guide.parameters()])
-    assert evidence(model, guide, x[:5], 50, progress=False).log_px.isfinite().all()
+    assert evidence(model, guide, x[:5], 50, method="iw", progress=False).log_px.isfinite().all()
     completed = impute(model, guide, x[:5], 7, num_particles=50)
     assert not completed.isnan().any()
     model.check_data(completed.flatten(0, 1))
@@ -190,7 +190,7 @@ def test_a_hierarchy_scores_the_observed_entries(kind):
         guide = guides.HierarchicalGuide(3, (NORMAL, NORMAL), (mlp((8,)), mlp((8,))), missing=True).double()
     x = _holed(law.sample((20,)).detach())
     x = x[~x.isnan().all(1)]
-    assert _within_errors(evidence(model, guide, x, 10_000, progress=False), _log_px_observed(law, x))
+    assert _within_errors(evidence(model, guide, x, 10_000, method="iw", progress=False), _log_px_observed(law, x))
     assert not impute(model, guide, x, 3, num_particles=50).isnan().any()
     quick(model, guide, x, batch_size=10)
     assert all(p.isfinite().all() for p in [*model.parameters(), *guide.parameters()])
@@ -208,7 +208,7 @@ def test_a_conditional_model_scores_the_observed_entries():
     law = MultivariateNormal(decoder.bias + shift.T[y], covariance)
     x = _holed(law.sample().detach(), seed=1)
     assert not x.isnan().all(1).any()
-    assert _within_errors(evidence(model, guide, (x, y), 10_000, progress=False), _log_px_observed(law, x))
+    assert _within_errors(evidence(model, guide, (x, y), 10_000, method="iw", progress=False), _log_px_observed(law, x))
 
 
 def test_a_semi_supervised_model_leaves_out_what_is_missing():
@@ -226,7 +226,7 @@ def test_a_semi_supervised_model_leaves_out_what_is_missing():
     torch.manual_seed(1)
     torch.testing.assert_close(log_weights(model, guide, (x, y), 5), log_w)
     quick(model, guide, (x, y))
-    assert evidence(model, guide, (x, y), 50, progress=False).log_px.isfinite().all()
+    assert evidence(model, guide, (x, y), 50, method="iw", progress=False).log_px.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["conditional", "semi-supervised", "bottom-up", "ladder"])

@@ -66,7 +66,7 @@ def test_step_sizes_follow_the_posterior_and_hold_the_acceptance():
     rates = []
     move = path.move
     path.move = lambda *a: (lambda moved: rates.append(moved[1].mean().item()) or moved)(move(*a))
-    path.follow(path.space.start, schedule(60), tuning)
+    path.follow(path.start, schedule(60), tuning)
     assert all(0.45 < rate < 0.85 for rate in rates)
     assert sum(rates) / len(rates) == pytest.approx(0.65, abs=0.07)
 
@@ -82,7 +82,7 @@ def test_one_run_of_the_model_for_each_leapfrog_step():
     tuning = tune(LINEAR.model, None, (x,), settings=Annealing(8, 5))
     path = AnnealingPath(model, None, (x,), 2, Annealing(8, 5), 1)
     runs.clear()
-    path.follow(path.space.start, schedule(8), tuning)
+    path.follow(path.start, schedule(8), tuning)
     assert len(runs) == 1 + 7 * 5
 
 
@@ -100,7 +100,7 @@ def test_recorded_path_has_the_values_and_gradients_of_the_program(pair, start):
     model, guide, x = list(_pairs())[pair]
     path = AnnealingPath(model, guide, (x,), 4, Annealing(LEAST["calls"], 1, start), None)
     assert path.target != path.evaluate
-    u = 3 * torch.randn_like(path.space.start)
+    u = 3 * torch.randn_like(path.start)
     u[0, 0] = torch.nan
     for recorded_value, value in zip(path.target(u), path.evaluate(u), strict=True):
         torch.testing.assert_close(recorded_value, value, equal_nan=True)

@@ -162,7 +162,7 @@ def test_fit_trains_the_programs_that_it_was_given(tmp_path, recorded_only, comp
 def test_evidence_is_that_of_float32_up_to_rounding(recorded_only, compile):
     programs = make_pair(hidden=(64,))
     exact, low = (
-        evidence(*programs, PIXELS, 50, compile=compile, precision=precision, progress=False)
+        evidence(*programs, PIXELS, 50, compile=compile, precision=precision, method="iw", progress=False)
         for precision in (None, "bf16")
     )
     assert not torch.equal(low.log_px, exact.log_px)
@@ -208,7 +208,7 @@ def test_tf32_is_torchs_switch_and_is_put_back():
         return model(x)
 
     quick(watching, guide, PIXELS, precision="tf32", epochs=1)
-    evidence(watching, guide, PIXELS, 5, precision="tf32", progress=False)
+    evidence(watching, guide, PIXELS, 5, precision="tf32", method="iw", progress=False)
     assert seen == {"high"}
     assert torch.get_float32_matmul_precision() == "highest"
 
@@ -227,7 +227,7 @@ def test_torchs_newer_switch_is_left_alone(precision):
     before, switch.fp32_precision = switch.fp32_precision, "tf32"
     try:
         quick(*make_pair(), PIXELS, precision=precision, epochs=1)
-        evidence(*make_pair(), PIXELS, 5, precision=precision, progress=False)
+        evidence(*make_pair(), PIXELS, 5, precision=precision, method="iw", progress=False)
         assert switch.fp32_precision == "tf32"
     finally:
         switch.fp32_precision = before

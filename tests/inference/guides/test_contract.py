@@ -120,9 +120,9 @@ def test_trains_and_scores_with_a_prior_of_its_kind(name):
     assert log_weights(model, guide, PIXELS, 4).shape == (4, 60)
     if kind == "point":
         with pytest.raises(ValueError, match="point mass, which has no density"):
-            evidence(model, guide, PIXELS, 30, progress=False, device="cpu")
+            evidence(model, guide, PIXELS, 30, method="iw", progress=False, device="cpu")
         return
-    ev = evidence(model, guide, PIXELS, 30, progress=False, device="cpu")
+    ev = evidence(model, guide, PIXELS, 30, method="iw", progress=False, device="cpu")
     assert ev.log_px.shape == (60,)
     assert (ev.log_px < 0).all()
 

@@ -88,14 +88,14 @@ def test_works_in_fit_and_evidence_with_particles(name):
         before = guide.log_step_size.detach().clone()
         quick(model, guide, PIXELS, objective=objectives.IWAE(3), epochs=2)
         assert (guide.log_step_size != before).all(1).any()
-        ev = evidence(model, guide, PIXELS, 30, progress=False, device="cpu")
+        ev = evidence(model, guide, PIXELS, 30, method="iw", progress=False, device="cpu")
     assert ev.log_px.isfinite().all()
     assert guide.posterior(PIXELS).batch_shape == (60,)
 
 
 def test_evidence_is_unbiased_although_the_guide_looked_at_the_datum():
     # Each datum within 5 standard errors of the exact log p(x).
-    ev = evidence(TRUTH.model, blind(num_steps=20, learning_rate=0.05), DATA, 3000, progress=False)
+    ev = evidence(TRUTH.model, blind(num_steps=20, learning_rate=0.05), DATA, 3000, method="iw", progress=False)
     assert ((ev.log_px - TRUTH.marginal.log_prob(DATA)).abs() < 5 * ev.std_error + 1e-3).all()
 
 

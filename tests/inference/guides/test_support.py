@@ -108,7 +108,7 @@ def test_no_pair_that_makes_no_sense_is_scored_or_trained(name):
     model, guide = pair(prior, family)
     expected = message if name in SCORED else "outside|support|no importance weight|point mass"
     with pytest.raises(ValueError, match=expected):
-        evidence(model, guide, PIXELS, 30, progress=False, device="cpu")
+        evidence(model, guide, PIXELS, 30, method="iw", progress=False, device="cpu")
     with pytest.raises(ValueError, match=expected):
         log_weights(model, guide, PIXELS)
     for objective in (None, objectives.ELBO(2, gradient="score"), objectives.IWAE(2, gradient="vimco")):

@@ -54,7 +54,7 @@ def test_modules_are_found_wherever_a_program_keeps_them(name):
             seen.append(self.training)
             truth.model(x)
 
-    evidence(HIDDEN[name](Model()), truth.exact_guide, truth.sample(3), 10, progress=False)
+    evidence(HIDDEN[name](Model()), truth.exact_guide, truth.sample(3), 10, method="iw", progress=False)
     assert seen == [name in ("dict", "slots")] * len(seen)  # defaults and slots are not looked into
 
 

@@ -47,7 +47,7 @@ def test_programs_that_count_dimensions_from_the_left_run_one_by_one_and_rightly
         log_w = log_weights(model, _guide, X, 5)
     assert log_w.shape == (5, 6)
     with pytest.warns(UserWarning, match="one by one"):
-        ev = evidence(model, _guide, X, 400, progress=False)
+        ev = evidence(model, _guide, X, 400, method="iw", progress=False)
     torch.manual_seed(0)
     singles = torch.cat([log_weights(model, _guide, X) for _ in range(400)])
     # Two independent estimates of the same six numbers, 5 standard errors of their difference.
@@ -87,7 +87,7 @@ def test_a_guide_tied_to_the_number_of_data_is_scored():
         with pyro.plate("data", 7):
             pyro.sample("z", q)
 
-    ev = evidence(truth.model, guide, x, 40, progress=False)
+    ev = evidence(truth.model, guide, x, 40, method="iw", progress=False)
     torch.testing.assert_close(ev.log_px, truth.marginal.log_prob(x), atol=1e-9, rtol=0)
 
 
@@ -98,7 +98,7 @@ def test_autoguides_are_scored_through_their_densities():
     start = init_to_value(values={"z": truth.posterior(x).mean})
     guide = AutoNormal(truth.model, init_loc_fn=start, init_scale=0.5)
     guide(x)
-    ev = evidence(truth.model, guide, x, 5000, device="cpu", progress=False)
+    ev = evidence(truth.model, guide, x, 5000, device="cpu", method="iw", progress=False)
     assert ((ev.log_px - truth.marginal.log_prob(x)).abs() < 5 * ev.std_error).all()
     assert (ev.std_error < 0.1).all()
 
@@ -113,7 +113,7 @@ def test_a_point_mass_is_no_proposal():
 
     for point_mass in (guide, AutoDelta(truth.model)):
         with pytest.raises(ValueError, match="Guide site 'z' is a point mass, which has no density"):
-            evidence(truth.model, point_mass, x, 40, progress=False)
+            evidence(truth.model, point_mass, x, 40, method="iw", progress=False)
 
 
 def test_a_guide_that_cannot_reach_half_the_prior_is_pointed_out():
@@ -124,7 +124,7 @@ def test_a_guide_that_cannot_reach_half_the_prior_is_pointed_out():
             pyro.sample("z", dist.HalfNormal(torch.ones(1, dtype=x.dtype)).to_event(1))
 
     with pytest.warns(UserWarning, match="The guide cannot reach values of 'z' that the prior can"):
-        evidence(truth.model, guide, truth.sample(3), 40, progress=False)
+        evidence(truth.model, guide, truth.sample(3), 40, method="iw", progress=False)
 
 
 def test_objectives_can_be_pickled_after_use():

@@ -38,7 +38,7 @@ def test_jackknife_of_one_particle():
 def test_defensive_mixture_finds_the_mode_that_the_guide_misses():
     truth, x = TwoModes(), torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
     plain = evidence_of(truth, truth.guide, x, 4000, "iw")
-    assert plain.num_unreliable == 0  # nothing warns
+    assert plain.num_flagged == 0  # nothing warns
     torch.testing.assert_close(plain.log_px, truth.log_px(x) - math.log(2), atol=0.1, rtol=0)
     mixed = evidence_of(truth, truth.guide, x, 4000, methods.IW(defensive=0.2))
     assert ((mixed.log_px - truth.log_px(x)).abs() < 4 * mixed.std_error).all()

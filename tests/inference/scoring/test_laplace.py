@@ -10,68 +10,36 @@ import pytest
 import torch
 from parts.guides import family_for
 from parts.priors import CONTINUOUS, disturbed
-from programs import make_pair
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from programs import folded, log_px_folded, make_pair, near_one_mode
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.cli import main
 from pyro_vae.inference import AmortizedGuide, evidence, guides, methods
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.scoring.base import Programs
-from pyro_vae.inference.scoring.laplace import MOST_DIMENSIONS, _Mode
+from pyro_vae.inference.scoring.laplace import MOST_DIMENSIONS
 from pyro_vae.models import VAE, likelihoods, mlp, priors
 
 QUIET = {"progress": False, "device": "cpu"}
 
 
 def search(truth, x, guide):
-    return _Mode.search(Programs(truth.model, guide, 1), (x,), 50, find_plate_depth(truth.model, None, (x,)))
+    space = Unconstrained(truth.model, None, (x,), 16)
+    return methods.Laplace().modes(Programs(truth.model, guide, 1), space)
 
 
 @pytest.mark.parametrize("dim", [1, 5])
 def test_mode_and_curvature_of_a_normal_posterior_are_its_mean_and_precision(dim):
     truth = LinearGaussian.random(dim, 6)
     x = truth.sample(7)
-    mode, posterior = search(truth, x, truth.guide(0.5, 3.0)), truth.posterior(x)
-    gap = mode.loc - posterior.mean  # the search stops where a step promises less than 1e-4 nats
-    assert ((gap[:, None] @ posterior.precision_matrix @ gap[..., None]).squeeze() / 2 < 1e-4).all()
-    precision = mode.eigenvectors @ torch.diag_embed(mode.eigenvalues) @ mode.eigenvectors.mT
-    torch.testing.assert_close(precision, posterior.precision_matrix.expand_as(precision), rtol=1e-6, atol=1e-6)
-
-
-def test_its_density_is_that_of_a_multivariate_student_t_and_its_draws_follow_it():
-    """40,000 draws: means within four standard errors, covariances within 8%."""
-    torch.manual_seed(0)
-    truth = LinearGaussian.random(3, 4)
-    mode = search(truth, truth.sample(2), truth.exact_guide)
-    covariance = mode.eigenvectors @ torch.diag_embed(mode.eigenvalues.reciprocal()) @ mode.eigenvectors.mT
-    law = dist.MultivariateStudentT(torch.tensor(7.0).double(), mode.loc, torch.linalg.cholesky(covariance))
-    u = mode.draw(40_000, 7.0)
-    torch.testing.assert_close(mode.log_density(u[:50], 7.0), law.log_prob(u[:50]), rtol=1e-9, atol=1e-9)
-    error = u.std(0) / math.sqrt(len(u))
-    assert ((u.mean(0) - mode.loc).abs() < 4 * error).all()
-    for n in range(2):
-        torch.testing.assert_close(torch.cov(u[:, n].T), covariance[n] * 7 / 5, rtol=0.08, atol=0.02)
-
-
-class _Sizes(TorchDispatchMode):
-    """Keeps the largest number of entries of a tensor that an operation made."""
-
-    most = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        self.most = max([self.most, *(t.numel() for t in tree_leaves(made) if isinstance(t, torch.Tensor))])
-        return made
-
-
-def test_no_draw_has_a_copy_of_the_curvature_of_its_datum():
-    dim, num_particles = 30, 100
-    mode = _Mode(torch.zeros(2, dim).double(), torch.ones(2, dim).double(), torch.eye(dim).double().expand(2, dim, dim))
-    with _Sizes() as sizes:
-        mode.log_density(mode.draw(num_particles, 5.0), 5.0)
-    assert sizes.most == num_particles * 2 * dim
+    modes, posterior = search(truth, x, truth.guide(0.5, 3.0)), truth.posterior(x)
+    assert modes.found.all()
+    gap = modes.u - posterior.mean  # a search stops where a step promises less than 1e-4 nats
+    assert ((gap[..., None, :] @ posterior.precision_matrix @ gap[..., None]).squeeze() / 2 < 1e-4).all()
+    mixture = modes.mixture(5.0, 0.05)
+    assert mixture.loc.shape == (1, 7, dim)  # six searches that came to one mode
+    covariance = mixture.factor[0] @ mixture.factor[0].mT
+    torch.testing.assert_close(covariance, posterior.covariance_matrix.expand_as(covariance), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 20])
@@ -118,26 +86,15 @@ def test_every_continuous_prior_gives_what_draws_of_the_prior_give(name):
     assert ours.std_error.max() < 0.25
 
 
-def test_the_share_of_the_prior_finds_a_second_mode_that_the_search_does_not():
-    """x | z ~ N(z^2, 1/4) has two modes of equal mass: the search finds one, and half of p(x) is missed without."""
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
-            pyro.sample("x", dist.Normal(z**2, 0.25), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.full_like(x, 1.5), 0.1))
-
+def test_both_modes_are_found_from_several_starts_and_one_is_missed_from_one():
+    """x | z ~ N(z^2, 1/4) has two modes of equal mass; a guide at one of them."""
     x = torch.tensor([2.0, 3.0], dtype=torch.float64)
-    grid = torch.linspace(-6, 6, 20_001, dtype=torch.float64)[:, None]
-    density = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Normal(grid**2, 0.25).log_prob(x)
-    exact = (density.logsumexp(0) + math.log(12 / 20_000)).to(torch.float64)
-    both = evidence(model, guide, x, 20_000, method=methods.Laplace(defensive=0.3), **QUIET)
-    assert ((both.log_px - exact).abs() < 4 * both.std_error).all()
-    one = evidence(model, guide, x, 20_000, method=methods.Laplace(df=50.0, defensive=0.0), **QUIET)
-    assert (exact - one.log_px).mean() == pytest.approx(math.log(2), abs=0.05)
+    both = evidence(folded, near_one_mode, x, 20_000, method=methods.Laplace(defensive=0.0), **QUIET)
+    assert ((both.log_px - log_px_folded(x)).abs() < 4 * both.std_error).all()
+    one = evidence(folded, near_one_mode, x, 20_000, method=methods.Laplace(50.0, 0.0, starts=1), **QUIET)
+    assert (log_px_folded(x) - one.log_px).mean() == pytest.approx(math.log(2), abs=0.05)
+    shared = evidence(folded, near_one_mode, x, 20_000, method=methods.Laplace(defensive=0.3, starts=1), **QUIET)
+    assert ((shared.log_px - log_px_folded(x)).abs() < 4 * shared.std_error).all()  # by the prior's share
 
 
 def test_a_decoder_agrees_with_annealing_and_with_missing_entries_too():
@@ -200,6 +157,7 @@ def test_a_model_that_torch_cannot_differentiate_twice_is_refused():
         ({"df": math.inf}, "Expected 0 < df < inf"),
         ({"defensive": 1.0}, "Expected 0 <= defensive < 1"),
         ({"steps": 0}, "steps"),
+        ({"starts": 0}, "starts"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -210,8 +168,8 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_it_is_cited_and_named_on_the_command_line(folder, capsys):
     model, guide = make_pair()
     ev = evidence(model, guide, torch.ones(2, 6), 30, method="laplace", **QUIET)
-    assert ev.method == "Laplace importance sampling (df 5.0, defensive 0.05, steps 50)"
-    options = ["--epochs", "1", "--hidden", "4", "--latent-dim", "2", "--num-particles", "20", "--batch-size", "20"]
+    assert ev.method == "Laplace importance sampling (df 5.0, defensive 0.05, starts 6, steps 50)"
+    options = ["--epochs", "1", "--hidden", "4", "--latent-dim", "2", "--method", "IW", "--batch-size", "20"]
     assert main(["train", "--data", "bits.npy", *options, "--out", "run"]) == 0
     assert main(["evaluate", "run", "--method", "Laplace", "--method.df", "4", "--num-particles", "30"]) == 0
     assert (folder / "run" / "test-laplace-df4.0-K30-seed0" / "result.json").is_file()

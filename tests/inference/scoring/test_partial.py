@@ -14,7 +14,9 @@ from pyro_vae.inference.scoring.partial import PartialResults
 
 
 def _settings(tmp_path=None):
-    return dict(num_particles=40, chunk_size=120, seed=3, checkpoint=tmp_path, progress=False, device="cpu")
+    return dict(
+        method="iw", num_particles=40, chunk_size=120, seed=3, checkpoint=tmp_path, progress=False, device="cpu"
+    )
 
 
 class _Killed(BaseException):
@@ -39,14 +41,14 @@ def test_goes_on_to_the_same_result(tmp_path, method):
     truth = LinearGaussian.random(2, 3)
     x = truth.sample(20)
     whole, calls = _killed_after(truth.guide(1.3), 10**6)
-    expected = evidence(truth.model, whole, x, method=method, **_settings())
+    expected = evidence(truth.model, whole, x, **(_settings() | {"method": method}))
     killed, _ = _killed_after(truth.guide(1.3), len(calls) - 4)
     with pytest.raises(_Killed):
-        evidence(truth.model, killed, x, method=method, **_settings(tmp_path))
+        evidence(truth.model, killed, x, **(_settings(tmp_path) | {"method": method}))
     (partial,) = tmp_path.iterdir()
     assert partial.name.startswith("evidence-")
     again, rest = _killed_after(truth.guide(1.3), 10**6)
-    ev = evidence(truth.model, again, x, method=method, **_settings(tmp_path))
+    ev = evidence(truth.model, again, x, **(_settings(tmp_path) | {"method": method}))
     assert len(calls) - 10 < len(rest) < len(calls)
     assert list(tmp_path.iterdir()) == []
     for name in ("log_px", "std_error", "ess", "khat", "elbo"):

@@ -93,7 +93,7 @@ def test_probabilistic_pca_is_reached():
     adam = partial(torch.optim.Adam, lr=0.02)
     cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=80)
     fit(model, guide, x, epochs=80, objective=objectives.IWAE(8), optimizer=adam, scheduler=cosine, progress=False)
-    ev = evidence(model, guide, x, 500, progress=False)
+    ev = evidence(model, guide, x, 500, method="iw", progress=False)
 
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.double().T, correction=0)).flip(0)
     noise = eigenvalues[2:].mean()
@@ -239,11 +239,11 @@ def test_modules_inside_functions_are_in_evaluation_mode_when_scored():
     decoder = torch.nn.Sequential(torch.nn.Linear(2, 6), torch.nn.Dropout(0.9))
     model, guide = module_programs(decoder)
     quick(model, guide, PIXELS, epochs=1)
-    first = evidence(model, guide, PIXELS, 3, progress=False)
+    first = evidence(model, guide, PIXELS, 3, method="iw", progress=False)
     decoder.eval()
-    assert torch.equal(first.log_px, evidence(model, guide, PIXELS, 3, progress=False).log_px)
+    assert torch.equal(first.log_px, evidence(model, guide, PIXELS, 3, method="iw", progress=False).log_px)
     decoder.train()
-    evidence(model, guide, PIXELS, 3, progress=False)
+    evidence(model, guide, PIXELS, 3, method="iw", progress=False)
     assert decoder.training
 
 

@@ -76,9 +76,9 @@ def test_trains_on_draws_of_a_model_and_is_scored(name):
     x = _model(name).sample(200)
     model = _model(name)
     guide = AmortizedGuide(model.event_shape, guides.DiagonalNormal(2), mlp((8,)), loc=x.mean(), scale=x.std() + 1)
-    estimates = [evidence(model, guide, x, 20, progress=False, device="cpu")]
+    estimates = [evidence(model, guide, x, 20, method="iw", progress=False, device="cpu")]
     fit(model, guide, x, epochs=4, batch_size=50, optimizer=_adam, progress=False, device="cpu")
-    estimates.append(evidence(model, guide, x, 20, progress=False, device="cpu"))
+    estimates.append(evidence(model, guide, x, 20, method="iw", progress=False, device="cpu"))
     assert estimates[1].mean > estimates[0].mean
 
 

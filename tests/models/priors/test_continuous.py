@@ -54,4 +54,4 @@ def test_flat_prior_leaves_the_likelihood_and_the_entropy():
     log_w = log_weights(model, guide, x, 3)
     assert log_w.shape == (3, 5)
     with pytest.raises(ValueError, match=r"log p\(x\) under it is no probability"):
-        evidence(model, guide, x, 10, progress=False)
+        evidence(model, guide, x, 10, method="iw", progress=False)

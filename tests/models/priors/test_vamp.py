@@ -66,7 +66,7 @@ def test_evidence_is_that_of_the_mixture_of_linear_gaussian_models():
     cov = truth.weight @ q.variance.diag_embed() @ truth.weight.T + truth.scale**2 * torch.eye(WIDTH)
     parts = torch.distributions.MultivariateNormal(q.mean @ truth.weight.T + truth.bias, cov)
     exact = parts.log_prob(x[:, None]).logsumexp(1) - torch.tensor(6.0).log()
-    ev = evidence(model, guide, x, 20_000, device="cpu", progress=False)
+    ev = evidence(model, guide, x, 20_000, device="cpu", method="iw", progress=False)
     assert (ev.std_error < 0.1).all()
     assert ((ev.log_px - exact).abs() < 5 * ev.std_error + 1e-5).all()
 
@@ -163,7 +163,7 @@ def test_resuming_and_loading_keep_what_is_shared(tmp_path):
 def test_the_command_line_hands_over_guide_and_data(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("bits.npy", _bits().repeat(5, 1).numpy())
-    quick_run = ["--epochs", "1", "--batch-size", "20", "--hidden", "8", "--num-particles", "5"]
+    quick_run = ["--epochs", "1", "--batch-size", "20", "--hidden", "8", "--num-particles", "5", "--method", "IW"]
     chosen = ["--prior", "VampPrior", "--prior.num_components", "7", "--prior.learn_weights", "true"]
     assert main(["train", "--data", "bits.npy", *quick_run, *chosen]) == 0
     _, splits, model, guide, _ = Run("runs/bits-001").load()
@@ -171,7 +171,7 @@ def test_the_command_line_hands_over_guide_and_data(tmp_path, monkeypatch, capsy
     assert model.prior.pseudo_inputs.shape == (7, WIDTH)
     assert torch.cdist(model.prior.pseudo_inputs, splits.train).min(1).values.max() < 0.2
     result = capsys.readouterr().out.splitlines()[-1]
-    assert main(["evaluate", "runs/bits-001", "--num-particles", "5"]) == 0
+    assert main(["evaluate", "runs/bits-001", "--method", "IW", "--num-particles", "5"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == result
     assert '"prior": "VampPrior(num_components=7, learn_weights=True)"' in Run("runs/bits-001").result.read_text()
 

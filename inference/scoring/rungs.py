@@ -1,0 +1,335 @@
+"""The estimators that the default chooses among, each on one chunk of data: a pilot to judge it by, and scores."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.inference.annealing.chains import anneal
+from pyro_vae.inference.annealing.path import Annealing
+from pyro_vae.inference.annealing.unconstrained import Unconstrained
+from pyro_vae.inference.programs.call import Args, Program, fork_rng
+from pyro_vae.inference.programs.loop import MOST_PARTICLES, data_at_once, split_particles
+from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.vectorize import find_plate_depth, runs_on_fewer
+from pyro_vae.inference.scoring.base import Programs
+from pyro_vae.inference.scoring.bridge import Bridge, even_schedule, pilot_run
+from pyro_vae.inference.scoring.importance import IW
+from pyro_vae.inference.scoring.laplace import Laplace, Weighted, proposal_weights
+from pyro_vae.inference.scoring.student import StudentMixture
+from pyro_vae.inference.scoring.tail import WeightSummary, summarize
+
+NUM_PILOT = 1000
+"""Draws of an importance sampler on which it is judged."""
+SPREAD_DRAWS = 256
+"""Draws of the guide whose spread stands in where there is no mode."""
+PILOT_CHAINS = 128
+PILOT_TEMPERATURES = 8
+DEGREES_OF_FREEDOM = 10.0
+"""Of the Student-t that annealed chains start from; annealing has less use for heavy tails than weighting has."""
+VARIANCE = 0.8
+"""Variance of log w that annealed paths are made long enough for: k-hat of 200 such weights is above 0.7 at 0.6%."""
+LENGTHS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Numbers of temperatures that annealed paths may have: data that would take more are flagged, and left to AIS."""
+
+
+class Rung(ABC):
+    """One estimator on a chunk of data; data are named by their places in it.
+
+    Attributes:
+        no_mode: data of which no mode was found where it was searched for, shape (B,).
+        seconds: how long it has taken.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, programs: Programs, batch: Args) -> None:
+        self.programs, self.chunk_size = programs, programs.chunk_size
+        self.seconds, self.no_mode = 0.0, torch.zeros(len(batch[0]), dtype=torch.bool)
+
+    @abstractmethod
+    def pilot(self, index: Tensor) -> WeightSummary:
+        """Return the summary of pilot draws for these data, in ascending order."""
+
+    @abstractmethod
+    def scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
+        """Yield some of the data, and the summary of their weights, at a time."""
+
+    def timed_pilot(self, index: Tensor) -> WeightSummary:
+        """Return the pilot's summary, and count its seconds."""
+        start = time.perf_counter()
+        summary = self.pilot(index)
+        self.seconds += time.perf_counter() - start
+        return summary
+
+    def timed_scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
+        """Yield the scores, and count their seconds."""
+        start = time.perf_counter()
+        for part in self.scores(index, num_particles):
+            self.seconds += time.perf_counter() - start
+            yield part
+            start = time.perf_counter()
+
+    def blocks(self, index: Tensor, num_particles: int) -> tuple[Tensor, ...]:
+        """Return the data in parts whose particles fit in a chunk."""
+        return index.split(data_at_once(len(index), num_particles, self.chunk_size, together=True))
+
+
+class GuideRung(Rung):
+    """Importance weighting with the guide and a share of the prior."""
+
+    name = "guide"
+
+    def __init__(self, programs: Programs, batch: Args, share: float) -> None:
+        super().__init__(programs, batch)
+        self.batch, self.how = batch, settings_of_guide(programs, batch, share)
+        self.divisible = runs_on_fewer(programs.guide, batch) and runs_on_fewer(programs.model, batch)
+
+    def pilot(self, index: Tensor) -> WeightSummary:
+        """Return the summary of pilot draws for these data, in ascending order."""
+        return self._summary(index, NUM_PILOT)
+
+    def scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
+        """Yield some of the data, and the summary of their weights, at a time."""
+        yield index, self._summary(index, num_particles)
+
+    def _summary(self, index: Tensor, num_particles: int) -> WeightSummary:
+        """Return the summary of these data, which a program that is tied to their number scores with all others."""
+        some = self.divisible and len(index) < len(self.batch[0])
+        batch = rows(self.batch, index) if some else self.batch
+        counts = split_particles(num_particles, len(batch[0]), self.chunk_size)
+        weights = (w.log_w for w in self.how.weights(self.programs, batch, counts, _ignore))
+        summary = summarize(weights, len(batch[0]), num_particles, batch[0].device)
+        return summary if some else summary.at(index)
+
+
+class ProposalRung(Rung):
+    """Importance weighting under a mixture of Student-t distributions and the prior.
+
+    Attributes:
+        index: the data of the last pilot run, ascending.
+        mixture: the proposals of these data.
+        adapted: those moved towards the pilot's weighted draws.
+        found: the summary of these draws.
+    """
+
+    index: Tensor
+    mixture: StudentMixture
+    adapted: StudentMixture
+    found: WeightSummary
+
+    def __init__(self, share: float, programs: Programs, space: Unconstrained) -> None:
+        super().__init__(programs, space.args)
+        self.share, self.space = share, space
+
+    def places(self, index: Tensor) -> Tensor:
+        """Return where data are among those of the last pilot run."""
+        return torch.searchsorted(self.index, index)
+
+    def scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
+        """Yield some of the data, and the summary of their weights, at a time."""
+        for part in self.blocks(index, MOST_PARTICLES):
+            weights = self._draws(part, self.mixture.at(self.places(part)), num_particles)
+            yield part, self.summary((w.log_w for w in weights), len(part), num_particles)
+
+    def summary(self, log_w: Iterable[Tensor], num_data: int, num_particles: int) -> WeightSummary:
+        """Return the summary of log weights."""
+        return summarize(log_w, num_data, num_particles, self.space.start.device)
+
+    def try_out(self, index: Tensor, mixture: StudentMixture) -> WeightSummary:
+        """Judge a mixture by pilot draws, keep it, and adapt it to them."""
+        summaries, adapted = [], []
+        for part in self.blocks(torch.arange(len(index)), NUM_PILOT):
+            here = mixture.at(part)
+            draws = list(self._draws(index[part], here, NUM_PILOT))
+            u, log_w, log_prior = (torch.cat([getattr(d, n) for d in draws]) for n in ("u", "log_w", "log_prior"))
+            summaries.append(self.summary([log_w], len(part), NUM_PILOT))
+            adapted.append(here.adapted(u.double(), log_w, log_prior))
+        self.index, self.mixture, self.adapted = index, mixture, StudentMixture.join(adapted)
+        self.found = WeightSummary.join(summaries)
+        return self.found
+
+    def _draws(self, index: Tensor, mixture: StudentMixture, num_particles: int) -> Iterator[Weighted]:
+        """Yield draws of the proposals of these data, and their log weights."""
+        counts = split_particles(num_particles, len(index), self.chunk_size)
+        yield from proposal_weights(self.space.at(index), mixture, counts)
+
+
+class LaplaceRung(ProposalRung):
+    """Proposals at the modes, or with the moments of the guide's draws where there is none."""
+
+    name = "laplace"
+
+    def pilot(self, index: Tensor) -> WeightSummary:
+        """Return the summary of pilot draws for these data, in ascending order."""
+        how, space = Laplace(defensive=self.share), self.space.at(index)
+        instead = spread_of_draws(self.programs.guide, space, how)
+        try:
+            modes = how.modes(self.programs, space)
+        except ValueError:  # the model cannot be differentiated twice
+            self.no_mode[index] = True
+            return self.try_out(index, instead)
+        found = modes.found.any(0)
+        self.no_mode[index] = ~found.cpu()
+        return self.try_out(index, instead.put(found, modes.mixture(how.df, how.defensive).at(found)))
+
+
+class AdaptedRung(ProposalRung):
+    """Those moved twice towards weighted pilot draws."""
+
+    name = "adapted"
+
+    def __init__(self, share: float, programs: Programs, space: Unconstrained, before: LaplaceRung) -> None:
+        super().__init__(share, programs, space)
+        self.before = before
+
+    def pilot(self, index: Tensor) -> WeightSummary:
+        """Adapt twice; where fewer draws than dimensions carry the weight once, and without a trial of its own."""
+        places = self.before.places(index)
+        before, found = self.before.adapted.at(places), self.before.found.at(places)
+        able = found.ess >= self.space.dim
+        found = replace(found, khat=torch.full_like(found.khat, math.inf))
+        if able.any():
+            self.try_out(index[able], before.at(able))
+            found = found.put(able, self.try_out(index[able], self.adapted))
+            self.mixture, self.adapted = before.put(able, self.mixture), before.put(able, self.adapted)
+        else:
+            self.mixture = self.adapted = before
+        self.index = index
+        return found
+
+
+class AnnealedRung(ProposalRung):
+    """Chains annealed from there, from proposals that are moved once more to where pilot chains end."""
+
+    name = "annealed"
+
+    def __init__(
+        self, share: float, programs: Programs, space: Unconstrained, before: AdaptedRung, num_chains: int
+    ) -> None:
+        super().__init__(share, programs, space)
+        self.before, self.num_chains = before, num_chains
+
+    def pilot(self, index: Tensor) -> WeightSummary:
+        """Return the summary of pilot draws for these data, in ascending order."""
+        start = replace(self.before.adapted.at(self.before.places(index)), df=DEGREES_OF_FREEDOM)
+        self.index, self.mixture = index, start
+        runs = []
+        for part in self.blocks(index, PILOT_CHAINS):
+            runs.append(pilot_run(self._path(part, PILOT_CHAINS, PILOT_TEMPERATURES), PILOT_TEMPERATURES))
+        moved = [
+            start.at(self.places(p)).adapted(r.u, r.log_w, r.log_prior)
+            for p, r in zip(self.blocks(index, PILOT_CHAINS), runs, strict=True)
+        ]
+        self.mixture = StudentMixture.join(moved)
+        self.tuning = replace(runs[0].tuning, step_sizes=torch.cat([run.tuning.step_sizes for run in runs], 1))
+        self.lengths = path_lengths(torch.cat([run.log_w for run in runs], 1)).cpu()
+        return WeightSummary.join([self.summary([run.log_w], run.log_w.shape[1], PILOT_CHAINS) for run in runs])
+
+    def scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
+        """Yield some of the data, and the summary of their weights, at a time."""
+        chains, lengths = self.num_chains, self.lengths[self.places(index)]
+        for length in lengths.unique().tolist():
+            for part in self.blocks(index[lengths == length], chains):
+                path = self._path(part, chains, length)
+                tuning = replace(self.tuning, step_sizes=self.tuning.step_sizes[:, self.places(part)])
+                log_w = path.follow(path.start, even_schedule(length), tuning).log_w
+                yield part, self.summary([log_w], len(part), chains)
+
+    def _path(self, index: Tensor, chains: int, length: int) -> Bridge:
+        mixture = self.mixture.at(self.places(index))
+        return Bridge(self.space.at(index), mixture, chains, length)
+
+
+class FromGuideRung(Rung):
+    """Chains from the guide, or from the prior where the guide cannot be where they start."""
+
+    name = "annealed"
+
+    def __init__(self, programs: Programs, batch: Args, num_chains: int) -> None:
+        super().__init__(programs, batch)
+        self.batch, self.num_chains, self.start = batch, num_chains, "guide"
+        try:
+            self.depth = find_plate_depth(programs.model, programs.guide, batch)
+            Unconstrained(programs.model, programs.guide, batch, 2, plate_depth=self.depth)
+        except ValueError:
+            self.start, self.depth = "prior", find_plate_depth(programs.model, None, batch)
+
+    def pilot(self, index: Tensor) -> WeightSummary:
+        """Return the summary of pilot draws for these data, in ascending order."""
+        self.index = index
+        log_w = [self._anneal(part, PILOT_CHAINS, PILOT_TEMPERATURES) for part in self.blocks(index, PILOT_CHAINS)]
+        self.lengths = path_lengths(torch.cat(log_w, 1)).cpu()
+        return WeightSummary.join([self._summary(part) for part in log_w])
+
+    def scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
+        """Yield some of the data, and the summary of their weights, at a time."""
+        lengths = self.lengths[torch.searchsorted(self.index, index)]
+        for length in lengths.unique().tolist():
+            for part in self.blocks(index[lengths == length], self.num_chains):
+                yield part, self._summary(self._anneal(part, self.num_chains, length))
+
+    def _anneal(self, index: Tensor, chains: int, length: int) -> Tensor:
+        settings = Annealing(length, start=self.start)
+        batch = rows(self.batch, index)
+        return anneal(
+            self.programs.model, self.programs.guide, batch, chains, settings=settings, plate_depth=self.depth
+        ).log_w
+
+    def _summary(self, log_w: Tensor) -> WeightSummary:
+        return summarize([log_w], log_w.shape[1], len(log_w), log_w.device)
+
+
+def settings_of_guide(programs: Programs, batch: Args, share: float) -> IW:
+    """Return importance weighting with the guide and a share of the prior, or without where it has auxiliary sites."""
+    with poutine.block(), fork_rng(batch[0].device):
+        sites = sample_sites(poutine.trace(programs.guide).get_trace(*batch)).values()
+    return IW() if any(site["infer"].get("is_auxiliary") for site in sites) else IW(defensive=share)
+
+
+def rows(batch: Args, index: Tensor) -> Args:
+    """Return some of the data."""
+    return tuple(arg[index.to(arg.device)] for arg in batch)
+
+
+def path_lengths(log_w: Tensor) -> Tensor:
+    """Return the number of temperatures that each datum's path takes, by the spread of the pilot's weights.
+
+        T = T_pilot log(K / ESS) / target
+
+    since log(K / ESS) is the variance of log w where this is normal, and falls as 1 / T.
+
+    Args:
+        log_w: of the pilot run, shape (K, B).
+    """
+    share = log_w.softmax(0).nan_to_num(1.0)
+    spread = (len(log_w) * share.square().sum(0)).log()
+    lengths = torch.tensor(LENGTHS, device=log_w.device)
+    return lengths[torch.searchsorted(lengths, (PILOT_TEMPERATURES * spread / VARIANCE).clamp(max=LENGTHS[-1]))]
+
+
+def spread_of_draws(guide: Program, space: Unconstrained, how: Laplace) -> StudentMixture:
+    """Return one Student-t for each datum with location and covariance of draws of the guide, or of the prior."""
+    try:
+        u = Unconstrained(space.model, guide, space.args, SPREAD_DRAWS).start.double()
+    except ValueError:
+        u = Unconstrained(space.model, None, space.args, SPREAD_DRAWS, plate_depth=space.plate_depth).start.double()
+    loc = u.mean(0)
+    away = (u - loc) / math.sqrt(len(u))
+    covariance = torch.einsum("kbi,kbj->bij", away, away)
+    ridge = 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
+    covariance = covariance + ridge[:, None, None] * torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
+    shares = torch.zeros_like(loc[None, :, 0]), torch.full_like(loc[:, 0], how.defensive)
+    return StudentMixture.at_covariance(shares[0], loc[None], covariance[None], shares[1], how.df)
+
+
+def _ignore(done: int) -> None:
+    """Take no note of what is done of a part."""

@@ -1,0 +1,281 @@
+"""The default: the right number whatever the guide, unbiased, and by which estimator."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from parts.guides import family_for
+from parts.priors import CONTINUOUS, disturbed
+from programs import folded, log_px_folded, near_one_mode
+from truth import BernoulliMixture, GammaPoisson, LinearGaussian
+
+from pyro_vae.inference import AmortizedGuide, Evidence, audit, evidence, guides, methods
+from pyro_vae.inference.scoring import auto
+from pyro_vae.models import VAE, likelihoods, mlp, priors
+
+QUIET = {"progress": False, "device": "cpu"}
+
+
+def within(ev, exact, errors=4.0):
+    return ((ev.log_px - exact).abs() < errors * ev.std_error + 1e-3).all()
+
+
+@pytest.mark.parametrize(("widen", "shift", "expected"), [(1.0, 0.0, "guide"), (0.3, 3.0, "laplace")])
+def test_the_cheapest_estimator_that_holds_is_taken(widen, shift, expected):
+    truth = LinearGaussian.random(4, 6)
+    x = truth.sample(12)
+    ev = evidence(truth.model, truth.guide(widen, shift), x, 2000, **QUIET)
+    assert within(ev, truth.log_px(x))
+    assert list(np.unique(ev.method_of)) == [expected]
+    assert ev.num_flagged == 0
+    assert ev.by_method()["data"].to_dict() == {name: 12 * (name == expected) for name in auto.NAMES}
+
+
+@pytest.mark.parametrize("dim", [1, 20, 100])
+def test_evidence_of_the_linear_gaussian_model_up_to_a_hundred_dimensions(dim):
+    """Eight data, four standard errors each: a false alarm once in 2,000 runs."""
+    truth = LinearGaussian.random(dim, dim + 2)
+    x = truth.sample(8)
+    ev = evidence(truth.model, truth.guide(0.2, 2.0), x, 2000, **QUIET)
+    assert within(ev, truth.log_px(x))
+    assert ev.std_error.max() < 0.15
+
+
+def test_a_guide_at_one_of_two_modes_is_found_out():
+    x = torch.tensor([2.0, 3.0, 4.0, 1.0], dtype=torch.float64)
+    plain = evidence(folded, near_one_mode, x, 5000, method="iw", **QUIET)
+    assert (log_px_folded(x) - plain.log_px)[:3].mean() == pytest.approx(math.log(2), abs=0.05)
+    ev = evidence(folded, near_one_mode, x, 5000, **QUIET)
+    assert within(ev, log_px_folded(x))
+    assert "guide" not in ev.method_of
+
+
+def funnel(x):
+    """Neal's funnel of four dimensions, of which the last three are seen with noise."""
+    with pyro.plate("data", len(x)):
+        v = pyro.sample("v", dist.Normal(torch.zeros((), dtype=x.dtype), 1.5))
+        z = pyro.sample("z", dist.Normal(torch.zeros(3, dtype=x.dtype), (v / 2).exp()[..., None]).to_event(1))
+        pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+
+def loose(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("v", dist.Normal(torch.zeros_like(x[:, 0]), 0.5))
+        pyro.sample("z", dist.Normal(0.5 * x, 0.5).to_event(1))
+
+
+def log_px_funnel(x):
+    v = torch.linspace(-15, 15, 20_001, dtype=torch.float64)
+    scale = (v.exp() + 0.25).sqrt()[:, None, None]
+    density = dist.Normal(0.0, 1.5).log_prob(v)[:, None] + dist.Normal(0.0, scale).log_prob(x).sum(-1)
+    return density.logsumexp(0) + math.log(30 / 20_000)
+
+
+def test_a_funnel_in_two_sites():
+    x = torch.tensor([[0.1, -0.2, 0.1], [3.0, -2.0, 1.0], [0.0, 6.0, -9.0], [0.5, 0.5, 1.0]], dtype=torch.float64)
+    ev = evidence(funnel, loose, x, 4000, **QUIET)
+    assert within(ev, log_px_funnel(x))
+    assert ev.std_error.max() < 0.1
+
+
+def test_positive_latents_in_plates_and_without_a_guide():
+    truth = GammaPoisson()
+    x = torch.tensor([[0.0, 1.0, 3.0, 2.0], [9.0, 7.0, 12.0, 8.0]], dtype=torch.float64)
+    assert within(evidence(truth.model, truth.exact_guide, x, 4000, **QUIET), truth.log_px(x))
+    assert within(evidence(truth.model, None, x, 4000, **QUIET), truth.log_px(x))
+    plain = evidence(truth.model, None, x, 20_000, method="iw", **QUIET)  # the mean of p(x|z) over the prior
+    assert within(plain, truth.log_px(x))
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_every_continuous_prior_gives_what_draws_of_the_prior_give(name):
+    """Six data of one seed, four standard errors each; priors with a pole, which have no mode, among them."""
+    torch.manual_seed(0)
+    prior = disturbed(name, 3)
+    model = VAE(prior, likelihoods.Bernoulli(6), mlp((8,)), missing=True).double()
+    guide = AmortizedGuide(6, family_for(prior)(3), mlp((8,)), missing=True).double()
+    x = (torch.rand(6, 6) < 0.5).double().masked_fill(torch.rand(6, 6) < 0.2, torch.nan)
+    ours = evidence(model, guide, x, 3000, **QUIET)
+    plain = evidence(model, guide, x, 50_000, method=methods.IW(defensive=0.99), **QUIET)
+    error = (ours.std_error.square() + plain.std_error.square()).sqrt()
+    assert ((ours.log_px - plain.log_px).abs() < 4 * error + 1e-3).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"HOLDS": -math.inf}, {"HOLDS": -math.inf, "MOST_DIMENSIONS": 0}])
+def test_weights_are_unbiased_whatever_the_choices(settings, monkeypatch):
+    """Mean over 300 copies of w at K = 2 within four standard errors of p(x); with chains for all, of 2 chains each."""
+    for name, value in settings.items():
+        monkeypatch.setattr(auto, name, value)
+    truth = LinearGaussian.random(2, 3)
+    x = truth.sample(3).repeat(300, 1)  # each copy has draws of its own
+    ev = evidence(truth.model, truth.guide(0.8, 0.4), x, 2, method=methods.Auto(chains=2), **QUIET)
+    ratio = (ev.log_px - truth.log_px(x)).exp().reshape(300, 3)
+    assert ((ratio.mean(0) - 1).abs() < 4 * ratio.std(0) / math.sqrt(300)).all()
+    if settings:
+        assert (ev.method_of == "annealed").mean() > 0.9  # an earlier one whose pilot found more is gone back to
+
+
+@pytest.mark.parametrize("name", ["guide", "laplace", "adapted", "annealed"])
+def test_intervals_of_each_estimator_hold_the_truth(name, monkeypatch):
+    """Coverage of the nominal 0.95 intervals on 1,500 data at 0.93 or more, less two standard errors of 0.006."""
+    torch.manual_seed(0)
+    rung = auto.NAMES.index(name)
+    monkeypatch.setattr(auto._Pilot, "holds", property(lambda pilot: torch.ones_like(pilot.khat, dtype=torch.bool)))
+    kept = auto._Ladder.choose
+
+    def choose(ladder):
+        for before in ladder.rungs[1 : rung + 1]:
+            before.pilot(torch.arange(ladder.num_data))
+        return torch.full((ladder.num_data,), rung), kept(ladder)[1]
+
+    monkeypatch.setattr(auto._Ladder, "choose", choose)
+    x = torch.rand(1500, dtype=torch.float64) * 4
+    covering = lambda x: _both_modes(x)  # noqa: E731
+    ev = evidence(folded, covering, x, 1000, chunk_size=100_000, **QUIET)
+    sound = ~ev.flagged
+    covered = ((ev.log_px - log_px_folded(x)).abs() < 1.96 * ev.std_error)[sound]
+    assert sound.double().mean() > 0.9
+    assert covered.double().mean() > 0.93 - 2 * 0.006
+
+
+def _both_modes(x):
+    with pyro.plate("data", len(x)):
+        middle = x.clamp(min=0.01).sqrt()
+        loc, scale = torch.stack([-middle, middle], -1), 0.25 / middle.clamp(min=0.4)[:, None]
+        parts = dist.Normal(loc, scale.expand_as(loc))
+        pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros_like(loc)), parts))
+
+
+def test_discrete_latents_take_the_guide_and_say_so():
+    truth = BernoulliMixture()
+    x = torch.tensor([[0.0] * truth.theta.shape[1], [1.0] * truth.theta.shape[1]], dtype=torch.float64)
+    ev = evidence(truth, truth.guide, x, 4000, **QUIET)
+    assert within(ev, truth.log_px(x))
+    assert (ev.method_of == "guide").all()
+    assert ev.notes[0].startswith("auto has the guide alone: Latent site 'z' is discrete")
+
+
+def test_too_many_dimensions_are_annealed_from_the_guide_and_say_so(monkeypatch):
+    monkeypatch.setattr(auto, "MOST_DIMENSIONS", 3)
+    truth = LinearGaussian.random(4, 5)
+    x = truth.sample(6)
+    ev = evidence(truth.model, truth.guide(0.4, 1.0), x, 1000, **QUIET)
+    assert within(ev, truth.log_px(x))
+    assert set(ev.method_of) == {"annealed"}
+    assert "no Laplace approximation of 4 latent numbers" in ev.notes[0]
+
+
+def test_a_model_without_second_derivative_goes_on_from_draws_of_the_guide_and_is_counted():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            ones = torch.ones(z.numel(), dtype=torch.long)
+            loc = torch.segment_reduce(z.reshape(-1), "sum", lengths=ones).reshape(z.shape)
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.2))
+
+    x = torch.tensor([0.5, -1.0, 2.0])
+    ev = evidence(model, guide, x, 3000, **QUIET)
+    assert within(ev, dist.Normal(0.0, math.sqrt(2)).log_prob(x))
+    assert ev.no_mode.all()
+    assert ev.by_method().attrs["no_mode"] == 3
+
+
+def test_one_bad_datum_does_not_change_the_choices_of_others():
+    truth = LinearGaussian.random(3, 5)
+    x = truth.sample(6)
+    far = torch.cat([x, x[:1] + 300.0])
+    ev = evidence(truth.model, truth.exact_guide, far, 1000, **QUIET)
+    assert within(ev, truth.log_px(far))
+    assert (ev.method_of[:6] == "guide").all()
+
+
+@pytest.mark.parametrize("chunk_size", [40, 1000, 100_000])
+def test_it_does_not_depend_on_chunks_beyond_noise(chunk_size):
+    truth = LinearGaussian.random(2, 3)
+    x = truth.sample(9)
+    assert within(evidence(truth.model, truth.guide(0.3, 2.0), x, 500, chunk_size=chunk_size, **QUIET), truth.log_px(x))
+
+
+def test_it_resumes_where_it_was_killed(tmp_path):
+    truth = LinearGaussian.random(2, 3)
+    x = truth.sample(9)
+    settings = {"num_particles": 200, "chunk_size": 50, "seed": 3, **QUIET}
+    calls, stop = [], math.inf
+
+    def killed(x):
+        calls.append(len(x))
+        if len(calls) > stop:
+            raise KeyboardInterrupt
+        truth.guide(0.3, 2.0)(x)
+
+    whole = evidence(truth.model, killed, x, **settings)
+    stop = 0.7 * len(calls)
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        evidence(truth.model, killed, x, checkpoint=tmp_path, **settings)
+    assert list(tmp_path.iterdir())
+    again = evidence(truth.model, truth.guide(0.3, 2.0), x, checkpoint=tmp_path, **settings)
+    assert torch.equal(again.log_px, whole.log_px)
+    assert torch.equal(again.choice, whole.choice)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_it_says_survives_a_file(tmp_path):
+    truth = LinearGaussian.random(2, 3)
+    ev = evidence(truth.model, truth.guide(0.3, 2.0), truth.sample(5), 300, **QUIET)
+    ev.save(tmp_path / "evidence.npz")
+    back = Evidence.load(tmp_path / "evidence.npz")
+    assert list(back.method_of) == list(ev.method_of)
+    assert back.by_method().equals(ev.by_method())
+    assert back.notes == ev.notes
+    frame = back.to_dataframe()
+    assert list(frame["method"]) == list(ev.method_of)
+    assert set(frame["num_particles"]) == {300}
+    assert f"{ev}".endswith("nats  (auto, N=5, flagged: 0 of 5)")
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"chains": 1}, "chains"), ({"defensive": 1.0}, "defensive < 1")])
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        methods.Auto(**settings)
+
+
+def test_an_audit_accepts_the_truth_and_finds_a_mode_that_was_missed():
+    x = torch.linspace(1.0, 4.0, 12, dtype=torch.float64)
+    found = audit(evidence(folded, near_one_mode, x, 2000, **QUIET), 8, num_temperatures=200, progress=False)
+    assert not found.missed
+    assert len(found.index.unique()) == 8
+    assert "nats on 8 data drawn at random" in str(found)
+    half = audit(
+        evidence(folded, near_one_mode, x, 2000, method="iw", **QUIET), 8, num_temperatures=200, progress=False
+    )
+    assert half.missed
+    assert half.mean == pytest.approx(math.log(2), abs=0.2)
+    assert str(half).endswith("the estimate misses a part of p(x)")
+
+
+def test_an_audit_needs_programs(tmp_path):
+    ev = evidence(folded, near_one_mode, torch.ones(3), 30, method="iw", **QUIET)
+    ev.save(tmp_path / "evidence.npz")
+    with pytest.raises(ValueError, match="holds no programs to audit"):
+        audit(Evidence.load(tmp_path / "evidence.npz"))
+
+
+def test_a_decoder_agrees_with_annealing():
+    torch.manual_seed(0)
+    model = VAE(priors.StandardNormal(3), likelihoods.Bernoulli(6), mlp((8,)))
+    guide = AmortizedGuide(6, guides.DiagonalNormal(3), mlp((8,)))
+    x = (torch.rand(5, 6) < 0.5).float()
+    ours = evidence(model, guide, x, 4000, **QUIET)
+    annealed = evidence(model, guide, x, 200, method=methods.AIS(40, 2), **QUIET)
+    error = (ours.std_error.square() + annealed.std_error.square()).sqrt()
+    assert ((ours.log_px - annealed.log_px).abs() < 4 * error).all()
