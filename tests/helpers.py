@@ -19,7 +19,7 @@ from pyro_vae.runs.setup import set_up
 
 DATA_ROOT = os.environ.get("PYRO_VAE_DATA_ROOT")
 QUICK = ["--epochs", "2", "--batch-size", "20", "--hidden", "8", "--latent-dim", "2"]
-QUICK += ["--num-particles", "30", "--method", "IW"]
+QUICK += ["--num-particles", "30", "--method", "IW", "--scheduler", "null"]
 OWN_PRIOR = """
 import pyro.distributions as dist
 import torch

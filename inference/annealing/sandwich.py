@@ -14,7 +14,7 @@ from pyro_vae.core.checks import check_int, check_positive_int
 from pyro_vae.inference.annealing.chains import anneal, anneal_back
 from pyro_vae.inference.annealing.path import Annealing, start_of
 from pyro_vae.inference.annealing.tuning import tune
-from pyro_vae.inference.programs.call import Args, Data, Program, check_data, hash_of_data
+from pyro_vae.inference.programs.call import Args, Data, Program, check_data, hash_of_values
 from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, progress_bar, split_data
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate
@@ -144,7 +144,7 @@ class Sandwich:
                 f"{tuple(values.shape)}. Score them: evidence(model, guide, sandwich.x)."
             )
         scored = getattr(log_px, "data", None)  # of an Evidence the hash of what it scored
-        if isinstance(scored, str) and scored and scored != hash_of_data(self.args):
+        if isinstance(scored, str) and scored and scored != hash_of_values(self.args):
             raise ValueError(
                 "Expected estimates of the simulated data in their order; got those of other data. Score them: "
                 "evidence(model, guide, sandwich.x)."

@@ -83,5 +83,11 @@ class _Adaptation:
         return self.step_size, self.scale
 
     def _variance(self) -> Tensor:
-        """Return the variance of u between the chains of a datum, pooled over data, (D,), bounded away from 0."""
-        return self.point.position.var(0).mean(0).clamp(min=1e-12)
+        """Return the variance of u between the chains of a datum, (D,), bounded away from 0.
+
+        Pooled over the data whose density depends on the dimension: where a latent is masked, as at the end of a
+        shorter sequence, nothing holds chains back, and their spread would be no scale for other data.
+        """
+        held = (self.point.gradients != 0).any(0).any(0)
+        pooled = (self.point.position.var(0) * held).sum(0) / held.sum(0).clamp(min=1)
+        return pooled.where(held.any(0), 1.0).clamp(min=1e-12)

@@ -102,6 +102,17 @@ def _check_site(site: Any) -> None:
         ) from error
 
 
+class _Unmasked(Messenger):
+    """Handler that scores latents which the model masks, as beyond the end of a shorter sequence, by their prior.
+
+    It integrates to 1, so that p(x) is what it was, while p(x, u) without it would have no integral over them.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if _is_latent(msg):
+            msg["mask"] = None
+
+
 def _is_latent(msg: Any) -> bool:
     return not (msg["is_observed"] or site_is_subsample(msg))
 
@@ -136,7 +147,8 @@ class Unconstrained:
 
     Args:
         model: Pyro program for p(x, z).
-        guide: Pyro program for q(z | x), or None to draw z from the prior and never run a guide.
+        guide: Pyro program for q(z | x), or None to draw z from the prior and never run a guide; masked latents then
+            have their prior's density too.
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
         plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
@@ -155,6 +167,7 @@ class Unconstrained:
         self, model: Program, guide: Program | None, args: Args, num_particles: int, *, plate_depth: int | None = None
     ) -> None:
         check_positive_int(num_particles, "num_particles")
+        model = _Unmasked()(model) if guide is None else model
         self.model, self.args = model, args
         self.guide = prior_program(model) if guide is None else guide
         self.prior_only = guide is None

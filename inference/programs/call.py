@@ -43,6 +43,11 @@ def hash_of_data(args: Iterable[Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def hash_of_values(args: Iterable[Tensor]) -> str:
+    """Return a hash of the values of tensors to single precision, the same for float32 and float64 copies of them."""
+    return hash_of_data(arg.float() if arg.is_floating_point() else arg for arg in args)
+
+
 def modules_of(program: Program) -> list[nn.Module]:
     """Return the modules that a program is made of.
 

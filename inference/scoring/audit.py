@@ -69,7 +69,7 @@ def audit(
     num_data: int = 16,
     *,
     num_particles: int = 16,
-    num_temperatures: int = 1000,
+    num_temperatures: int = 500,
     seed: int = 0,
     compile: bool | str = "auto",
     progress: bool = True,

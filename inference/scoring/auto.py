@@ -31,7 +31,7 @@ from pyro_vae.inference.scoring.tail import KHAT_LIMIT, WeightSummary
 
 HOLDS = 0.5
 """k-hat of the pilot below which a datum may stay with an importance sampler."""
-LEAST_ESS = 0.1
+LEAST_ESS = 0.2
 """Share of effective draws of the pilot from which on a datum may stay with an importance sampler."""
 NUM_ERRORS = 3.0
 """Standard errors by which the next estimator's pilot has to find more for a datum to move on to it."""
@@ -53,7 +53,7 @@ class Auto(Estimator):
         adapted   with these moved twice towards weighted pilot draws, and more of the prior where it carries weight
         annealed  annealed importance sampling from the adapted ones
 
-    A datum stays where k-hat of 1,000 pilot draws is below 0.5, unless the pilot of the next one finds more evidence by
+    A datum stays where k-hat of 500 pilot draws is below 0.5, unless the pilot of the next one finds more evidence by
     three standard errors; at the last one it takes chains on a path as long as the pilot's variance of log w asks for.
     All of these choices are made on pilot draws, which are thrown away: given its estimator each datum's weights are
     new draws, and E[w] = p(x).

@@ -29,9 +29,9 @@ def compare(evidences: Mapping[str, Evidence]) -> pd.DataFrame:
     Data that are hard for one model are hard for all, so that the error of a difference is much smaller than
     those of the two means. ``diff_stderr`` covers data and Monte Carlo, both independent between data.
 
-    Differences mean something only between densities of the same x by the same measure: not between a density and
-    the probability of rounded data, nor with a likelihood that conditions on a part of x, as the multinomial does on
-    its total.
+    Differences mean something only for the same x given the same: log p(x | y) and log p(x, y), and a density and a
+    probability mass of x, are refused where the programs show it. They do not show a likelihood that conditions on a
+    part of x, as the multinomial does on its total. float32 and float64 copies of data count as the same.
 
     Args:
         evidences: {name: what ``evidence`` returned}, of the same data, by the same method, at the same K.
@@ -39,12 +39,13 @@ def compare(evidences: Mapping[str, Evidence]) -> pd.DataFrame:
     Returns:
         a table, the best model first, with the columns rank, log_px, stderr, diff, diff_stderr, diff_mc_stderr (the
         Monte Carlo error of diff as if the two had independent noise; evaluations with one seed share theirs, and
-        diff_stderr alone is right), bias (of first order, still in log_px) and num_flagged (data with
-        k-hat above 0.7), in nats per datum; ``attrs["protocol"]`` says how all were scored.
+        diff_stderr alone is right), bias (of first order, still in log_px; NaN where too many are flagged) and
+        num_flagged (data with k-hat above 0.7), in nats per datum; ``attrs["protocol"]`` says how all were scored.
 
     Raises:
         ValueError: for fewer than two models, or estimates that cannot be compared: of other data, another
-            number of data, by another method or at another K, where the bound itself differs.
+            number of data, by another method, at another K or precision, where the estimate itself differs, or of
+            something else of them.
     """
     if not isinstance(evidences, Mapping) or not all(isinstance(e, Evidence) for e in evidences.values()):
         raise ValueError('Expected a dict of evidences by name, {"a": evidence(...), "b": evidence(...)}.')
@@ -85,6 +86,10 @@ def check_comparable(evidences: Mapping[str, Evidence]) -> None:
     """
     check_same_data(evidences)
     _check_same(evidences, lambda e: {"method": e.method, "num_particles": e.num_particles})
+    _check_same(evidences, lambda e: {"precision": e.precision or "full"})
+    known = {name: e for name, e in evidences.items() if e.scored}
+    if known:
+        _check_same(known, lambda e: {"quantity (which arguments are observed, by density or mass)": e.scored})
     for name, found in evidences.items():
         if math.isinf(found.mean):
             raise ValueError(f"{name} gives some data log p(x) = -inf: its mean cannot be compared.")

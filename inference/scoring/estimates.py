@@ -30,6 +30,7 @@ _PER_DATUM = ("log_px", "std_error", "ess", "khat", "elbo")
 _WHERE_THERE = ("acceptance", "counts", "choice", "no_mode")
 """Per datum, of some methods."""
 _FACTS = ("num_particles", "seed", "method", "data", "debiased")
+_IN_NEWER_FILES = ("estimators", "seconds", "notes", "scored", "precision")
 TOO_MANY = 0.05
 """Share of flagged data above which the mean is said to be a bound."""
 
@@ -70,6 +71,8 @@ class Evidence:
         seed: the seed it was computed with.
         method: the estimator and its settings, in words.
         data: a hash of the data that were scored; estimates can be compared where it is the same.
+        scored: which arguments the model observes, and by density or mass, in words; "" where that is not known.
+        precision: that of the networks' products, "" for their own.
         debiased: whether the bias of first order has been taken off.
         acceptance: mean acceptance rate of annealed importance sampling, shape (N,); None for other methods.
         counts: K of each datum, shape (N,).
@@ -91,6 +94,8 @@ class Evidence:
     seed: int
     method: str = "importance weighting"
     data: str = ""
+    scored: str = ""
+    precision: str = ""
     debiased: bool = False
     acceptance: Tensor | None = None
     counts: Tensor | None = None
@@ -259,7 +264,7 @@ class Evidence:
         per_datum = {name: getattr(self, name).numpy() for name in _PER_DATUM} | self._where_there()
         curve = np.array([[k, *row] for k, row in self.curve.items()])
         facts = {name: getattr(self, name) for name in _FACTS}
-        facts |= {name: json.dumps(getattr(self, name)) for name in ("estimators", "seconds", "notes")}
+        facts |= {name: json.dumps(getattr(self, name)) for name in _IN_NEWER_FILES}
         with atomic_path(Path(path)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, curve=curve, **facts, **per_datum)
 
@@ -275,7 +280,7 @@ class Evidence:
                 per_datum: dict[str, Any] = {
                     n: torch.from_numpy(file[n]) for n in (*_PER_DATUM, *_WHERE_THERE) if n in file
                 }
-                several = {n: json.loads(file[n].item()) for n in ("estimators", "seconds", "notes") if n in file}
+                several = {n: json.loads(file[n].item()) for n in _IN_NEWER_FILES if n in file}
                 several |= {n: tuple(several[n]) for n in ("estimators", "notes") if n in several}
                 curve = {int(k): (mean, se) for k, mean, se in file["curve"].tolist()}
                 return cls(**per_datum, curve=curve, **several, **{name: file[name].item() for name in _FACTS})

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from pyro_vae.inference.programs.call import (
     as_args,
     check_data,
     hash_of_data,
+    hash_of_values,
     place_programs,
     seed_rng,
     short_errors,
@@ -35,6 +37,7 @@ from pyro_vae.inference.programs.loop import (
     split_data,
     split_particles,
 )
+from pyro_vae.inference.programs.observed import what_is_scored
 from pyro_vae.inference.programs.proposals import check_observations
 from pyro_vae.inference.programs.standard_errors import standard_error
 from pyro_vae.inference.programs.vectorize import find_plate_depth, prior_program
@@ -118,13 +121,13 @@ def evidence(
     check_data(model, x, guide=guide)
     device = place_programs(model, guide, as_args(x), device)
     run = _Evaluation(how, as_args(x), device, num_particles, chunk_size, seed)
-    data = hash_of_data(run.args)
+    data, precise = hash_of_data(run.args), {"data": hash_of_values(run.args), "precision": precision or ""}
 
     with evaluation_mode(model, guide, device, seed), at_precision(precision, device, model, guide):
         first, last = run.examples()
         programs = _prepare(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
         programs = replace(programs, chunk_size=chunk_size)
-        notes = tuple(how.notes(programs, first))
+        facts = {**precise, "scored": what_is_scored(model, first), "notes": tuple(how.notes(programs, first))}
         of_programs = hash_of_programs(programs.model, programs.guide, first)
         settings = (how, num_particles, chunk_size, seed, device.type, data, of_programs)
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
@@ -133,7 +136,7 @@ def evidence(
         with _errors_for_users(model):
             run.score(programs, partial, progress)
     partial.remove()
-    return run.result(partial.done, data, (model, guide), notes)
+    return run.result(partial.done, (model, guide), facts)
 
 
 @dataclass(frozen=True)
@@ -190,9 +193,7 @@ class _Evaluation:
                 partial.write()
                 raise
 
-    def result(
-        self, parts: list[WeightSummary], data: str, programs: tuple[Program, Program], notes: tuple[str, ...]
-    ) -> Evidence:
+    def result(self, parts: list[WeightSummary], programs: tuple[Program, Program], facts: dict[str, Any]) -> Evidence:
         """Join the chunks of data; refuse NaN and inf rather than average over it."""
         joined = WeightSummary.join(parts)
         log_px = joined.log_px
@@ -211,10 +212,9 @@ class _Evaluation:
             num_particles=self.num_particles,
             seed=self.seed,
             method=str(self.how),
-            data=data,
+            **facts,
             debiased=self.how.debiased,
             estimators=self.how.estimators,
-            notes=notes,
             source=Source(*programs, self.args, self.device),
         )
 

@@ -27,7 +27,7 @@ from pyro_vae.inference.scoring.laplace import Laplace, Weighted, proposal_weigh
 from pyro_vae.inference.scoring.student import StudentMixture
 from pyro_vae.inference.scoring.tail import WeightSummary, summarize
 
-NUM_PILOT = 1000
+NUM_PILOT = 500
 """Draws of an importance sampler on which it is judged."""
 SPREAD_DRAWS = 256
 """Draws of the guide whose spread stands in where there is no mode."""
@@ -35,9 +35,9 @@ PILOT_CHAINS = 128
 PILOT_TEMPERATURES = 8
 DEGREES_OF_FREEDOM = 10.0
 """Of the Student-t that annealed chains start from; annealing has less use for heavy tails than weighting has."""
-VARIANCE = 0.8
-"""Variance of log w that annealed paths are made long enough for: k-hat of 200 such weights is above 0.7 at 0.6%."""
-LENGTHS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+VARIANCE = 0.6
+"""Variance of log w that annealed paths are made long enough for: k-hat of 200 such weights is above 0.7 at 0.3%."""
+LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Numbers of temperatures that annealed paths may have: data that would take more are flagged, and left to AIS."""
 
 

@@ -154,7 +154,7 @@ def fit(
         stepper = Stepper(*programs, objective, optimizer, clip_norm, examples[0])
         schedule = scheduler and scheduler(stepper.optimizer)
         watched = valid_args if watch == "evidence" else None
-        watching = watched and Watch(model, guide, watched, patience, seed, device)
+        watching = None if watched is None else Watch(model, guide, watched, patience, seed, device)
         run = Epochs(stepper, schedule, batch_size, len(batches), patience, device, precision, watching)
         seed_rng(device, seed)  # whatever the programs drew while their parameters were found
         training = _Training(run, batches, valid_args, as_schedule(kl_warmup), epochs, seed, path)

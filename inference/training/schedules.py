@@ -1,8 +1,11 @@
-"""Schedules of the KL weight: functions of the number of epochs gone by, a fraction counting steps."""
+"""Schedules of the KL weight, functions of the number of epochs gone by, and one of the learning rate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from pyro_vae.core.checks import check_positive_int
 
@@ -47,3 +50,23 @@ def as_schedule(warmup: int | Schedule) -> Schedule:
     if callable(warmup):
         return warmup
     return constant() if warmup == 0 else linear(warmup)
+
+
+class Cosine(CosineAnnealingWarmRestarts):
+    """A learning rate that falls to 0 as half a cosine over the epochs, and starts again where training goes on.
+
+    Args:
+        optimizer: what it is the learning rate of.
+        epochs: epochs until it is 0; in a config those of the training if absent.
+
+    Raises:
+        ValueError: without a number of epochs.
+
+    Source: Loshchilov and Hutter (2017), SGDR: Stochastic Gradient Descent with Warm Restarts.
+    """
+
+    def __init__(self, optimizer: Optimizer, epochs: int | None = None) -> None:
+        if epochs is None:
+            raise ValueError("Expected the number of epochs over which the learning rate falls; got None.")
+        check_positive_int(epochs, "epochs")
+        super().__init__(optimizer, T_0=epochs)

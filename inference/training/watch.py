@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from pyro_vae.inference.programs.call import Args, Program
@@ -48,7 +50,12 @@ class Watch:
 
     def __call__(self) -> float:
         """Return the mean estimate, nats per datum."""
-        settings = {"seed": self.seed, "device": self.device, "compile": False, "progress": False}
+        settings: dict[str, Any] = {
+            "seed": self.seed,
+            "device": self.device,
+            "compile": False,
+            "progress": False,
+        }
         try:
             return evidence(*self.programs, self.args, NUM_PARTICLES, method=self.how, **settings).mean
         except ValueError:

@@ -38,7 +38,7 @@ class Choices:
     """The part of each kind that a command runs with: named on its line or in its config, or its default.
 
     Args:
-        classes: those that are named.
+        classes: those that are named, ``NoneType`` where there is to be none.
         defaults: what the command takes where none is named, None where there is none.
     """
 
@@ -48,6 +48,8 @@ class Choices:
     def part(self, kind: str) -> type | None:
         """Return the class of a kind of part, None where none is named and there is no default."""
         default = self.defaults.get(kind)
+        if self.classes.get(kind) is type(None):
+            return None
         return self.classes.get(kind, None if default is None else REGISTRIES[kind].find(default.class_path))
 
     def start(self, kind: str) -> dict[str, Any] | None:

@@ -22,6 +22,10 @@ DIRECTORY = ("out", "overwrite", "resume")
 """Settings of ``train`` that say where its run goes, and are no part of its config."""
 
 
+NONE_AT_ALL = frozenset({"scheduler"})
+"""Kinds of part of which null means that there is to be none, and not the default."""
+
+
 def build_parsers(
     commands: Mapping[str, Command], classes: Classes
 ) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
@@ -89,6 +93,9 @@ def resolve_parts(argv: list[str]) -> tuple[list[str], Classes]:
                 check_argument(argument, REGISTRIES[kind], classes[kind])
             kept[kind] = {"class_path": dotted_name(classes[kind]), "init_args": dict(spec.init_args)}
         argv[1:1] = ["--config", yaml.safe_dump(kept)]
+    for kind in NONE_AT_ALL.difference(classes):
+        if kind in absent or (settings is not None and settings.get(kind, "") is None):
+            classes[kind] = type(None)
     return argv, classes
 
 

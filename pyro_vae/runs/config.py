@@ -14,11 +14,14 @@ from pyro_vae.core.checks import did_you_mean
 from pyro_vae.core.files import write_text
 from pyro_vae.core.registry import Spec
 
-FORMAT = 2
-"""Format of the file. In format 1, that of version 0.1, which says nothing of it, classes had their dotted names."""
+FORMAT = 3
+"""Format of the file. In format 1, which says nothing of it, classes had their dotted names; up to format 2 a latent
+dimension that is not given was 10."""
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "softplus": nn.Softplus, "silu": nn.SiLU, "gelu": nn.GELU}
-LATENT_DIM = 10
+LATENT_DIM = 20
 """Latent dimension where the config has none."""
+LATENT_DIM_BEFORE = 10
+"""The same in configs of format 2 and before."""
 SWITCH = {"metavar": "{true,false}"}
 
 
@@ -99,10 +102,10 @@ class TrainingConfig:
     """How the parameters are fitted."""
 
     objective: Spec | None = part(None)
-    epochs: int = option(200, "passes over the data")
+    epochs: int = option(250, "passes over the data")
     batch_size: int = option(100, "data in a minibatch")
-    optimizer: Spec = part("Adam", lr=1e-3)
-    scheduler: Spec | None = part(None)
+    optimizer: Spec = part("Adam", lr=2e-3)
+    scheduler: Spec | None = part("Cosine")
     kl_warmup: int = option(0, "epochs over which the KL term's weight rises to 1")
     clip_norm: float | None = option(None, "largest norm of the gradient")
     patience: int | None = option(None, "stop after so many epochs without a gain on validation data")
@@ -160,8 +163,10 @@ class Config(Mapping[str, Any]):
                 raise ValueError(f"Unknown setting {name!r} in the config.{did_you_mean(str(name), SETTINGS)}")
             if name not in PART_SETTINGS:
                 groups[SETTINGS[name]][name] = value
-            elif value is not None:  # a part that is null is at its default
+            elif value is not None:  # a part that is null is at its default; but there may be no schedule
                 groups[SETTINGS[name]][name] = Spec.of(value)
+            elif name == "scheduler":
+                groups[SETTINGS[name]][name] = None
         return cls(**{group: kind(**groups[group]) for group, kind in GROUPS.items()})
 
     def as_dict(self) -> dict[str, Any]:
@@ -205,8 +210,13 @@ PART_SETTINGS = [f.name for kind in GROUPS.values() for f in fields(kind) if f.m
 """The settings that name a part."""
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path, of_run: bool = False) -> dict[str, Any]:
     """Return the settings in a config's file, of whatever format, that differ from the defaults or not.
+
+    Args:
+        path: the file.
+        of_run: whether a run was trained with it: one that says no format is then of format 1. Others may be written
+            by hand.
 
     Raises:
         ValueError: if there is no such file, or it is no config, or one of a later version.
@@ -218,7 +228,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is no config of pyro-vae.")
     settings = {str(name).replace("-", "_"): value for name, value in settings.items()}  # as options are spelt
-    version = settings.pop("format", 1)
+    version = settings.pop("format", 1 if of_run else FORMAT)
     if version not in range(1, FORMAT + 1):
         raise ValueError(f"{path} has format {version!r}; this version of pyro-vae reads up to {FORMAT}. Update it.")
+    if version < FORMAT and "latent_dim" in settings and settings["latent_dim"] is None:
+        layers = "HierarchicalVAE" in str(settings.get("model"))  # whose latent dimensions are the model's own
+        settings["latent_dim"] = None if layers else LATENT_DIM_BEFORE
     return settings

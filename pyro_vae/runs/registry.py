@@ -9,6 +9,7 @@ from pyro_vae.core.registry import FILLED_IN, Registry
 from pyro_vae.data.tables import LIKELIHOODS
 from pyro_vae.inference import objectives
 from pyro_vae.inference.scoring import methods
+from pyro_vae.inference.training.schedules import Cosine
 from pyro_vae.runs.kinds import KINDS
 from pyro_vae.runs.parts import GUIDES, NETWORKS, PRIORS
 
@@ -38,6 +39,7 @@ SCHEDULERS = Registry(
     optim.lr_scheduler.LRScheduler,
     optim.lr_scheduler,
     "a torch learning-rate schedule, stepped each epoch: --scheduler ExponentialLR --scheduler.gamma 0.99",
+    others={"Cosine": Cosine},
     filled_in=frozenset({"optimizer"}),
 )
 REGISTRIES = {

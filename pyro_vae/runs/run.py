@@ -126,7 +126,7 @@ class Run:
         """
         if not self.config_file.is_file():
             raise ValueError(f"{self.path} holds no run: cannot read {self.config_file}.")
-        return Config.from_dict(read_settings(self.config_file))
+        return Config.from_dict(read_settings(self.config_file, of_run=True))
 
     def load(self, data_root: str | None = None) -> Trained:
         """Load what was trained: config, data, model, guide and history.

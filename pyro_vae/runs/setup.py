@@ -17,6 +17,7 @@ from pyro_vae.data.load import load_data
 from pyro_vae.data.splits import SPLIT_NAMES, Splits, share_missing
 from pyro_vae.data.tables import LIKELIHOODS, has_different_kinds, record_schema
 from pyro_vae.inference.programs.call import Data
+from pyro_vae.inference.training.schedules import Cosine
 from pyro_vae.models.likelihoods import Mixed
 from pyro_vae.runs.config import Config, DataConfig
 from pyro_vae.runs.kinds import KINDS, Kind, Programs
@@ -72,8 +73,18 @@ def set_up(config: Config) -> Setup:
     chosen = {
         "likelihood": config.parts.likelihood or choose_likelihood(splits),
         "objective": config.training.objective or kind.objective,
+        "scheduler": _with_length(config),
     }
     return Setup(config.with_settings(**chosen, **_as_read(config.data, splits)), kind, splits)
+
+
+def _with_length(config: Config) -> Spec | None:
+    """Return the schedule, one by a cosine as long as the training where its length is not given."""
+    scheduler = config.training.scheduler
+    if scheduler is None or scheduler.name != Cosine.__name__:
+        return scheduler
+    given = {name: value for name, value in scheduler.init_args.items() if value is not None}
+    return Spec(scheduler.class_path, {"epochs": config.training.epochs} | given)
 
 
 def data_path(config: DataConfig, root: str | None = None) -> Path:

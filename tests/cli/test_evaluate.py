@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -107,7 +108,12 @@ def test_compare_says_what_makes_it_doubtful(folder, capsys):
         assert train_bits("--data", "counts.npy", "--likelihood", name, "--out", name) == 0
     capsys.readouterr()
     assert main(["compare", "Poisson", "Multinomial"]) == 0
-    assert "The likelihoods differ (Multinomial(), Poisson())" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "A multinomial is the probability of x given its total" in printed
+    assert re.search(r"^Poisson +Poisson\(\)", printed, re.MULTILINE)  # what differs, in a table of its own
+    assert train_bits("--data", "counts.npy", "--likelihood", "Normal", "--out", "Normal") == 0
+    assert main(["compare", "Poisson", "Normal"]) == 2
+    assert "by mass" in capsys.readouterr().err
 
 
 def test_pairs_that_cannot_be_scored_are_refused_before_anything_is_written(folder, capsys):

@@ -70,7 +70,7 @@ def test_hidden_and_activation_are_for_both_networks_unless_one_has_its_own(fold
 
 def test_default_networks_are_those_of_the_library(folder):
     model, guide = built("--data", "bits.npy")
-    assert shapes(model.decoder) == shapes(mlp()(torch.Size((10,)), 6))
+    assert shapes(model.decoder) == shapes(mlp()(torch.Size((20,)), 6))
     assert any(isinstance(m, nn.Tanh) for m in guide.encoder.modules())
 
 

@@ -37,7 +37,7 @@ def test_parts_and_their_arguments():
     config = parsed("--prior", "mixture", "--prior.num_components", "3", "--latent-dim=4")
     assert config.parts.prior == Spec("Mixture", {"num_components": 3, "spread": 1.0})
     assert config.parts.latent_dim == 4
-    assert parsed("--optimizer", "SGD").training.optimizer.init_args["lr"] == 1e-3
+    assert parsed("--optimizer", "SGD").training.optimizer.init_args["lr"] == 2e-3
     assert parsed("--optimizer", "SGD", "--optimizer.lr", "0.5").training.optimizer.init_args["lr"] == 0.5
 
 

@@ -35,11 +35,11 @@ def test_a_config_is_read_as_it_was_written(tmp_path):
 
 def test_settings_are_found_by_name_and_cannot_be_changed():
     config = Config()
-    assert config["epochs"] == config.training.epochs == 200
+    assert config["epochs"] == config.training.epochs == 250
     assert config["num_particles"] == config.scoring.num_particles
     changed = config.with_settings(epochs=3, data="mnist", latent_dim=4)
     assert (changed.training.epochs, changed.data.data, changed.parts.latent_dim) == (3, "mnist", 4)
-    assert config["epochs"] == 200
+    assert config["epochs"] == 250
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.training.epochs = 3
 
@@ -56,7 +56,7 @@ def test_configs_of_version_0_1_name_the_same_parts(name):
             assert config[kind].init_args == old[kind].get("init_args", {})
     kept = [n for n in SETTINGS if n not in PART_SETTINGS and n in old]
     assert {n: config[n] for n in kept} == {n: old[n] for n in kept}
-    assert set(SETTINGS) - set(old) == {"method", "audit"}
+    assert set(SETTINGS) - set(old) == {"method", "audit", "watch"}
 
 
 def test_settings_that_an_older_config_lacks_are_at_their_defaults():
@@ -70,7 +70,7 @@ def test_settings_that_an_older_config_lacks_are_at_their_defaults():
         ("prior: 3", "Expected the name of a class, or class_path and init_args; got 3"),
         ("[1, 2]", "is no config of pyro-vae"),
         ("a: [", "Cannot read the config"),
-        ("format: 3", "has format 3; this version of pyro-vae reads up to 2"),
+        ("format: 4", "has format 4; this version of pyro-vae reads up to 3"),
         ("format: new", "has format 'new'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -14,7 +15,7 @@ from parts.priors import CONTINUOUS, disturbed
 from programs import folded, log_px_folded, near_one_mode
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
-from pyro_vae.inference import AmortizedGuide, Evidence, audit, evidence, guides, methods
+from pyro_vae.inference import AmortizedGuide, Bracket, Evidence, audit, certify, evidence, guides, methods
 from pyro_vae.inference.scoring import auto
 from pyro_vae.models import VAE, likelihoods, mlp, priors
 
@@ -122,7 +123,7 @@ def test_weights_are_unbiased_whatever_the_choices(settings, monkeypatch):
 
 @pytest.mark.parametrize("name", ["guide", "laplace", "adapted", "annealed"])
 def test_intervals_of_each_estimator_hold_the_truth(name, monkeypatch):
-    """Coverage of the nominal 0.95 intervals on 1,500 data at 0.93 or more, less two standard errors of 0.006."""
+    """Coverage of the nominal 0.95 intervals on 600 data at 0.93 or more, less two standard errors of 0.01."""
     torch.manual_seed(0)
     rung = auto.NAMES.index(name)
     monkeypatch.setattr(auto._Pilot, "holds", property(lambda pilot: torch.ones_like(pilot.khat, dtype=torch.bool)))
@@ -134,13 +135,13 @@ def test_intervals_of_each_estimator_hold_the_truth(name, monkeypatch):
         return torch.full((ladder.num_data,), rung), kept(ladder)[1]
 
     monkeypatch.setattr(auto._Ladder, "choose", choose)
-    x = torch.rand(1500, dtype=torch.float64) * 4
+    x = torch.rand(600, dtype=torch.float64) * 4
     covering = lambda x: _both_modes(x)  # noqa: E731
     ev = evidence(folded, covering, x, 1000, chunk_size=100_000, **QUIET)
     sound = ~ev.flagged
     covered = ((ev.log_px - log_px_folded(x)).abs() < 1.96 * ev.std_error)[sound]
     assert sound.double().mean() > 0.9
-    assert covered.double().mean() > 0.93 - 2 * 0.006
+    assert covered.double().mean() > 0.93 - 2 * 0.01
 
 
 def _both_modes(x):
@@ -279,3 +280,19 @@ def test_a_decoder_agrees_with_annealing():
     annealed = evidence(model, guide, x, 200, method=methods.AIS(40, 2), **QUIET)
     error = (ours.std_error.square() + annealed.std_error.square()).sqrt()
     assert ((ours.log_px - annealed.log_px).abs() < 4 * error).all()
+
+
+def test_a_certificate_accepts_the_truth_and_rejects_a_guide_that_misses_a_mode():
+    settings = {"x": torch.zeros(1, dtype=torch.float64), "num_temperatures": 60, **QUIET}
+    right = certify(folded, near_one_mode, 40, 1000, **settings)
+    assert right.inside
+    assert "on 40 data simulated from the model: " in str(right)
+    assert "auto" in str(right)
+    wrong = certify(folded, near_one_mode, 40, 1000, method="iw", **settings)
+    assert not wrong.inside
+    assert wrong.numbers()["shortfall"] > 0.2
+    assert "importance weighting" in str(wrong)
+    assert ": below (" in str(wrong)
+    too_high = Bracket(right.bounds, replace(right.estimate, log_px=right.estimate.log_px + 1.0))
+    assert not too_high.inside
+    assert ": above (" in str(too_high)

@@ -13,6 +13,8 @@ from programs import make_pair, split_evidence
 from truth import BernoulliMixture, LinearGaussian
 
 from pyro_vae.inference import compare, evidence, gaps
+from pyro_vae.inference.programs.observed import what_is_scored
+from pyro_vae.models import VAE, likelihoods, mlp, priors
 
 
 def _evidence(truth, x, num_particles=50, widen=1.2, method="iw", **settings):
@@ -140,3 +142,79 @@ def test_what_cannot_be_fitted_is_refused():
         gaps(truth, truth.guide, torch.ones(2, 4, dtype=torch.float64), 30, progress=False)
     with pytest.raises(ValueError, match="Expected steps to be an integer >= 1; got 0"):
         gaps(truth, truth.guide, torch.ones(2, 4, dtype=torch.float64), 30, steps=0)
+
+
+def normal_given(x, y, both=False):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+        if both:
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+        pyro.sample("x", dist.Normal(z + (0 if both else y), 1.0), obs=x)
+
+
+def standard(x, *others):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+
+
+def test_a_conditional_and_a_joint_density_of_the_same_data_are_refused():
+    args = torch.randn(5), torch.randn(5)
+    given, joint = (
+        evidence(lambda x, y, both=both: normal_given(x, y, both), standard, args, 50, method="iw", progress=False)
+        for both in (False, True)
+    )
+    assert (given.scored, joint.scored) == ("argument 0 by density", "argument 0 by density, argument 1 by density")
+    with pytest.raises(
+        ValueError, match=r"Expected the same quantity .* a has argument 0 by density, b has argument 0"
+    ):
+        compare({"a": given, "b": joint})
+
+
+def _scored_by(likelihood, x):
+    model = VAE(priors.StandardNormal(2), likelihood, mlp((3,)))
+    return evidence(model, None, x, 50, method="iw", progress=False)
+
+
+def test_a_mass_and_a_density_are_refused_and_two_masses_compare():
+    x = torch.tensor([[0.0, 1.0], [2.0, 3.0], [1.0, 1.0]])
+    counts, binomial = _scored_by(likelihoods.Poisson(2), x), _scored_by(likelihoods.Binomial(2, total_count=5), x)
+    assert len(compare({"a": counts, "b": binomial})) == 2
+    with pytest.raises(ValueError, match="a has argument 0 by mass, b has argument 0 by density"):
+        compare({"a": counts, "b": _scored_by(likelihoods.Normal(2), x)})
+
+
+def test_arithmetic_that_differs_is_refused():
+    x = torch.rand(4, 2)
+    model = VAE(priors.StandardNormal(2), likelihoods.Normal(2), mlp((3,)))
+    full, coarse = (
+        evidence(model, None, x, 50, method="iw", precision=precision, progress=False) for precision in (None, "bf16")
+    )
+    with pytest.raises(ValueError, match=r"Expected the same precision .* a has full, b has bf16"):
+        compare({"a": full, "b": coarse})
+
+
+def test_single_and_double_copies_of_data_compare_and_other_data_do_not():
+    x = torch.rand(6, 2, dtype=torch.float64)
+    model = VAE(priors.StandardNormal(2), likelihoods.Normal(2), mlp((3,)))
+    single = evidence(model, None, x.float(), 50, method="iw", progress=False)
+    double = evidence(model.double(), None, x, 50, method="iw", progress=False)
+    assert len(compare({"a": single, "b": double})) == 2
+    other = evidence(model, None, x + 1e-3, 50, method="iw", progress=False)
+    with pytest.raises(ValueError, match="Expected the same data"):
+        compare({"a": single, "b": other})
+
+
+def test_missing_entries_and_columns_of_different_kinds_are_observed_as_they_are():
+    x = torch.tensor([[0.3, math.nan], [0.1, 1.0]])
+    holed = VAE(priors.StandardNormal(2), likelihoods.Normal(2), mlp((3,)), missing=True)
+    assert what_is_scored(holed, (x,)) == "argument 0 by density"
+    columns = {"a": likelihoods.Normal(1), "b": likelihoods.Bernoulli(1)}
+    mixed = VAE(priors.StandardNormal(2), likelihoods.Mixed(columns), mlp((3,)), missing=True)
+    assert what_is_scored(mixed, (x,)) == "argument 0 by density and mass"
+
+    def halves(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x[:, 0] + 1)
+
+    assert what_is_scored(halves, (x,)) == ""
