@@ -34,7 +34,7 @@ def test_latents_masked_in_some_data_do_not_spoil_the_steps_of_others():
         exact.append(law.log_prob(row[:length]))
     assert (ev.acceptance - 0.65).abs().max() < 0.15
     assert ((ev.log_px - torch.stack(exact)).abs() < 4 * ev.std_error).all()
-    assert ev.std_error.max() < 0.5
+    assert ev.std_error.max() < 0.7
     auto = evidence(sequences, None, (x, seen), 2000, progress=False)
     assert ((auto.log_px - torch.stack(exact)).abs() < 4 * auto.std_error).all()
     assert auto.std_error.max() < 0.05
