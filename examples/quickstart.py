@@ -15,7 +15,7 @@ def main(epochs: int = 200, num_particles: int = 5000) -> None:
     start_at_data(model, splits.train)  # at first the decoder's output is the data's marginal
     fit(model, guide, splits.train, valid=splits.valid, objective=objectives.IWAE(num_particles=5), epochs=epochs)
     ev = evidence(model, guide, splits.test, num_particles=num_particles)
-    print(ev)  # log p(x) = ... +- ... nats  (K=..., N=300, k-hat > 0.7: ...)
+    print(ev)  # log p(x) = ... +- ... nats  (auto, N=300, flagged: ... of 300)
     print(ev.log_px[:3], ev.std_error[:3], ev.khat[:3])  # for each datum
 
 

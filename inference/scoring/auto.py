@@ -168,7 +168,8 @@ class _Ladder:
 
     def __init__(self, settings: Auto, programs: Programs, batch: Args, dim: int | str) -> None:
         self.num_data = len(batch[0])
-        self.rungs: list[Rung] = [GuideRung(programs, batch, settings.defensive)]
+        self.guide = GuideRung(programs, batch, settings.defensive)
+        self.rungs: list[Rung] = [self.guide]
         if isinstance(dim, str):
             return
         if dim > MOST_DIMENSIONS:
@@ -181,10 +182,10 @@ class _Ladder:
         self.rungs += [laplace, adapted, AnnealedRung(settings.defensive, programs, space, adapted, settings.chains)]
 
     def choose(self) -> tuple[Tensor, WeightSummary]:
-        """Return the rung of each datum, shape (B,), and what the guide's pilot draws give."""
+        """Return the rung of each datum, shape (B,), and what draws of the guide alone give."""
         choice, left = torch.zeros(self.num_data, dtype=torch.long), torch.arange(self.num_data)
-        first = self.rungs[0].timed_pilot(left)
-        pilots = [_Pilot.of(first)]
+        pilots = [_Pilot.of(self.rungs[0].timed_pilot(left))]
+        first = self.guide.alone(left)
         for i, rung in enumerate(self.rungs[1:], 1):
             found = _Pilot.of(rung.timed_pilot(left))
             moves = (~pilots[-1].holds | found.exceeds(pilots[-1])) & pilots[0].sound

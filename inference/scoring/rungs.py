@@ -95,18 +95,22 @@ class GuideRung(Rung):
 
     def pilot(self, index: Tensor) -> WeightSummary:
         """Return the summary of pilot draws for these data, in ascending order."""
-        return self._summary(index, NUM_PILOT)
+        return self._summary(index, NUM_PILOT, self.how)
+
+    def alone(self, index: Tensor) -> WeightSummary:
+        """Return the summary of draws of the guide without the prior's share: its ELBO, and its bounds."""
+        return self._summary(index, NUM_PILOT, IW())
 
     def scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
         """Yield some of the data, and the summary of their weights, at a time."""
-        yield index, self._summary(index, num_particles)
+        yield index, self._summary(index, num_particles, self.how)
 
-    def _summary(self, index: Tensor, num_particles: int) -> WeightSummary:
+    def _summary(self, index: Tensor, num_particles: int, how: IW) -> WeightSummary:
         """Return the summary of these data, which a program that is tied to their number scores with all others."""
         some = self.divisible and len(index) < len(self.batch[0])
         batch = rows(self.batch, index) if some else self.batch
         counts = split_particles(num_particles, len(batch[0]), self.chunk_size)
-        weights = (w.log_w for w in self.how.weights(self.programs, batch, counts, _ignore))
+        weights = (w.log_w for w in how.weights(self.programs, batch, counts, _ignore))
         summary = summarize(weights, len(batch[0]), num_particles, batch[0].device)
         return summary if some else summary.at(index)
 

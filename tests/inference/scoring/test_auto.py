@@ -37,6 +37,16 @@ def test_the_cheapest_estimator_that_holds_is_taken(widen, shift, expected):
     assert ev.by_method()["data"].to_dict() == {name: 12 * (name == expected) for name in auto.NAMES}
 
 
+def test_the_elbo_is_that_of_the_guide_without_the_prior_s_share():
+    truth = LinearGaussian.random(4, 6)
+    x = truth.sample(12)
+    ev = evidence(truth.model, truth.guide(0.5, 1.0), x, 500, **QUIET)
+    plain = evidence(truth.model, truth.guide(0.5, 1.0), x, 500, method="iw", **QUIET)
+    torch.testing.assert_close(ev.elbo, truth.elbo(x, 0.5, 1.0), atol=0.5, rtol=0)
+    assert abs(ev.curve[1][0] - plain.elbo.mean().item()) < 0.2
+    assert max(ev.curve) == 500
+
+
 @pytest.mark.parametrize("dim", [1, 20, 100])
 def test_evidence_of_the_linear_gaussian_model_up_to_a_hundred_dimensions(dim):
     """Eight data, four standard errors each: a false alarm once in 2,000 runs."""
