@@ -80,7 +80,7 @@ def _check_site(site: Any) -> None:
         )
     if is_delta(site):
         raise ValueError(
-            f"Latent site {name!r} is a point mass, which has no density to anneal. Make it a pyro.deterministic "
+            f"Latent site {name!r} is a point mass, which has no density. Make it a pyro.deterministic "
             "site if the model has it; use a guide that has a spread if the guide does."
         )
     if isinstance(fn, ImproperUniform | MaskedDistribution):
@@ -90,7 +90,7 @@ def _check_site(site: Any) -> None:
         )
     if fn.has_enumerate_support or getattr(fn.support, "is_discrete", False):
         raise ValueError(
-            f"Latent site {name!r} is discrete ({kind}); Hamiltonian Monte Carlo moves continuous latents only. "
+            f"Latent site {name!r} is discrete ({kind}): only continuous ones are annealed or approximated at a mode. "
             'Score it with method="iw", or sum the site out of the model, as a mixture.'
         )
     try:

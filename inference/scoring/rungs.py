@@ -29,6 +29,8 @@ from pyro_vae.inference.scoring.tail import WeightSummary, summarize
 
 NUM_PILOT = 500
 """Draws of an importance sampler on which it is judged."""
+FINAL = 5000
+"""K of the draws whose k-hat the pilot's is to foretell."""
 SPREAD_DRAWS = 256
 """Draws of the guide whose spread stands in where there is no mode."""
 PILOT_CHAINS = 128
@@ -95,7 +97,7 @@ class GuideRung(Rung):
 
     def pilot(self, index: Tensor) -> WeightSummary:
         """Return the summary of pilot draws for these data, in ascending order."""
-        return self._summary(index, NUM_PILOT, self.how)
+        return self._summary(index, NUM_PILOT, self.how, FINAL)
 
     def alone(self, index: Tensor) -> WeightSummary:
         """Return the summary of draws of the guide without the prior's share: its ELBO, and its bounds."""
@@ -105,13 +107,13 @@ class GuideRung(Rung):
         """Yield some of the data, and the summary of their weights, at a time."""
         yield index, self._summary(index, num_particles, self.how)
 
-    def _summary(self, index: Tensor, num_particles: int, how: IW) -> WeightSummary:
+    def _summary(self, index: Tensor, num_particles: int, how: IW, further: int = 0) -> WeightSummary:
         """Return the summary of these data, which a program that is tied to their number scores with all others."""
         some = self.divisible and len(index) < len(self.batch[0])
         batch = rows(self.batch, index) if some else self.batch
         counts = split_particles(num_particles, len(batch[0]), self.chunk_size)
         weights = (w.log_w for w in how.weights(self.programs, batch, counts, _ignore))
-        summary = summarize(weights, len(batch[0]), num_particles, batch[0].device)
+        summary = summarize(weights, len(batch[0]), num_particles, batch[0].device, further)
         return summary if some else summary.at(index)
 
 
@@ -155,7 +157,7 @@ class ProposalRung(Rung):
             here = mixture.at(part)
             draws = list(self._draws(index[part], here, NUM_PILOT))
             u, log_w, log_prior = (torch.cat([getattr(d, n) for d in draws]) for n in ("u", "log_w", "log_prior"))
-            summaries.append(self.summary([log_w], len(part), NUM_PILOT))
+            summaries.append(summarize([log_w], len(part), NUM_PILOT, log_w.device, FINAL))
             adapted.append(here.adapted(u.double(), log_w, log_prior))
         self.index, self.mixture, self.adapted = index, mixture, StudentMixture.join(adapted)
         self.found = WeightSummary.join(summaries)

@@ -16,6 +16,8 @@ from pyro_vae.inference.programs.standard_errors import error_of_log_mean, stand
 
 KHAT_LIMIT = 0.7
 """Above it importance weights are not to be trusted (Vehtari et al., 2024)."""
+LEAST_TAIL = 6
+"""Weights that k-hat takes at the least."""
 FLAT = 1e-4
 """Nats within which the largest weights count as equal: such a difference is rounding in single precision."""
 
@@ -57,7 +59,7 @@ def khat_from_tail(top: Tensor) -> Tensor:
     """
     tail = top.detach().double().cpu().T.numpy()
     num_tail = tail.shape[1] - 1
-    if num_tail < 6:
+    if num_tail < LEAST_TAIL:
         return torch.full((len(tail),), math.nan, dtype=torch.float64)
     khat = np.full(len(tail), np.inf)  # fewer than M + 1 weights above 0: all rests on a handful of draws
     finite = np.isfinite(tail).all(1)
@@ -136,12 +138,27 @@ class WeightStream:
         )
 
 
-def summarize(log_w: Iterable[Tensor], num_data: int, num_particles: int, device: torch.device) -> WeightSummary:
-    """Return the summary of K log weights of each of B data, from chunks of shape (k, B)."""
+def summarize(
+    log_w: Iterable[Tensor], num_data: int, num_particles: int, device: torch.device, further: int = 0
+) -> WeightSummary:
+    """Return the summary of K log weights of each of B data, from chunks of shape (k, B).
+
+    Args:
+        log_w: the chunks.
+        num_data: B.
+        num_particles: K.
+        device: where they are.
+        further: K of draws to come, whose k-hat these are to foretell: it is that of the far tail too, as small a share
+            of these draws as M is of those, where that is larger.
+    """
     stream = WeightStream(num_data, num_particles, device)
     for chunk in log_w:
         stream.add(chunk)
-    return stream.summary()
+    summary = stream.summary()
+    far = num_particles * tail_length(further) // further if further else 0
+    if far < LEAST_TAIL:
+        return summary
+    return replace(summary, khat=summary.khat.maximum(khat_from_tail(stream.top[: far + 1])))
 
 
 class JackknifeStream(WeightStream):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae.core.checks import did_you_mean
+from pyro_vae.core.checks import did_you_mean, needs_double
 from pyro_vae.models.likelihoods.base import Likelihood
 from pyro_vae.models.likelihoods.continuous import Normal
 from pyro_vae.models.likelihoods.discrete import Bernoulli, Categorical, NegativeBinomial
@@ -114,7 +114,7 @@ def _numbers(series: pd.Series, name: str) -> Tensor:
         values = pd.to_numeric(series).to_numpy(dtype="float64", na_value=float("nan"))
     except (TypeError, ValueError) as error:
         raise ValueError(f"Expected numbers in column {name!r}; got dtype {series.dtype}. Convert it first.") from error
-    return torch.tensor(values, dtype=torch.get_default_dtype())
+    return torch.tensor(values, dtype=torch.float64 if needs_double(values) else torch.get_default_dtype())
 
 
 def table_of(frame: pd.DataFrame, schema: Schema) -> tuple[Table, list[Likelihood]]:

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -43,6 +44,13 @@ def describe_support(support: constraints.Constraint) -> str:
 
 def _first(bad: Tensor) -> tuple[int, ...]:
     return tuple(bad.nonzero()[0].tolist())
+
+
+def needs_double(values: np.ndarray) -> bool:
+    """Say whether there are whole numbers that float32 cannot hold, such as 16,777,217: counts that would be others."""
+    wide = values.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(((wide.astype(np.float32) != wide) & (wide == np.round(wide)) & np.isfinite(wide)).any())
 
 
 def check_tensor(x: Tensor, name: str = "x") -> None:

@@ -1,4 +1,4 @@
-"""Train, validation and test data, and arrays of any kind made into them: float32 tensors."""
+"""Train, validation and test data, and arrays of any kind made into them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.core.checks import check_tensor
+from pyro_vae.core.checks import check_tensor, needs_double
 
 if TYPE_CHECKING:
     from pyro_vae.models.likelihoods import Mixed
@@ -22,6 +22,8 @@ SPLIT_NAMES = ("train", "valid", "test")
 @dataclass(frozen=True, eq=False, repr=False)
 class Splits:
     """Train, validation and test data, float32 tensors of shape (N, *event).
+
+    float64 where there are whole numbers that float32 cannot hold: a model of them is to be float64 too.
 
     Attributes:
         train: data to train on.
@@ -60,7 +62,7 @@ class Splits:
 
 
 def to_tensor(value: object, called: str, missing: bool = False) -> Tensor:
-    """Copy an array or tensor of numbers to a float32 tensor on the CPU.
+    """Copy an array or tensor of numbers to a tensor on the CPU: float32, or float64 for whole numbers it cannot hold.
 
     Args:
         value: shape (N, *event).
@@ -74,7 +76,7 @@ def to_tensor(value: object, called: str, missing: bool = False) -> Tensor:
         if value.layout is not torch.strided:
             raise ValueError(f"Expected {called} to be dense; got {value.layout}. Convert it: {called}.to_dense().")
         value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() else value).numpy()
+        value = (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
     if not isinstance(value, np.ndarray):
         raise ValueError(
             f"Expected {called} to be a name, a path, an array, a tensor or a mapping of them; got "
@@ -82,8 +84,9 @@ def to_tensor(value: object, called: str, missing: bool = False) -> Tensor:
         )
     if value.dtype.kind not in "biuf":
         raise ValueError(f"Expected {called} of real numbers; got dtype {value.dtype}. Convert or encode it.")
+    dtype = np.float64 if needs_double(np.ma.filled(value, 0)) else np.float32
     with np.errstate(over="ignore"):
-        array = np.array(value, dtype=np.float32, order="C", subok=True)
+        array = np.array(value, dtype=dtype, order="C", subok=True)
     x = torch.from_numpy(np.ma.filled(array, np.nan))  # a masked entry is a missing one
     check_tensor(torch.where(x.isnan(), 0.0, x) if missing else x, called)
     if x.numel() == 0:
@@ -112,7 +115,7 @@ def split_arrays(
         arrays = {key: to_tensor(value, f"{called}[{key!r}]", missing) for key, value in source.items()}
     else:
         arrays = {"": to_tensor(source, called, missing)}
-    splits, how = _three_splits(arrays, called, generator)
+    splits, how = _three_splits(in_one_dtype(arrays), called, generator)
     shapes = [tuple(x.shape[1:]) for x in splits]
     if len(set(shapes)) > 1:
         raise ValueError(
@@ -120,6 +123,12 @@ def split_arrays(
             f"{', '.join(SPLIT_NAMES)}. Reshape or crop them alike."
         )
     return splits, how
+
+
+def in_one_dtype(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors in float64 if one of them is, so that a model can take all."""
+    double = any(x.dtype == torch.float64 for x in arrays.values())
+    return {name: x.double() if double else x for name, x in arrays.items()}
 
 
 def _three_splits(arrays: dict[str, Tensor], called: str, generator: torch.Generator) -> tuple[list[Tensor], str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,13 +54,24 @@ class Setup:
             ValueError: for a part that cannot be found or built, or parts that do not go together.
         """
         self.parts.check_shared_used(self.kind.further_networks)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), default_dtype(self.splits.train.dtype):
             torch.manual_seed(self.config.training.seed)
             return self.kind.build(self.parts)
 
     def data(self, split: str) -> Data:
         """Return what the programs are called with when a split of the data is scored."""
         return self.kind.data(self.splits, split)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make parameters of this dtype, and put back what was."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def set_up(config: Config) -> Setup:
@@ -193,6 +205,8 @@ def _as_read(config: DataConfig, splits: Splits) -> dict[str, Any]:
 def notes(config: DataConfig, splits: Splits) -> list[str]:
     """Return what was chosen in reading the data, in lines to print."""
     lines = [] if splits.table is None else [f"  {line}" for line in splits.table.describe().splitlines()]
+    if splits.train.dtype == torch.float64:
+        lines.append("whole numbers above 16,777,216, which float32 cannot hold: data and model are float64")
     if config.missing:
         share = share_missing([splits.train, splits.valid, splits.test]).removeprefix(", ") or "no entries missing"
         lines.append(f"{share}: left out of the likelihood, log p(x) is that of the observed entries")

@@ -262,3 +262,16 @@ def test_data_frames_in_python():
         load_data(frame)
     with pytest.raises(ValueError, match=r"Expected a \.csv file or a DataFrame for a schema"):
         load_data(np.zeros((9, 2)), schema={})
+
+
+def test_a_column_of_large_counts_is_scored_in_double_precision(folder, capsys):
+    """log p(x) was -5.58 for -18.87 when the counts were rounded to float32."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=120)
+    population = np.exp(16.5 + 0.4 * z + 0.2 * rng.normal(size=120)).round().astype(int)
+    pd.DataFrame({"population": population, "area": (z + rng.normal(size=120)).round(3)}).to_csv("pop.csv", index=False)
+    assert main(["train", "--data", "pop.csv", *QUICK, "--latent-dim", "1", "--out", "run"]) == 0
+    assert "which float32 cannot hold: data and model are float64" in capsys.readouterr().out
+    model = Run("run").load().model
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert torch.get_default_dtype() == torch.float32

@@ -208,3 +208,15 @@ def test_tensors_may_need_gradients_or_be_bfloat16():
 )
 def test_refusals(source, options, words):
     refuses(words, source, **options)
+
+
+def test_whole_numbers_that_float32_cannot_hold_stay_in_float64():
+    counts = np.random.default_rng(0).integers(2**24, 2**24 + 100, size=(60, 2))
+    splits = load_data(counts)
+    assert splits.train.dtype == splits.test.dtype == torch.float64
+    every = np.sort(torch.cat([splits.train, splits.valid, splits.test]).flatten().numpy())
+    np.testing.assert_array_equal(every, np.sort(counts, None))
+    assert load_data(counts % 2**24).train.dtype == torch.float32
+    assert load_data(np.random.default_rng(0).normal(size=(60, 2))).train.dtype == torch.float32  # rounded, not counts
+    mixed = load_data({"train": counts, "test": np.ones((20, 2))})
+    assert mixed.test.dtype == torch.float64

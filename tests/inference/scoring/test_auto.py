@@ -37,6 +37,15 @@ def test_the_cheapest_estimator_that_holds_is_taken(widen, shift, expected):
     assert ev.by_method()["data"].to_dict() == {name: 12 * (name == expected) for name in auto.NAMES}
 
 
+def test_a_narrow_guide_is_not_kept_for_the_plateau_of_the_prior_s_share():
+    """Five in a hundred draws of the prior bound the weights, and k-hat of many draws sees the step up to them."""
+    truth = LinearGaussian.random(1, 2)
+    x = truth.sample(30)
+    ev = evidence(truth.model, truth.guide(0.5), x, 5000, **QUIET)
+    assert within(ev, truth.log_px(x))
+    assert ev.num_flagged <= 1
+
+
 def test_the_elbo_is_that_of_the_guide_without_the_prior_s_share():
     truth = LinearGaussian.random(4, 6)
     x = truth.sample(12)
