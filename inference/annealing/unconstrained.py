@@ -179,6 +179,8 @@ class Unconstrained:
             self._terms(recorder)
         self.one_by_one = len(recorder.model_traces) > 1 or num_particles == 1
         first = self._vectors(recorder.model_traces[0])
+        if not first:
+            raise ValueError('Expected a model with latent sites; there is none. Score it with method="iw".')
         self.shapes = {name: value.shape[0 if self.one_by_one else 1 :] for name, value in first.items()}
         start = torch.cat([self._flat(self._vectors(trace)) for trace in recorder.model_traces])
         self.lost = ~start.isfinite().all(-1)

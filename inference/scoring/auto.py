@@ -149,11 +149,24 @@ class _Pilot:
 
     def exceeds(self, other: _Pilot) -> Tensor:
         """Say where these draws found more than others did, by more than chance."""
-        error = (self.std_error.square() + other.std_error.square()).sqrt().nan_to_num(math.inf)
+        error = (self.std_error.square() + other.std_error.square()).sqrt().nan_to_num(0.0)  # NaN of weights all 0
         return self.log_px - other.log_px > TOLERANCE + NUM_ERRORS * error
 
     def at(self, index: Tensor) -> _Pilot:
         return _Pilot(self.log_px[index], self.std_error[index], self.khat[index], self.ess[index])
+
+
+def _best(pilots: list[_Pilot]) -> Tensor:
+    """Return for data at the last estimator its number, or that of an earlier one whose pilot found clearly more.
+
+    All are bounds in expectation, so that the one that is highest by more than chance is the best; where the last one's
+    weights look sound, those of an earlier one have to look so too.
+    """
+    last = pilots[-1]
+    allowed = [pilot.exceeds(last) & ((pilot.khat < KHAT_LIMIT) | ~(last.khat < KHAT_LIMIT)) for pilot in pilots[:-1]]
+    found = [pilot.log_px.where(may, -math.inf) for pilot, may in zip(pilots[:-1], allowed, strict=True)]
+    highest = torch.stack([*found, last.log_px]).nan_to_num(-math.inf, math.inf, -math.inf)
+    return highest.argmax(0).where(torch.stack(allowed).any(0), len(pilots) - 1)
 
 
 class _Ladder:
@@ -193,8 +206,8 @@ class _Ladder:
             pilots = [pilot.at(moves) for pilot in [*pilots, found]]
             if not len(left):
                 break
-        for i, pilot in reversed(list(enumerate(pilots[:-1]))):  # a later rung may have lost what an earlier one had
-            choice[left[pilot.exceeds(pilots[-1]) & (pilot.khat < KHAT_LIMIT)]] = i
+        if len(left) and len(pilots) > 1:
+            choice[left] = _best(pilots)
         return choice, first
 
     def score(

@@ -33,6 +33,9 @@ class Bridge(Path):
         mixture: q, one for each datum.
         num_particles: chains K.
         num_calls: how often the target will be called, about.
+
+    Attributes:
+        lost: chains that start where the map from the reals overflows, outside the support: their weight is 0.
     """
 
     def __init__(self, space: Unconstrained, mixture: StudentMixture, num_particles: int, num_calls: int) -> None:
@@ -42,7 +45,9 @@ class Bridge(Path):
         u, self.share = draw(space, mixture, [num_particles])
         self.loc, self.factor = mixture.heaviest
         inverse = torch.linalg.inv(self.factor)
-        self.start = torch.einsum("bij,kbj->kbi", inverse, next(u).double() - self.loc).to(space.start)
+        drawn = next(u)
+        self.lost = self.space(drawn).prior.isnan()
+        self.start = torch.einsum("bij,kbj->kbi", inverse, drawn.double() - self.loc).to(space.start)
 
     def to_u(self, v: Tensor) -> Tensor:
         """Return u = m + A v, float64."""
@@ -106,4 +111,5 @@ def pilot_run(path: Bridge, num_temperatures: int) -> PilotRun:
         steps.append(log_step.exp())
     tuning = Tuning(betas[1:], torch.stack(steps), scale.expand(num_temperatures, len(scale)))
     u = path.to_u(point.position)
-    return PilotRun(u, log_w, path.space(u.to(path.start)).prior, tuning)
+    log_prior = path.space(u.to(path.start)).prior
+    return PilotRun(u, log_w.where(~path.lost, -math.inf), log_prior.where(~path.lost, -math.inf), tuning)

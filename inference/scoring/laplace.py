@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.vectorize import find_plate_depth, runs_on_fewer
 from pyro_vae.inference.scoring.base import Method, Programs, Weights
 from pyro_vae.inference.scoring.modes import Modes, find_modes
 from pyro_vae.inference.scoring.student import StudentMixture
 
 MOST_DIMENSIONS = 200
 """Latent numbers of a datum up to which its Hessian, one gradient each, is taken."""
+MOST_STARTS = 96
+"""Searches for each datum, at most."""
 NUM_PILOT = 16
 """Draws of the guide for each datum, and of the prior: searches for modes start among them."""
 
@@ -39,7 +41,7 @@ class Laplace(Method):
     Args:
         df: nu, degrees of freedom of the Student-t.
         defensive: alpha, the share of the draws that come from the prior, rounded to whole draws.
-        starts: searches for each datum.
+        starts: searches for each datum; up to 96 where more than a quarter of them come to different modes.
         steps: Newton steps at most.
 
     Raises:
@@ -61,7 +63,7 @@ class Laplace(Method):
         check_positive_int(self.steps, "steps")
         if not 0 < self.df < math.inf:
             raise ValueError(f"Expected 0 < df < inf, degrees of freedom of the Student-t; got {self.df!r}.")
-        if not 0 <= self.defensive < 1:
+        if not isinstance(self.defensive, float | int) or not 0 <= self.defensive < 1:
             raise ValueError(f"Expected 0 <= defensive < 1, the prior's share of the draws; got {self.defensive!r}.")
 
     @property
@@ -84,10 +86,30 @@ class Laplace(Method):
         """Yield log p(x, u) - log q(u) for u drawn from the proposal at the modes of each datum."""
         depth = find_plate_depth(programs.model, None, batch)
         space = Unconstrained(programs.model, None, batch, self.particles_of_its_own, plate_depth=depth)
-        mixture = self.modes(programs, space).mixture(self.df, self.defensive)
+        mixture, _ = self.proposal(programs, space)
         for weighted in proposal_weights(space, mixture, counts):
             yield Weights(weighted.log_w)
             advance(weighted.log_w.numel())
+
+    def proposal(self, programs: Programs, space: Unconstrained) -> tuple[StudentMixture, Tensor]:
+        """Return the mixture at the modes of each datum, and whether any was found, shape (B,).
+
+        Where more than a quarter of the searches came to modes of their own there may be more: four times as many
+        follow.
+
+        Args:
+            programs: model and guide.
+            space: the model as a function of u, with draws of the prior.
+        """
+        modes = self.modes(programs, space)
+        mixture, found = modes.mixture(self.df, self.defensive), modes.found.any(0)
+        crowded = (mixture.log_shares.isfinite().sum(0) > self.starts / 4).nonzero()[:, 0]
+        if not len(crowded) or not 1 < self.starts < MOST_STARTS or not runs_on_fewer(programs.model, space.args):
+            return mixture, found
+        few, more = space.at(crowded), replace(self, starts=4 * self.starts)
+        drawn = Unconstrained(few.model, None, few.args, more.starts, plate_depth=few.plate_depth)
+        chosen = torch.zeros_like(found).index_fill(0, crowded, True)
+        return mixture.put(chosen, more.proposal(programs, drawn)[0]), found
 
     def modes(self, programs: Programs, space: Unconstrained) -> Modes:
         """Search for the modes of each datum from several starts.
@@ -122,7 +144,8 @@ def proposal_weights(space: Unconstrained, mixture: StudentMixture, counts: list
     for u in draws:
         densities = space.with_data(space.args, len(u))(u)
         log_w = densities.joint.double() - mixture.log_density(u.double(), densities.prior, share)
-        yield Weighted(u, log_w.nan_to_num(-math.inf, math.inf, -math.inf), densities.prior)
+        outside = densities.prior.isnan()  # T(u) has left the support by overflow; a likelihood that is NaN is an error
+        yield Weighted(u, log_w.where(~outside, -math.inf), densities.prior.where(~outside, -math.inf))
 
 
 def draw(space: Unconstrained, mixture: StudentMixture, counts: list[int]) -> tuple[Iterator[Tensor], Tensor]:

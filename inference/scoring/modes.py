@@ -33,8 +33,9 @@ class Modes:
     Attributes:
         u: positions, shape (S, B, D).
         value: log p(x, u), shape (S, B).
-        eigenvalues: those of the negative Hessian, raised to at least ``FLOOR``, shape (S, B, D).
+        eigenvalues: those of the negative Hessian by u / scale, raised to at least ``FLOOR``, shape (S, B, D).
         eigenvectors: shape (S, B, D, D).
+        scale: of each dimension, so that its unit does not matter, shape (D,).
         found: whether the search ended at a mode, shape (S, B).
     """
 
@@ -42,11 +43,12 @@ class Modes:
     value: Tensor
     eigenvalues: Tensor
     eigenvectors: Tensor
+    scale: Tensor
     found: Tensor
 
     @property
     def log_mass(self) -> Tensor:
-        """Log of Laplace's approximation to p(x) at each of them without (D / 2) log 2 pi, shape (S, B)."""
+        """Log of Laplace's approximation to p(x) at each of them, up to a constant, shape (S, B)."""
         return self.value - self.eigenvalues.log().sum(-1) / 2
 
     def mixture(self, df: float, from_prior: float) -> StudentMixture:
@@ -72,8 +74,8 @@ class Modes:
         return StudentMixture(
             log_shares,
             _take(self.u, order),
-            vectors / roots[..., None, :],
-            roots[..., None] * vectors.mT,
+            self.scale[:, None] * vectors / roots[..., None, :],
+            roots[..., None] * vectors.mT / self.scale,
             torch.full_like(log_shares[0], from_prior),
             df,
         )
@@ -82,7 +84,7 @@ class Modes:
         """Return the masses in order, -inf where a heavier one is at the same mode."""
         u, values, vectors = (_take(part, order) for part in (self.u, self.eigenvalues, self.eigenvectors))
         for s in range(1, len(u)):
-            along = torch.einsum("tbji,tbj->tbi", vectors[:s], u[s] - u[:s])
+            along = torch.einsum("tbji,tbj->tbi", vectors[:s], (u[s] - u[:s]) / self.scale)
             distance = (along.square() * values[:s]).mean(-1).where(log_mass[:s].isfinite(), math.inf)
             log_mass[s] = log_mass[s].where((distance > SAME).all(0), -math.inf)
         return log_mass
@@ -107,7 +109,7 @@ def find_modes(space: Unconstrained, start: Tensor, scale: Tensor, steps: int) -
     Raises:
         ValueError: if torch has no second derivative of the model.
     """
-    climb = _Climb(space, _approach(space, start, scale))
+    climb = _Climb(space, _approach(space, start, scale), scale.double())
     active = torch.arange(start.shape[1], device=start.device)
     divisible = runs_on_fewer(space.model, space.args)
     for _ in range(steps):
@@ -120,7 +122,7 @@ def find_modes(space: Unconstrained, start: Tensor, scale: Tensor, steps: int) -
     largest = values.abs().amax(-1, keepdim=True).clamp(min=1e-30)
     left = (along.square() / values.abs().maximum(FLOOR * largest)).sum(-1) / 2
     found = (values > FLOOR * largest).all(-1) & (left < AT_MODE) & climb.value.isfinite()
-    return Modes(climb.u, climb.value, values.maximum(FLOOR * largest), vectors, found)
+    return Modes(climb.u, climb.value, values.maximum(FLOOR * largest), vectors, climb.scale, found)
 
 
 @torch.enable_grad()
@@ -141,9 +143,9 @@ def _approach(space: Unconstrained, start: Tensor, scale: Tensor) -> Tensor:
 class _Climb:
     """Positions of all searches on their way to the modes, with value, gradient and curvature of log p(x, u) there."""
 
-    def __init__(self, space: Unconstrained, start: Tensor) -> None:
-        self.space, self.u = space, start.double()
-        self.value, self.gradient, self.curvature = _expand(space, self.u)
+    def __init__(self, space: Unconstrained, start: Tensor, scale: Tensor) -> None:
+        self.space, self.u, self.scale = space, start.double(), scale
+        self.value, self.gradient, self.curvature = _expand(space, self.u, scale)
         self.damping = torch.ones_like(self.value)
 
     def step(self, active: Tensor) -> Tensor:
@@ -158,8 +160,8 @@ class _Climb:
         values, vectors = torch.linalg.eigh(self.curvature[:, active])
         along = (self.gradient[:, active][..., None, :] @ vectors)[..., 0, :]
         move = along / (values.abs() + damping[..., None] + 1e-12)
-        other = self.u[:, active] + (vectors @ move[..., None])[..., 0]
-        value, gradient, curvature = _expand(self.space.at(active), other)
+        other = self.u[:, active] + self.scale * (vectors @ move[..., None])[..., 0]
+        value, gradient, curvature = _expand(self.space.at(active), other, self.scale)
         climbs = value >= self.value[:, active]
         for held, new in ((self.u, other), (self.value, value), (self.gradient, gradient), (self.curvature, curvature)):
             held[:, active] = torch.where(climbs.reshape(*climbs.shape, *[1] * (new.ndim - 2)), new, held[:, active])
@@ -168,8 +170,8 @@ class _Climb:
 
 
 @torch.enable_grad()
-def _expand(space: Unconstrained, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log p(x, u), its gradient and minus its Hessian at u (S, B, D), in float64; -inf, 0, I if NaN.
+def _expand(space: Unconstrained, u: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log p(x, u), its gradient and minus its Hessian by u / scale, in float64; -inf, 0, I where that is NaN.
 
     Raises:
         ValueError: if torch has no second derivative of the model.
@@ -185,11 +187,11 @@ def _expand(space: Unconstrained, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             f'{error}. Score with method="iw" or "ais".'
         ) from error
     hessian = -torch.stack(rows, -1).double()
-    hessian = (hessian + hessian.mT) / 2
+    hessian = scale[:, None] * (hessian + hessian.mT) / 2 * scale
     sound = value.isfinite() & gradient.isfinite().all(-1) & hessian.isfinite().flatten(-2).all(-1)
     return (
         value.detach().double().where(sound, -math.inf),
-        gradient.detach().double().where(sound[..., None], 0.0),
+        (gradient.detach().double() * scale).where(sound[..., None], 0.0),
         hessian.where(sound[..., None, None], torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)),
     )
 

@@ -170,7 +170,7 @@ class ProposalRung(Rung):
 
 
 class LaplaceRung(ProposalRung):
-    """Proposals at the modes, or with the moments of the guide's draws where there is none."""
+    """Proposals at the modes; where there is none, at the highest point, beside the moments of the guide's draws."""
 
     name = "laplace"
 
@@ -179,13 +179,12 @@ class LaplaceRung(ProposalRung):
         how, space = Laplace(defensive=self.share), self.space.at(index)
         instead = spread_of_draws(self.programs.guide, space, how)
         try:
-            modes = how.modes(self.programs, space)
+            mixture, found = how.proposal(self.programs, space)
         except ValueError:  # the model cannot be differentiated twice
             self.no_mode[index] = True
             return self.try_out(index, instead)
-        found = modes.found.any(0)
         self.no_mode[index] = ~found.cpu()
-        return self.try_out(index, instead.put(found, modes.mixture(how.df, how.defensive).at(found)))
+        return self.try_out(index, mixture.put(~found, mixture.beside(instead).at(~found)))
 
 
 class AdaptedRung(ProposalRung):
@@ -248,7 +247,7 @@ class AnnealedRung(ProposalRung):
                 path = self._path(part, chains, length)
                 tuning = replace(self.tuning, step_sizes=self.tuning.step_sizes[:, self.places(part)])
                 log_w = path.follow(path.start, even_schedule(length), tuning).log_w
-                yield part, self.summary([log_w], len(part), chains)
+                yield part, self.summary([log_w.where(~path.lost, -math.inf)], len(part), chains)
 
     def _path(self, index: Tensor, chains: int, length: int) -> Bridge:
         mixture = self.mixture.at(self.places(index))
@@ -297,8 +296,10 @@ class FromGuideRung(Rung):
 def settings_of_guide(programs: Programs, batch: Args, share: float) -> IW:
     """Return importance weighting with the guide and a share of the prior, or without where it has auxiliary sites."""
     with poutine.block(), fork_rng(batch[0].device):
-        sites = sample_sites(poutine.trace(programs.guide).get_trace(*batch)).values()
-    return IW() if any(site["infer"].get("is_auxiliary") for site in sites) else IW(defensive=share)
+        trace = poutine.util.prune_subsample_sites(poutine.trace(programs.guide).get_trace(*batch))
+    sites = sample_sites(trace).values()
+    plain = not sites or any(site["infer"].get("is_auxiliary") for site in sites)
+    return IW() if plain else IW(defensive=share)
 
 
 def rows(batch: Args, index: Tensor) -> Args:
@@ -331,8 +332,7 @@ def spread_of_draws(guide: Program, space: Unconstrained, how: Laplace) -> Stude
     loc = u.mean(0)
     away = (u - loc) / math.sqrt(len(u))
     covariance = torch.einsum("kbi,kbj->bij", away, away)
-    ridge = 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
-    covariance = covariance + ridge[:, None, None] * torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
+    covariance = covariance + torch.diag_embed(1e-3 * covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-12))
     shares = torch.zeros_like(loc[None, :, 0]), torch.full_like(loc[:, 0], how.defensive)
     return StudentMixture.at_covariance(shares[0], loc[None], covariance[None], shares[1], how.df)
 

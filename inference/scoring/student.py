@@ -55,6 +55,11 @@ class StudentMixture:
         }
         return replace(parts[0], **joined, from_prior=torch.cat([part.from_prior for part in parts]))
 
+    def beside(self, other: StudentMixture) -> StudentMixture:
+        """Return the mixtures of both, half and half."""
+        parts: dict[str, Any] = {n: torch.cat([getattr(self, n), getattr(other, n)]) for n in _BY_COMPONENT}
+        return replace(self, **{**parts, "log_shares": parts["log_shares"] - math.log(2)})
+
     def put(self, chosen: Tensor, other: StudentMixture) -> StudentMixture:
         """Return the mixtures with those of others in the place of the data that are chosen, shape (B,)."""
         most = max(len(self.loc), len(other.loc))

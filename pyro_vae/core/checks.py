@@ -50,7 +50,8 @@ def needs_double(values: np.ndarray) -> bool:
     """Say whether there are whole numbers that float32 cannot hold, such as 16,777,217: counts that would be others."""
     wide = values.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(((wide.astype(np.float32) != wide) & (wide == np.round(wide)) & np.isfinite(wide)).any())
+        whole = (wide == np.round(wide)) & (np.abs(wide) < 2.0**53)  # beyond, all doubles are
+        return bool(((wide.astype(np.float32) != wide) & whole).any())
 
 
 def check_tensor(x: Tensor, name: str = "x") -> None:

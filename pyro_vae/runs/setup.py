@@ -56,7 +56,9 @@ class Setup:
         self.parts.check_shared_used(self.kind.further_networks)
         with torch.random.fork_rng(devices=[]), default_dtype(self.splits.train.dtype):
             torch.manual_seed(self.config.training.seed)
-            return self.kind.build(self.parts)
+            model, guide = self.kind.build(self.parts)
+        dtype = self.splits.train.dtype
+        return model.to(dtype), guide.to(dtype)  # a table's likelihood was made with the data
 
     def data(self, split: str) -> Data:
         """Return what the programs are called with when a split of the data is scored."""

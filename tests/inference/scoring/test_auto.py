@@ -315,3 +315,91 @@ def test_a_certificate_accepts_the_truth_and_rejects_a_guide_that_misses_a_mode(
     too_high = Bracket(right.bounds, replace(right.estimate, log_px=right.estimate.log_px + 1.0))
     assert not too_high.inside
     assert ": above (" in str(too_high)
+
+
+def eight_modes(x):
+    """z of three dimensions is seen up to the signs of its entries."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(3, dtype=x.dtype), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z**2, 0.1).to_event(1), obs=x)
+
+
+def test_more_modes_than_the_first_searches_are_found():
+    x = torch.tensor([[2.0, 3.0, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    grid = torch.linspace(-6, 6, 60_001, dtype=torch.float64)[:, None, None]
+    density = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Normal(grid**2, 0.1).log_prob(x)
+    exact = (density.logsumexp(0) + math.log(12 / 60_000)).sum(-1)
+    assert within(evidence(eight_modes, None, x, 2000, **QUIET), exact)
+
+
+def test_units_of_latents_do_not_matter():
+    """Prior scales of 1 and 1e-4: the curvature's eigenvalues in the latents' own units differ by 1e8."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(torch.zeros((), dtype=x.dtype), 1.0))
+            b = pyro.sample("b", dist.Normal(torch.zeros((), dtype=x.dtype), 1e-4))
+            pyro.sample("x", dist.Normal(torch.stack([a, b * 1e4], -1), 0.1).to_event(1), obs=x)
+
+    x = torch.tensor([[0.5, 0.5], [2.0, -1.0], [3.0, 4.0]], dtype=torch.float64)
+    ev = evidence(model, None, x, 2000, **QUIET)
+    assert within(ev, dist.Normal(0.0, math.sqrt(1.01)).log_prob(x).sum(-1))
+    assert ev.num_flagged == 0
+
+
+def heavy(x):
+    """Draws of which a part leaves the support in floating point, on the way through exp."""
+    with pyro.plate("data", len(x)):
+        scale = pyro.sample("l", dist.LogNormal(torch.zeros(2, dtype=x.dtype), 5.0).to_event(1))
+        z = pyro.sample("z", dist.Laplace(torch.zeros(2, dtype=x.dtype), scale).to_event(1))
+        pyro.sample("x", dist.Laplace(z, 0.1).to_event(1), obs=x)
+
+
+def test_draws_that_overflow_weigh_nothing_and_raise_nothing():
+    torch.manual_seed(0)
+    ev = evidence(heavy, None, 20 * torch.randn(4, 2, dtype=torch.float64), 300, **QUIET)
+    assert ev.log_px.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN:UserWarning")  # Pyro says so too
+@pytest.mark.parametrize("method", ["auto", "laplace", "iw"])
+def test_a_likelihood_that_is_nan_is_refused_by_every_method(method):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            loc = (z - 1).sqrt() * 0 + z  # NaN below 1
+            pyro.sample("x", dist.Normal(loc, 0.5, validate_args=False), obs=x)
+
+    with pytest.raises(ValueError, match="The log weights of datum 0 are NaN or inf"):
+        evidence(model, None, torch.tensor([1.2, 3.0]), 500, method=method, **QUIET)
+
+
+def test_a_model_without_latents_is_scored():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(torch.zeros_like(x), 1.0), obs=x)
+
+    x = torch.tensor([0.0, 1.0])
+    for guide in (None, lambda x: None):
+        ev = evidence(model, guide, x, 30, **QUIET)
+        torch.testing.assert_close(ev.log_px, dist.Normal(0.0, 1.0).log_prob(x).double(), atol=1e-6, rtol=0)
+        assert "there is none" in ev.notes[0]
+
+
+def test_notes_are_one_line_each():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Bernoulli(torch.full_like(x, 0.5)))
+            z = pyro.sample("z", dist.Normal(k, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    (note,) = evidence(model, None, torch.zeros(3), 30, **QUIET).notes
+    assert "\n" not in note
+
+
+def test_the_best_pilot_is_gone_back_to_where_the_last_one_lost_it():
+    nan = torch.tensor(math.nan).double()
+    values = torch.tensor([[-5.0, -math.inf, -5.0], [-4.0, -3.0, -4.9], [-9.0, -math.inf, -5.0]]).double()
+    khat = torch.tensor([[0.9, 0.9, 0.9], [0.9, 0.9, 0.9], [0.9, 0.9, 0.3]]).double()
+    pilots = [auto._Pilot(v, torch.where(v > -99, 0.1, nan), k, v) for v, k in zip(values, khat, strict=True)]
+    assert auto._best(pilots).tolist() == [1, 1, 2]
