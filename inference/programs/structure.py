@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyro.distributions import Unit
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
@@ -40,6 +41,7 @@ def check_structure(model_trace: Trace, guide_trace: Trace, num_data: int) -> in
         for name, site in named.items():
             where = f"site {name!r} of the {program}"
             _check_plates(site, where, dim, plate, num_data)
+            _check_value(site, where)
             _check_shape(site, where)
     return -dim
 
@@ -86,6 +88,24 @@ def _check_plates(site: Site, where: str, dim: int, plate: str, num_data: int) -
             )
 
 
+def _check_value(site: Site, where: str) -> None:
+    """Refuse an observed value that has another shape than its site: it broadcasts, and data are scored on others."""
+    if not site["is_observed"] or isinstance(site["fn"], Unit):  # pyro.factor observes nothing
+        return
+    event, value = tuple(site["fn"].event_shape), tuple(site["value"].shape)
+    own, batch = value[len(value) - len(event) :], value[: len(value) - len(event)]
+    plates = {d: plate.size for d, plate in _plates(site).items()}
+    found = {d: batch[d] if len(batch) >= -d else None for d in plates}
+    if own == event and found == plates:
+        return
+    expected = tuple(plates.get(d, 1) for d in range(min(plates), 0)) + event
+    raise StructureError(
+        f"Expected the value observed at {where} of shape {expected}, that of its plates and its event; got {value}. "
+        "It would broadcast, and each datum be scored on others too: give obs this shape, as obs=x[:, None] does for "
+        "an event of one number, or declare the event with .to_event(n)."
+    )
+
+
 def _check_shape(site: Site, where: str) -> None:
     frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
     sizes = {frame.dim: frame.size for frame in frames}
@@ -114,6 +134,17 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
                 f"Expected one event shape at latent site {name!r}; model {shapes[0]}, guide {shapes[1]}."
             )
         check_measure(name, site, guide_sites[name])
+        if guide_sites[name]["mask"] is not None and site["mask"] is None:
+            raise StructureError(
+                f"Latent site {name!r} is masked in the guide and not in the model: its log q(z | x) would be missing. "
+                "Mask it in both, or in the model alone."
+            )
+    for name, site in guide_sites.items():
+        if site["is_observed"]:
+            raise StructureError(
+                f"Site {name!r} of the guide is scored, as pyro.factor and obs= are, and would count as log q(z | x). "
+                f"Take it out of the guide where it is weighed: pyro.poutine.block(guide, hide=[{name!r}])."
+            )
     latents = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
     auxiliary = {name for name, site in latents.items() if site["infer"].get("is_auxiliary")}
     for name, site in latents.items():

@@ -157,6 +157,7 @@ def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
         return {name: term * sites[name].get("kl_weight", 1.0) for name, term in sums.items()}
 
     sites, guide_sites = (sample_sites(trace) for trace in traces)
+    guide_sites = {name: _masked_as(site, sites.get(name)) for name, site in guide_sites.items()}
     observed = {name: site for name, site in sites.items() if site["is_observed"]}
     latent = {name: site for name, site in sites.items() if not site["is_observed"]}
     of_model, guide = per_datum(sites), per_datum(guide_sites)
@@ -170,6 +171,16 @@ def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
         model_sites=sites,
         inner_plates=depth - 1,
     )
+
+
+def _masked_as(site: Site, in_model: Site | None) -> Site:
+    """Return a guide's site with the mask that the model's has: a latent that it leaves out is none, and has no weight.
+
+    So it is with ``obs_mask``, whose latent ``NAME_unobserved`` the model masks where there is an observation.
+    """
+    if in_model is None or in_model["is_observed"] or in_model["mask"] is None or site["mask"] is not None:
+        return site
+    return {**site, "mask": in_model["mask"]}
 
 
 def _per_datum(site: Site, depth: int, num_data: int) -> Tensor:

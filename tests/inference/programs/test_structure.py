@@ -9,6 +9,7 @@ import torch
 from programs import decoded
 
 from pyro_vae.inference import log_weights
+from pyro_vae.inference.objectives import IWAE
 
 D, P = 3, 4
 WEIGHT = torch.randn(D, P, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -70,9 +71,9 @@ SILENT = {
         _forgot_to_event,
         _scalar_guide,
         (6, 1),
-        r"log_prob of shape \(\d,\).*at site 'x' of the model; got",
+        r"the value observed at site 'x' of the model of shape \(\d,\).*; got",
     ),
-    "one batch too many": (_forgot_to_squeeze, _scalar_guide, (6, 1), r"declare them with \.to_event\(n\)"),
+    "one batch too many": (_forgot_to_squeeze, _scalar_guide, (6, 1), r"declare the event with \.to_event\(n\)"),
     "subsampled inside": (_inner_subsample, _outer_guide, (6, 4), "plate 'counts'; it is subsampled, 2 of 4"),
     "guide narrower": (
         decoded(lambda z: z[..., :1] * WEIGHT[0]),
@@ -93,3 +94,88 @@ def test_mistakes_that_would_give_a_wrong_number_are_refused(name, num_particles
         pytest.skip("one run on all data cannot tell a square from its transpose; evidence and K > 1 run on fewer")
     with pytest.raises(ValueError, match=message):
         log_weights(model, guide, torch.randn(shape, dtype=torch.float64), num_particles)
+
+
+def _observing(value):
+    """A model of one latent number, an event, that observes what ``value`` makes of x at a site of event (1,)."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1, dtype=x.dtype), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=value(x))
+
+    return model
+
+
+def _second_site(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1, dtype=x.dtype), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x[:, None])
+        pyro.sample("again", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def _inner_plate_of_size_n(x):
+    with pyro.plate("data", len(x), dim=-2):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1, dtype=x.dtype), 1.0).to_event(1))
+        with pyro.plate("inner", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x[:, None])
+
+
+def _outer_wide_guide(x):
+    with pyro.plate("data", len(x), dim=-2):
+        pyro.sample("z", dist.Normal(torch.zeros(1, dtype=x.dtype), 1.0).to_event(1))
+
+
+BROADCAST = {
+    "no event dimension": (_observing(lambda x: x), _wide_guide),
+    "the first datum for all": (_observing(lambda x: x[:1, None]), _wide_guide),
+    "a second site": (_second_site, _wide_guide),
+    "an inner plate as large as the data": (_inner_plate_of_size_n, _outer_wide_guide),
+}
+
+
+@pytest.mark.parametrize("num_particles", [1, 3])
+@pytest.mark.parametrize("name", BROADCAST)
+def test_observed_values_that_broadcast_are_refused(name, num_particles):
+    model, guide = BROADCAST[name]
+    with pytest.raises(ValueError, match=r"Expected the value observed at site '(x|again)' of the model of shape"):
+        log_weights(model, guide, torch.randn(5, dtype=torch.float64), num_particles)
+
+
+def test_observed_values_of_the_site_s_own_shape_are_scored():
+    """z ~ N(0, 1), x | z ~ N(z, 1): at the posterior as guide all weights are N(x; 0, 2)."""
+
+    def posterior(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, None] / 2, 0.5**0.5).to_event(1))
+
+    x = torch.randn(5, dtype=torch.float64)
+    log_w = log_weights(_observing(lambda x: x[:, None]), posterior, x, 3)
+    torch.testing.assert_close(log_w, dist.Normal(0.0, 2**0.5).log_prob(x).expand(3, -1), atol=1e-6, rtol=0)
+
+
+def _with_factor(x):
+    _wide_guide(x)
+    with pyro.plate("again", len(x)):
+        pyro.factor("reg", -3.0 * torch.ones(len(x)), has_rsample=False)
+
+
+def _with_observation(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(1, dtype=x.dtype), 1.0).to_event(1))
+        pyro.sample("seen", dist.Normal(0.0, 1.0), obs=x)
+
+
+@pytest.mark.parametrize(("guide", "site"), [(_with_factor, "reg"), (_with_observation, "seen")])
+def test_scored_terms_of_a_guide_are_refused_and_work_when_hidden(guide, site):
+    model, x = _observing(lambda x: x[:, None]), torch.randn(5, dtype=torch.float64)
+    for objective in (None, IWAE(2)):
+        with pytest.raises(
+            ValueError, match=rf"Site '{site}' of the guide is scored.*block\(guide, hide=\['{site}'\]\)"
+        ):
+            log_weights(model, guide, x, 2) if objective is None else objective(model, guide)(x)
+    hidden = pyro.poutine.block(guide, hide=[site])
+    with pyro.poutine.seed(rng_seed=0):
+        log_w = log_weights(model, hidden, x, 2)
+    with pyro.poutine.seed(rng_seed=0):
+        torch.testing.assert_close(log_w, log_weights(model, _wide_guide, x, 2))

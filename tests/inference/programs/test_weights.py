@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -7,7 +11,7 @@ import torch
 from pyro import poutine
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
-from pyro_vae.inference import log_weights, weight_terms
+from pyro_vae.inference import evidence, log_weights, weight_terms
 from pyro_vae.inference.programs.weights import KLWeight
 
 EXACT = {
@@ -204,3 +208,43 @@ def test_programs_that_have_no_per_datum_weights_are_refused(model, guide, messa
 def test_number_of_particles_is_checked(num_particles):
     with pytest.raises(ValueError, match="Expected num_particles to be an integer >= 1"):
         log_weights(_one, _guide_of("z"), torch.randn(5), num_particles)
+
+
+def _half_seen(x, seen):
+    """A bit that is drawn where it is not seen, of probability s(z)."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+        pyro.sample("x", dist.Bernoulli(logits=z), obs=x, obs_mask=seen)
+
+
+def _guess(x, seen, mask=False):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.3 * x, 0.9))
+        with poutine.mask(mask=~seen) if mask else nullcontext():
+            pyro.sample("x_unobserved", dist.Bernoulli(torch.full_like(x, 0.5)))
+
+
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("method", ["iw", "auto"])
+def test_a_latent_that_the_model_masks_has_no_weight_whatever_the_guide_masks(mask, method):
+    """log 2 too much for each observed bit, with a uniform guide that does not mask it."""
+    x = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    seen = torch.tensor([True, True, False, False])
+    guide = partial(_guess, mask=mask)
+    ev = evidence(_half_seen, guide, (x, seen), 20_000, method=method, progress=False)
+    exact = torch.tensor([math.log(0.5), math.log(0.5), 0.0, 0.0], dtype=torch.float64)
+    assert ((ev.log_px - exact).abs() < 4 * ev.std_error + 1e-6).all()
+
+
+def test_a_latent_that_the_guide_alone_masks_is_refused():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=x > 0):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    with pytest.raises(ValueError, match="Latent site 'z' is masked in the guide and not in the model"):
+        log_weights(model, guide, torch.randn(4), 2)
