@@ -147,6 +147,8 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
             )
     latents = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
     auxiliary = {name for name, site in latents.items() if site["infer"].get("is_auxiliary")}
+    if auxiliary:
+        _check_auxiliary(model_sites, guide_sites, auxiliary)
     for name, site in latents.items():
         latent = name in model_sites and not model_sites[name]["is_observed"]
         if not latent and name not in auxiliary:
@@ -158,6 +160,27 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
                 f"Expected latent site {name!r} of the guide to be a function of its auxiliary sites, a Delta; it is "
                 "random given them, and q(z | x) is then an integral that is not known."
             )
+
+
+def _check_auxiliary(model_sites: dict[str, Site], guide_sites: dict[str, Site], auxiliary: set[str]) -> None:
+    """Refuse auxiliary sites of more or fewer numbers than the latents made of them: no density carries over."""
+    latents = [site for site in model_sites.values() if not site["is_observed"]]
+    drawn, made = (_numbers(sites) for sites in ([guide_sites[name] for name in auxiliary], latents))
+    if drawn is not None and made is not None and drawn != made:
+        raise StructureError(
+            f"The guide's auxiliary sites {sorted(auxiliary)} have {drawn} numbers in all and the latents that are made "
+            f"of them {made}: a change of variables keeps the dimension, and without it E[w] is not p(x). Sum the "
+            "rest out, or sample the latents themselves."
+        )
+
+
+def _numbers(sites: list[Site]) -> int | None:
+    """Return in how many dimensions sites have a density, over all plates; None where it is not known."""
+    dimensions = [_dimensions(site) for site in sites]
+    known = [d for d in dimensions if d is not None]
+    if len(known) < len(dimensions):
+        return None
+    return sum(d * site["log_prob"].numel() for d, site in zip(known, sites, strict=True))
 
 
 def check_measure(name: str, site: Site, guide_site: Site) -> None:

@@ -179,3 +179,30 @@ def test_scored_terms_of_a_guide_are_refused_and_work_when_hidden(guide, site):
         log_w = log_weights(model, hidden, x, 2)
     with pyro.poutine.seed(rng_seed=0):
         torch.testing.assert_close(log_w, log_weights(model, _wide_guide, x, 2))
+
+
+def _model_of_one(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def _through(number):
+    """A guide that makes one latent number of so many auxiliary ones, at the exact posterior for one."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            noise = dist.Normal(torch.zeros(number, dtype=x.dtype), (0.5 / number) ** 0.5).to_event(1)
+            a = pyro.sample("a", noise, infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(x / 2 + a.sum(-1)))
+
+    return guide
+
+
+def test_auxiliary_sites_of_another_dimension_are_refused():
+    x = torch.randn(4, dtype=torch.float64)
+    for num_particles in (1, 3):
+        with pytest.raises(ValueError, match=r"auxiliary sites \['a'\] have \d+ numbers in all .* keeps the dimension"):
+            log_weights(_model_of_one, _through(2), x, num_particles)
+    log_w = log_weights(_model_of_one, _through(1), x, 3)  # a shift: the density carries over
+    torch.testing.assert_close(log_w, dist.Normal(0.0, 2**0.5).log_prob(x).expand(3, -1), atol=1e-6, rtol=0)
