@@ -168,8 +168,8 @@ def _check_auxiliary(model_sites: dict[str, Site], guide_sites: dict[str, Site],
     drawn, made = (_numbers(sites) for sites in ([guide_sites[name] for name in auxiliary], latents))
     if drawn is not None and made is not None and drawn != made:
         raise StructureError(
-            f"The guide's auxiliary sites {sorted(auxiliary)} have {drawn} numbers in all and the latents that are made "
-            f"of them {made}: a change of variables keeps the dimension, and without it E[w] is not p(x). Sum the "
+            f"The guide's auxiliary sites {sorted(auxiliary)} have {drawn} numbers in all and the latents made of "
+            f"them {made}: a change of variables keeps the dimension, and without it E[w] is not p(x). Sum the "
             "rest out, or sample the latents themselves."
         )
 
