@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.infer_config_messenger import InferConfigMessenger
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -14,6 +15,7 @@ from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import Network, Shape, as_shape, build_network, expose_parameters
 from pyro_vae.inference.guides.amortized import Standardize, seen_shape
 from pyro_vae.inference.guides.base import GuideFamily
+from pyro_vae.inference.programs.structure import TRAINING_TERM
 
 
 class ConditionalGuide(nn.Module):
@@ -141,7 +143,8 @@ class SemiSupervisedGuide(nn.Module):
         with pyro.plate("data", x.shape[0]):
             if y is not None:
                 if self.training and self.alpha > 0:
-                    pyro.factor("classifier", -self.alpha * _log_prob_of_known(q_y, y), has_rsample=True)
+                    with InferConfigMessenger(lambda site: {TRAINING_TERM: True}):
+                        pyro.factor("classifier", -self.alpha * _log_prob_of_known(q_y, y), has_rsample=True)
                 q_y = _at_known(q_y, y)
             drawn = pyro.sample("y", q_y)
             return pyro.sample("z", as_pyro(self.conditional.posterior(x, drawn)))

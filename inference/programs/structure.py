@@ -11,6 +11,8 @@ from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.transforms import IndependentTransform
 
 PARTICLES = "_pyro_vae_particles"
+TRAINING_TERM = "_pyro_vae_training_term"
+"""In ``infer`` of a guide's factor: meant as a further term of what is maximised in training."""
 Site = dict[str, Any]
 
 
@@ -140,7 +142,7 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
                 "Mask it in both, or in the model alone."
             )
     for name, site in guide_sites.items():
-        if site["is_observed"]:
+        if site["is_observed"] and not site["infer"].get(TRAINING_TERM):
             raise StructureError(
                 f"Site {name!r} of the guide is scored, as pyro.factor and obs= are, and would count as log q(z | x). "
                 f"Take it out of the guide where it is weighed: pyro.poutine.block(guide, hide=[{name!r}])."
