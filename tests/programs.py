@@ -290,3 +290,12 @@ def log_px_folded(x):
     grid = torch.linspace(-6, 6, 20_001, dtype=torch.float64)[:, None]
     density = dist.Normal(0.0, 1.0).log_prob(grid) + dist.Normal(grid**2, 0.25).log_prob(x.double())
     return density.logsumexp(0) + math.log(12 / 20_000)
+
+
+def once_differentiable(x):
+    """z ~ N(0, 1), x | z ~ N(z, 1), by an operation of which torch has no second derivative."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+        ones = torch.ones(z.numel(), dtype=torch.long)
+        loc = torch.segment_reduce(z.reshape(-1), "sum", lengths=ones).reshape(z.shape)
+        pyro.sample("x", dist.Normal(loc, 1.0), obs=x)

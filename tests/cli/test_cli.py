@@ -237,53 +237,29 @@ def test_python_path_is_put_back(folder):
     assert sys.path == before
 
 
+ONE_EPOCH = ["--data", "bits.npy", "--latent-dim", "2", "--hidden", "8", "--epochs", "1", "--batch-size", "20"]
+ONE_EPOCH += ["--method", "IW", "--num-particles", "8"]
+
+
 def test_a_run_is_compiled_where_it_is_asked_to_be(folder, capsys, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
-    settings = [
-        "--data",
-        "bits.npy",
-        "--latent-dim",
-        "2",
-        "--hidden",
-        "8",
-        "--epochs",
-        "1",
-        "--method",
-        "IW",
-        "--num-particles",
-        "8",
-    ]
-    assert main(["train", *settings, "--batch-size", "20", "--compile", "true", "--out", "run"]) == 0
+    assert main(["train", *ONE_EPOCH, "--compile", "true", "--out", "run"]) == 0
     assert "training compiled in " in capsys.readouterr().out
     assert Run("run").config()["compile"] is True
-    assert main(["train", *settings, "--batch-size", "20", "--compile", "maybe"]) == 2
+    assert main(["train", *ONE_EPOCH, "--compile", "maybe"]) == 2
     assert main(["evaluate", "run", "--method", "IW", "--num-particles", "9", "--compile", "true"]) == 0
 
 
 def test_precision_is_an_option_of_training_and_evaluation(folder, capsys):
-    settings = [
-        "--data",
-        "bits.npy",
-        "--latent-dim",
-        "2",
-        "--hidden",
-        "8",
-        "--epochs",
-        "1",
-        "--method",
-        "IW",
-        "--num-particles",
-        "8",
-    ]
-    assert main(["train", *settings, "--batch-size", "20", "--precision", "bf16", "--out", "run"]) == 0
+    assert main(["train", *ONE_EPOCH, "--precision", "bf16", "--out", "run"]) == 0
     rounded = json.loads((folder / "run" / "result.json").read_text())["log_px"]
-    assert main(["train", *settings, "--batch-size", "20", "--out", "full"]) == 0
+    assert main(["train", *ONE_EPOCH, "--out", "full"]) == 0
     full = json.loads((folder / "full" / "result.json").read_text())["log_px"]
     assert rounded != full
     assert rounded == pytest.approx(full, abs=0.1)
     assert main(["evaluate", "run", "--method", "IW", "--num-particles", "8", "--precision", "bf16"]) == 0
     capsys.readouterr()
-    assert main(["train", *settings, "--precision", "fp8"]) == 2
+    assert main(["train", *ONE_EPOCH, "--precision", "fp8"]) == 2
     assert "precision" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from parts.guides import family_for
 from parts.priors import CONTINUOUS, disturbed
-from programs import folded, log_px_folded, make_pair, near_one_mode
+from programs import folded, log_px_folded, make_pair, near_one_mode, once_differentiable
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.cli import main
@@ -139,15 +139,8 @@ def test_a_likelihood_without_gradient_by_the_latents_is_scored_with_the_prior_a
 
 
 def test_a_model_that_torch_cannot_differentiate_twice_is_refused():
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-            ones = torch.ones(z.numel(), dtype=torch.long)
-            loc = torch.segment_reduce(z.reshape(-1), "sum", lengths=ones).reshape(z.shape)
-            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
-
     with pytest.raises(ValueError, match=r"Expected a model that torch can differentiate twice .* method=\"iw\""):
-        evidence(model, standard_normal_guide, torch.ones(2), 100, method="laplace", **QUIET)
+        evidence(once_differentiable, standard_normal_guide, torch.ones(2), 100, method="laplace", **QUIET)
 
 
 @pytest.mark.parametrize(
