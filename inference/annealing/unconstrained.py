@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Args, Program, fork_rng, unvalidated
+from pyro_vae.inference.programs.call import Args, Program, fork_rng, rows, unvalidated
 from pyro_vae.inference.programs.latents import refusing_unscorable
 from pyro_vae.inference.programs.structure import Site, is_delta, map_from_reals, sample_sites
 from pyro_vae.inference.programs.vectorize import find_plate_depth, prior_program, scored, trace_pair
@@ -228,7 +228,7 @@ class Unconstrained:
         """Return the same programs as functions of u at some of the data."""
         if len(index) == len(self.args[0]):
             return self
-        return self.with_data(tuple(arg[index.to(arg.device)] for arg in self.args))
+        return self.with_data(rows(self.args, index))
 
     @torch.no_grad()
     def inverse(self, latents: dict[str, Tensor]) -> Tensor:

@@ -34,6 +34,11 @@ def as_args(x: Data) -> Args:
     return x if isinstance(x, tuple) else (x,)
 
 
+def rows(args: Args, index: Tensor) -> Args:
+    """Return some of the data, wherever the arguments are."""
+    return tuple(arg[index.to(arg.device)] for arg in args)
+
+
 def hash_of_data(args: Iterable[Tensor]) -> str:
     """Return a hash of the values and shapes of tensors."""
     digest = hashlib.sha256()

@@ -31,17 +31,17 @@ def what_is_scored(model: Program, args: Args) -> str:
     for site in sample_sites(trace).values():
         if not site["is_observed"] or isinstance(site["fn"], Unit):  # pyro.factor observes nothing
             continue
-        place = _place(site["infer"].get("observes", site["value"]), args)
+        place = place_of(site["infer"].get("observes", site["value"]), args)
         if place is None or place in found:
             return ""
         found[place] = _measure(site["fn"])
     return ", ".join(f"argument {place} by {found[place]}" for place in sorted(found))
 
 
-def _place(observed: Tensor, args: Args) -> int | None:
+def place_of(observed: Tensor, args: Args) -> int | None:
     """Return which argument is observed, None where it is something computed from them."""
     for i, arg in enumerate(args):
-        if arg.data_ptr() == observed.data_ptr() and arg.numel() == observed.numel():
+        if arg.data_ptr() == observed.data_ptr() and arg.numel() == observed.numel():  # x itself, or a view of it
             return i
     return None
 

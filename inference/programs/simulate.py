@@ -9,7 +9,8 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Args, Data, Program, as_args
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args, rows
+from pyro_vae.inference.programs.observed import place_of
 from pyro_vae.inference.programs.structure import Site, sample_sites
 
 
@@ -80,10 +81,10 @@ def with_missing(drawn: Simulation, like: Args) -> Simulation:
 
 def _place(name: str, site: Site, args: Args) -> int:
     """Return the position of the argument that a site observes."""
-    data = site["infer"].get("observes", site["infer"]["obs"])  # VAE observes a copy where entries are missing
-    for i, arg in enumerate(args):
-        if arg.data_ptr() == data.data_ptr() and arg.numel() == data.numel():  # x itself, or a view of it
-            return i
+    # VAE observes a copy where entries are missing.
+    place = place_of(site["infer"].get("observes", site["infer"]["obs"]), args)
+    if place is not None:
+        return place
     raise ValueError(
         f"Cannot simulate: site {name!r} observes something computed from the arguments, not one of them. Pass "
         "what it observes as an argument of its own, obs=x."
@@ -99,7 +100,7 @@ def example_data(model: Program, num_data: int, x: Data | None = None) -> Args:
     check_positive_int(num_data, "num_data")
     if x is not None:
         index = torch.arange(num_data) % len(as_args(x)[0])
-        return tuple(arg[index.to(arg.device)] for arg in as_args(x))
+        return rows(as_args(x), index)
     shape = getattr(model, "event_shape", None)
     if shape is None:
         raise ValueError("Expected example data x=..., whose shape the simulated data take: the model does not say.")

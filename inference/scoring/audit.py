@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int, check_seed
 from pyro_vae.inference.annealing.sandwich import Sandwich, sandwich
-from pyro_vae.inference.programs.call import Data, Program
+from pyro_vae.inference.programs.call import Data, Program, rows
 from pyro_vae.inference.programs.standard_errors import monte_carlo_error
 from pyro_vae.inference.scoring.ais import AIS
 from pyro_vae.inference.scoring.base import Estimator
@@ -102,7 +102,7 @@ def audit(
     annealed = evidence(
         source.model,
         source.guide,
-        tuple(arg[index.to(arg.device)] for arg in source.args),
+        rows(source.args, index),
         num_particles,
         method=AIS(num_temperatures),
         seed=seed,

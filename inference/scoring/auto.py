@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_int
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
-from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.call import Args, Program, short_errors
 from pyro_vae.inference.programs.loop import data_at_once, split_data
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.vectorize import find_plate_depth, runs_on_fewer
@@ -88,9 +88,14 @@ class Auto(Estimator):
         """Refuse a point mass as a proposal; warn of one that cannot reach what the prior can."""
         check_proposal(model, guide, batch)
 
+    @property
+    def particles_of_its_own(self) -> int:
+        """Draws of guide and prior for each datum, among which searches for modes start."""
+        return Laplace().particles_of_its_own
+
     def data_at_once(self, num_data: int, num_particles: int, chunk_size: int) -> int:
         """Return how many data are searched for modes at once."""
-        return data_at_once(num_data, Laplace().particles_of_its_own, chunk_size, together=True)
+        return data_at_once(num_data, self.particles_of_its_own, chunk_size, together=True)
 
     def notes(self, programs: Programs, batch: Args) -> list[str]:
         """Say which estimators there are not for these programs, and why."""
@@ -118,7 +123,8 @@ class Auto(Estimator):
 def _latent_numbers(model: Program, batch: Args) -> int | str:
     """Return the number of latent numbers of a datum, or why there is the guide alone."""
     try:
-        dim = Unconstrained(model, None, batch, 1).dim
+        with short_errors():
+            dim = Unconstrained(model, None, batch, 1).dim
     except ValueError as error:
         return f"{error}"
     return dim if runs_on_fewer(model, batch) else "the model is tied to the number of data"

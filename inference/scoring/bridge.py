@@ -32,16 +32,16 @@ class Bridge(Path):
         space: the programs as functions of u, at the data of the mixture.
         mixture: q, one for each datum.
         num_particles: chains K.
-        num_calls: how often the target will be called, about.
 
     Attributes:
         lost: chains that start where the map from the reals overflows, outside the support: their weight is 0.
     """
 
-    def __init__(self, space: Unconstrained, mixture: StudentMixture, num_particles: int, num_calls: int) -> None:
+    num_calls = 0  # of so short a path recording the target does not pay
+
+    def __init__(self, space: Unconstrained, mixture: StudentMixture, num_particles: int) -> None:
         self.num_leapfrog, self.mixture = NUM_LEAPFROG, mixture
         self.space = space.with_data(space.args, num_particles)
-        self.num_calls = 0 if self.space.one_by_one else num_calls
         u, self.share = draw(space, mixture, [num_particles])
         self.loc, self.factor = mixture.heaviest
         inverse = torch.linalg.inv(self.factor)

@@ -85,8 +85,8 @@ def check_comparable(evidences: Mapping[str, Evidence]) -> None:
         ValueError: naming the first two that cannot be compared, and why.
     """
     check_same_data(evidences)
-    _check_same(evidences, lambda e: {"method": e.method, "num_particles": e.num_particles})
-    _check_same(evidences, lambda e: {"precision": e.precision or "full"})
+    how = ("method", "num_particles", "precision")
+    _check_same(evidences, lambda e: {name: getattr(e, name) or "full" for name in how})
     known = {name: e for name, e in evidences.items() if e.scored}
     if known:
         _check_same(known, lambda e: {"quantity (which arguments are observed, by density or mass)": e.scored})

@@ -192,16 +192,20 @@ class Evidence:
         table.attrs["no_mode"] = 0 if self.no_mode is None else int(self.no_mode.sum())
         return table
 
-    def __str__(self) -> str:
-        """Return the result in one line; >= for = where it is a bound in expectation, and then what to try next."""
+    @property
+    def line(self) -> str:
+        """The result in one line; >= for = where it is a bound in expectation."""
         how = self.title if self.estimators else f"K={self.num_particles}"
         relation = ">=" if self.many_flagged and not self.debiased else "="
         flagged = "unknown, K < 26" if self.khat.isnan().all() else f"{self.num_flagged} of {len(self.khat)}"
-        line = (
+        return (
             f"log p(x) {relation} {self.mean:.2f} +- {self.stderr:.2f} nats  "
             f"({how}, N={len(self.log_px)}, flagged: {flagged})"
         )
-        return line if self.next_step is None else f'{line}  next: method="{self.next_step}"'
+
+    def __str__(self) -> str:
+        """Return the result in one line, and where many data are flagged what to try next."""
+        return self.line if self.next_step is None else f'{self.line}  next: method="{self.next_step}"'
 
     @property
     def title(self) -> str:

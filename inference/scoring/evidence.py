@@ -127,9 +127,7 @@ def evidence(
         first, last = run.examples()
         programs = _prepare(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
         programs = replace(programs, chunk_size=chunk_size)
-        with short_errors():
-            notes = tuple(note.partition("Trace Shapes:")[0].strip() for note in how.notes(programs, first))
-        facts = {**precise, "scored": what_is_scored(model, first), "notes": notes}
+        facts = {**precise, "scored": what_is_scored(model, first), "notes": tuple(how.notes(programs, first))}
         of_programs = hash_of_programs(programs.model, programs.guide, first)
         settings = (how, num_particles, chunk_size, seed, device.type, data, of_programs)
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vae.inference.annealing.chains import anneal
 from pyro_vae.inference.annealing.path import Annealing
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
-from pyro_vae.inference.programs.call import Args, Program, fork_rng
+from pyro_vae.inference.programs.call import Args, Program, fork_rng, rows
 from pyro_vae.inference.programs.loop import MOST_PARTICLES, data_at_once, split_particles
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import find_plate_depth, runs_on_fewer
@@ -25,7 +25,7 @@ from pyro_vae.inference.scoring.bridge import Bridge, even_schedule, pilot_run
 from pyro_vae.inference.scoring.importance import IW
 from pyro_vae.inference.scoring.laplace import Laplace, Weighted, proposal_weights
 from pyro_vae.inference.scoring.student import StudentMixture
-from pyro_vae.inference.scoring.tail import WeightSummary, summarize
+from pyro_vae.inference.scoring.tail import WeightSummary, summarize, summary_of
 
 NUM_PILOT = 500
 """Draws of an importance sampler on which it is judged."""
@@ -144,11 +144,7 @@ class ProposalRung(Rung):
         """Yield some of the data, and the summary of their weights, at a time."""
         for part in self.blocks(index, MOST_PARTICLES):
             weights = self._draws(part, self.mixture.at(self.places(part)), num_particles)
-            yield part, self.summary((w.log_w for w in weights), len(part), num_particles)
-
-    def summary(self, log_w: Iterable[Tensor], num_data: int, num_particles: int) -> WeightSummary:
-        """Return the summary of log weights."""
-        return summarize(log_w, num_data, num_particles, self.space.start.device)
+            yield part, summarize((w.log_w for w in weights), len(part), num_particles, self.space.start.device)
 
     def try_out(self, index: Tensor, mixture: StudentMixture) -> WeightSummary:
         """Judge a mixture by pilot draws, keep it, and adapt it to them."""
@@ -157,7 +153,7 @@ class ProposalRung(Rung):
             here = mixture.at(part)
             draws = list(self._draws(index[part], here, NUM_PILOT))
             u, log_w, log_prior = (torch.cat([getattr(d, n) for d in draws]) for n in ("u", "log_w", "log_prior"))
-            summaries.append(summarize([log_w], len(part), NUM_PILOT, log_w.device, FINAL))
+            summaries.append(summary_of(log_w, FINAL))
             adapted.append(here.adapted(u.double(), log_w, log_prior))
         self.index, self.mixture, self.adapted = index, mixture, StudentMixture.join(adapted)
         self.found = WeightSummary.join(summaries)
@@ -227,31 +223,28 @@ class AnnealedRung(ProposalRung):
         """Return the summary of pilot draws for these data, in ascending order."""
         start = replace(self.before.adapted.at(self.before.places(index)), df=DEGREES_OF_FREEDOM)
         self.index, self.mixture = index, start
-        runs = []
+        runs, moved = [], []
         for part in self.blocks(index, PILOT_CHAINS):
-            runs.append(pilot_run(self._path(part, PILOT_CHAINS, PILOT_TEMPERATURES), PILOT_TEMPERATURES))
-        moved = [
-            start.at(self.places(p)).adapted(r.u, r.log_w, r.log_prior)
-            for p, r in zip(self.blocks(index, PILOT_CHAINS), runs, strict=True)
-        ]
+            run = pilot_run(self._path(part, PILOT_CHAINS), PILOT_TEMPERATURES)
+            runs.append(run)
+            moved.append(start.at(self.places(part)).adapted(run.u, run.log_w, run.log_prior))
         self.mixture = StudentMixture.join(moved)
         self.tuning = replace(runs[0].tuning, step_sizes=torch.cat([run.tuning.step_sizes for run in runs], 1))
         self.lengths = path_lengths(torch.cat([run.log_w for run in runs], 1)).cpu()
-        return WeightSummary.join([self.summary([run.log_w], run.log_w.shape[1], PILOT_CHAINS) for run in runs])
+        return WeightSummary.join([summary_of(run.log_w) for run in runs])
 
     def scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
         """Yield some of the data, and the summary of their weights, at a time."""
         chains, lengths = self.num_chains, self.lengths[self.places(index)]
         for length in lengths.unique().tolist():
             for part in self.blocks(index[lengths == length], chains):
-                path = self._path(part, chains, length)
+                path = self._path(part, chains)
                 tuning = replace(self.tuning, step_sizes=self.tuning.step_sizes[:, self.places(part)])
                 log_w = path.follow(path.start, even_schedule(length), tuning).log_w
-                yield part, self.summary([log_w.where(~path.lost, -math.inf)], len(part), chains)
+                yield part, summary_of(log_w.where(~path.lost, -math.inf))
 
-    def _path(self, index: Tensor, chains: int, length: int) -> Bridge:
-        mixture = self.mixture.at(self.places(index))
-        return Bridge(self.space.at(index), mixture, chains, length)
+    def _path(self, index: Tensor, chains: int) -> Bridge:
+        return Bridge(self.space.at(index), self.mixture.at(self.places(index)), chains)
 
 
 class FromGuideRung(Rung):
@@ -273,14 +266,14 @@ class FromGuideRung(Rung):
         self.index = index
         log_w = [self._anneal(part, PILOT_CHAINS, PILOT_TEMPERATURES) for part in self.blocks(index, PILOT_CHAINS)]
         self.lengths = path_lengths(torch.cat(log_w, 1)).cpu()
-        return WeightSummary.join([self._summary(part) for part in log_w])
+        return WeightSummary.join([summary_of(part) for part in log_w])
 
     def scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
         """Yield some of the data, and the summary of their weights, at a time."""
         lengths = self.lengths[torch.searchsorted(self.index, index)]
         for length in lengths.unique().tolist():
             for part in self.blocks(index[lengths == length], self.num_chains):
-                yield part, self._summary(self._anneal(part, self.num_chains, length))
+                yield part, summary_of(self._anneal(part, self.num_chains, length))
 
     def _anneal(self, index: Tensor, chains: int, length: int) -> Tensor:
         settings = Annealing(length, start=self.start)
@@ -288,9 +281,6 @@ class FromGuideRung(Rung):
         return anneal(
             self.programs.model, self.programs.guide, batch, chains, settings=settings, plate_depth=self.depth
         ).log_w
-
-    def _summary(self, log_w: Tensor) -> WeightSummary:
-        return summarize([log_w], log_w.shape[1], len(log_w), log_w.device)
 
 
 def settings_of_guide(programs: Programs, batch: Args, share: float) -> IW:
@@ -300,11 +290,6 @@ def settings_of_guide(programs: Programs, batch: Args, share: float) -> IW:
     sites = sample_sites(trace).values()
     plain = not sites or any(site["infer"].get("is_auxiliary") for site in sites)
     return IW() if plain else IW(defensive=share)
-
-
-def rows(batch: Args, index: Tensor) -> Args:
-    """Return some of the data."""
-    return tuple(arg[index.to(arg.device)] for arg in batch)
 
 
 def path_lengths(log_w: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -80,6 +81,11 @@ class StudentMixture:
         """D."""
         return self.loc.shape[-1]
 
+    @cached_property
+    def log_dets(self) -> list[Tensor]:
+        """Return log |A_c^-1| of each component, each of shape (B,); chains ask for the density many times."""
+        return [torch.linalg.slogdet(inverse).logabsdet for inverse in self.inverse]
+
     @property
     def heaviest(self) -> tuple[Tensor, Tensor]:
         """Return m and A of the component of the largest share, shapes (B, D) and (B, D, D)."""
@@ -129,8 +135,7 @@ class StudentMixture:
     def _log_component(self, c: int, distance: Tensor) -> Tensor:
         df, dim = self.df, self.dim
         constant = math.lgamma((df + dim) / 2) - math.lgamma(df / 2) - dim / 2 * math.log(df * math.pi)
-        log_det = torch.linalg.slogdet(self.inverse[c]).logabsdet
-        return constant + self.log_shares[c] + log_det - (df + dim) / 2 * (distance / df).log1p()
+        return constant + self.log_shares[c] + self.log_dets[c] - (df + dim) / 2 * (distance / df).log1p()
 
     def adapted(self, u: Tensor, log_w: Tensor, log_prior: Tensor) -> StudentMixture:
         """Return the mixture moved towards weighted draws: a step of EM, shrunk where few draws carry the weight.

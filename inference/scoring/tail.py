@@ -161,6 +161,11 @@ def summarize(
     return replace(summary, khat=summary.khat.maximum(khat_from_tail(stream.top[: far + 1])))
 
 
+def summary_of(log_w: Tensor, further: int = 0) -> WeightSummary:
+    """Return the summary of all log weights at once, shape (K, B); see ``summarize``."""
+    return summarize([log_w], log_w.shape[1], len(log_w), log_w.device, further)
+
+
 class JackknifeStream(WeightStream):
     """The same with all K weights kept, for the estimate without its bias of first order; see ``Jackknife``."""
 

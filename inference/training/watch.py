@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.call import Args, Program, rows
 from pyro_vae.inference.scoring.base import Estimator
 from pyro_vae.inference.scoring.evidence import evidence
 from pyro_vae.inference.scoring.importance import IW
@@ -41,7 +41,7 @@ class Watch:
         self.every = min(EVERY, patience or EVERY)
         generator = torch.Generator().manual_seed(seed % 2**63)
         index = torch.randperm(len(valid[0]), generator=generator)[:NUM_DATA]
-        self.args = tuple(arg[index.to(arg.device)] for arg in valid)
+        self.args = rows(valid, index)
         self.how: Estimator = Laplace(starts=2, steps=15)
 
     def is_due(self, epoch: int, last: bool) -> bool:

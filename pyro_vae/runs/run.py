@@ -67,11 +67,11 @@ class Trained:
             evidence: the result.
             run: the directory of the run, or of an evaluation in it.
         """
-        line, _, method = f"{evidence}".replace("log p(x)", self.kind.quantity).partition("  next: ")
-        if not method:
+        line = evidence.line.replace("log p(x)", self.kind.quantity)
+        if evidence.next_step is None:
             return line
         path = run if Run(run).config_file.exists() else run.parent
-        name = type(methods.BY_NAME[method.split('"')[1]]()).__name__
+        name = type(methods.BY_NAME[evidence.next_step]()).__name__
         return f"{line}  next: pyro-vae evaluate {path} --method {name}"
 
 

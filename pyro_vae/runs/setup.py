@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,26 +53,15 @@ class Setup:
             ValueError: for a part that cannot be found or built, or parts that do not go together.
         """
         self.parts.check_shared_used(self.kind.further_networks)
-        with torch.random.fork_rng(devices=[]), default_dtype(self.splits.train.dtype):
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.training.seed)
             model, guide = self.kind.build(self.parts)
         dtype = self.splits.train.dtype
-        return model.to(dtype), guide.to(dtype)  # a table's likelihood was made with the data
+        return model.to(dtype), guide.to(dtype)
 
     def data(self, split: str) -> Data:
         """Return what the programs are called with when a split of the data is scored."""
         return self.kind.data(self.splits, split)
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make parameters of this dtype, and put back what was."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def set_up(config: Config) -> Setup:
