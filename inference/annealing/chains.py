@@ -19,7 +19,8 @@ from pyro_vae.inference.annealing.path import (
 )
 from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.plates import Plates
+from pyro_vae.inference.programs.vectorize import find_plates
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def anneal(
     num_particles: int,
     *,
     settings: Annealing | None = None,
-    plate_depth: int | None = None,
+    plates: Plates | None = None,
     tuning: Tuning | None = None,
     advance: Advance | None = None,
     compiled: CompiledTarget | None = None,
@@ -57,8 +58,7 @@ def anneal(
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: chains K for each datum.
         settings: numbers of temperatures and leapfrog steps, and the start.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
-            None, see ``find_plate_depth``.
+        plates: how the programs' plates lie, and how particles run; found out if None, see ``find_plates``.
         tuning: what ``tune`` returned for the same data; found out in a pilot run if not given.
         advance: called with K B after each temperature, T times, for a progress bar.
         compiled: the path's target compiled, used where chains and data have its shape.
@@ -70,9 +70,9 @@ def anneal(
     the Quantitative Analysis of Decoder-Based Generative Models.
     """
     settings = settings or Annealing()
-    plate_depth = find_plate_depth(model, start_of(guide, settings), args) if plate_depth is None else plate_depth
-    tuning = tune(model, guide, args, settings=settings, plate_depth=plate_depth) if tuning is None else tuning
-    path = AnnealingPath(model, guide, args, num_particles, settings, plate_depth, compiled)
+    plates = find_plates(model, start_of(guide, settings), args) if plates is None else plates
+    tuning = tune(model, guide, args, settings=settings, plates=plates) if tuning is None else tuning
+    path = AnnealingPath(model, guide, args, num_particles, settings, plates, compiled)
     annealed = path.follow(path.start, schedule(settings.num_temperatures), tuning, advance)
     return Annealed(annealed.log_w.where(~path.space.lost, -math.inf), annealed.acceptance)
 
@@ -87,7 +87,7 @@ def anneal_back(
     *,
     settings: Annealing,
     tuning: Tuning,
-    plate_depth: int | None = None,
+    plates: Plates | None = None,
     advance: Advance | None = None,
 ) -> Annealed:
     """Return weights of chains annealed backwards, from a draw of the posterior to where ``anneal`` starts.
@@ -103,12 +103,11 @@ def anneal_back(
         num_particles: chains K for each datum, all from the same draw.
         settings: numbers of temperatures and leapfrog steps, and the start.
         tuning: what ``tune`` returned; it must not have seen these latents.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
-            None, see ``find_plate_depth``.
+        plates: how the programs' plates lie, and how particles run; found out if None, see ``find_plates``.
         advance: called with K B after each temperature, T times, for a progress bar.
 
     Source: Grosse, Ghahramani and Adams (2015), section 4.
     """
-    path = AnnealingPath(model, guide, args, num_particles, settings, plate_depth)
+    path = AnnealingPath(model, guide, args, num_particles, settings, plates)
     start = path.space.inverse(latents).expand(path.start.shape)
     return path.follow(start, schedule(settings.num_temperatures)[::-1], tuning, advance)

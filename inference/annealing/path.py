@@ -20,6 +20,7 @@ from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.compile.record import CannotCompileError, record_if_worthwhile
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.standard_errors import check_two
 
 STEEPNESS = 4.0
@@ -185,8 +186,7 @@ class AnnealingPath(Path):
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: chains K.
         settings: numbers of temperatures and leapfrog steps, and the start.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
-            None, see ``find_plate_depth``.
+        plates: how the programs' plates lie, and how particles run; found out if None, see ``find_plates``.
         compiled: the path's target compiled, used where chains and data have its shape.
     """
 
@@ -197,12 +197,12 @@ class AnnealingPath(Path):
         args: Args,
         num_particles: int,
         settings: Annealing,
-        plate_depth: int | None,
+        plates: Plates | None,
         compiled: CompiledTarget | None = None,
     ) -> None:
         self.from_prior = settings.start == "prior"
         self.num_leapfrog = settings.num_leapfrog
-        self.space = Unconstrained(model, start_of(guide, settings), args, num_particles, plate_depth=plate_depth)
+        self.space = Unconstrained(model, start_of(guide, settings), args, num_particles, plates=plates)
         self.start = self.space.start
         self.num_calls = 0 if self.space.one_by_one else settings.num_temperatures * settings.num_leapfrog
         self._compiled = compiled

@@ -14,8 +14,9 @@ from pyro_vae.inference.annealing.path import Advance, Annealing, AnnealingPath,
 from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
 from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, progress_bar, split_data
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.standard_errors import standard_error
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.vectorize import find_plates
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,10 @@ def rate_distortion_curve(
     check_data(model, x)
     with evaluation_on_device(model, model, x, seed, device) as args:
         chunks = split_data(args, data_at_once(len(args[0]), num_particles, chunk_size, together=True))
-        plate_depth = find_plate_depth(model, None, chunks[0])
+        plates = find_plates(model, None, chunks[0])
         total = len(args[0]) * num_particles * num_temperatures
         with progress_bar(total, progress, "R(D)", unit="weight") as bar:
-            parts = [
-                _along_the_path(model, chunk, num_particles, settings, plate_depth, bar.update) for chunk in chunks
-            ]
+            parts = [_along_the_path(model, chunk, num_particles, settings, plates, bar.update) for chunk in chunks]
     rate, distortion = (torch.cat(side, 1) for side in zip(*parts, strict=True))
     errors = [standard_error(values.T) for values in (rate, distortion)]
     return RateDistortionCurve(_betas(settings), rate.mean(1), distortion.mean(1), *errors)
@@ -103,11 +102,11 @@ def _betas(settings: Annealing) -> Tensor:
 
 
 def _along_the_path(
-    model: Program, args: Args, num_particles: int, settings: Annealing, plate_depth: int, advance: Advance
+    model: Program, args: Args, num_particles: int, settings: Annealing, plates: Plates, advance: Advance
 ) -> tuple[Tensor, Tensor]:
     """Return rate and distortion of each datum along the path, each of shape (T + 1, B)."""
-    tuning = tune(model, None, args, settings=settings, plate_depth=plate_depth)
-    path = AnnealingPath(model, None, args, num_particles, settings, plate_depth)
+    tuning = tune(model, None, args, settings=settings, plates=plates)
+    path = AnnealingPath(model, None, args, num_particles, settings, plates)
     seen: list[tuple[Tensor, Tensor]] = []
     points: list[Point] = []
 

@@ -16,10 +16,11 @@ from pyro_vae.inference.annealing.path import Annealing, start_of
 from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data, hash_of_values
 from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, progress_bar, split_data
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate
 from pyro_vae.inference.programs.standard_errors import error_of_log_mean, standard_error
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.vectorize import find_plates
 
 
 @dataclass(frozen=True)
@@ -213,12 +214,11 @@ def sandwich(
         start_guide = start_of(guide, settings)
         if start_guide is not None:
             check_proposal(model, start_guide, chunks[0][0])
-        plate_depth = find_plate_depth(model, start_guide, chunks[0][0])
+        plates = find_plates(model, start_guide, chunks[0][0])
         total = 2 * num_data * num_particles * num_temperatures
         with progress_bar(total, progress, "sandwich", unit="weight") as bar:
             parts = [
-                _bounds(model, start_guide, *chunk, num_particles, settings, plate_depth, bar.update)
-                for chunk in chunks
+                _bounds(model, start_guide, *chunk, num_particles, settings, plates, bar.update) for chunk in chunks
             ]
     bounds = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     args = tuple(arg.cpu() for arg in simulation.args)
@@ -239,12 +239,12 @@ def _bounds(
     latents: dict[str, Tensor],
     num_particles: int,
     settings: Annealing,
-    plate_depth: int,
+    plates: Plates,
     advance: Callable[[int], object],
 ) -> dict[str, Tensor]:
     """Return lower and upper bounds, their standard errors, and acceptance, each of shape (B,)."""
-    tuning = tune(model, guide, args, settings=settings, plate_depth=plate_depth)  # sees x alone, not the latents
-    common: dict[str, Any] = {"settings": settings, "plate_depth": plate_depth, "tuning": tuning, "advance": advance}
+    tuning = tune(model, guide, args, settings=settings, plates=plates)  # sees x alone, not the latents
+    common: dict[str, Any] = {"settings": settings, "plates": plates, "tuning": tuning, "advance": advance}
     forwards = anneal(model, guide, args, num_particles, **common)
     backwards = anneal_back(model, guide, args, latents, num_particles, **common)
     lower, lower_error = _log_mean(forwards.log_w)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_vae.inference.annealing.hmc import Point
 from pyro_vae.inference.annealing.path import Annealing, AnnealingPath, Tuning, schedule
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.plates import Plates
 
 TARGET_ACCEPTANCE = 0.65
 """Optimal for HMC in many dimensions (Beskos et al., 2013, Optimal tuning of the hybrid Monte Carlo algorithm)."""
@@ -28,7 +29,7 @@ def tune(
     args: Args,
     *,
     settings: Annealing | None = None,
-    plate_depth: int | None = None,
+    plates: Plates | None = None,
 ) -> Tuning:
     """Find step sizes and scales in a pilot run along the path, with chains of its own.
 
@@ -41,11 +42,10 @@ def tune(
         guide: Pyro program for q(z | x); may be None where the start is the prior.
         args: their arguments, B data, tensors of shape (B, *event).
         settings: numbers of temperatures, leapfrog steps and chains of the pilot run, and the start.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
-            None, see ``find_plate_depth``.
+        plates: how the programs' plates lie, and how particles run; found out if None, see ``find_plates``.
     """
     settings = settings or Annealing()
-    path = AnnealingPath(model, guide, args, settings.num_pilot, settings, plate_depth)
+    path = AnnealingPath(model, guide, args, settings.num_pilot, settings, plates)
     betas = schedule(min((settings.num_temperatures + 1) // 2 + 1, MAX_STAGES + 1))[1:-1]
     betas = betas if settings.num_temperatures > 1 else ()
     state = _Adaptation(path)

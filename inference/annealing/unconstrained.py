@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Args, Program, fork_rng, rows, unvalidated
-from pyro_vae.inference.programs.latents import refusing_unscorable
-from pyro_vae.inference.programs.structure import Site, is_delta, map_from_reals, sample_sites
-from pyro_vae.inference.programs.vectorize import find_plate_depth, prior_program, scored, trace_pair
+from pyro_vae.inference.programs.call import Args, Program, rows, unvalidated
+from pyro_vae.inference.programs.latents import Given, refusing_unscorable
+from pyro_vae.inference.programs.plates import Plates, Site
+from pyro_vae.inference.programs.structure import is_delta, map_from_reals, sample_sites
+from pyro_vae.inference.programs.trial import trial
+from pyro_vae.inference.programs.vectorize import find_plates, prior_program, scored, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
 
 
@@ -151,8 +153,7 @@ class Unconstrained:
             have their prior's density too.
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
-            None, see ``find_plate_depth``.
+        plates: how the programs' plates lie, and how particles run; found out if None, see ``find_plates``.
 
     Attributes:
         start: u of K draws from the guide, or from the prior without one, shape (K, B, D); 0 where ``lost``.
@@ -164,7 +165,7 @@ class Unconstrained:
     """
 
     def __init__(
-        self, model: Program, guide: Program | None, args: Args, num_particles: int, *, plate_depth: int | None = None
+        self, model: Program, guide: Program | None, args: Args, num_particles: int, *, plates: Plates | None = None
     ) -> None:
         check_positive_int(num_particles, "num_particles")
         model = _Unmasked()(model) if guide is None else model
@@ -172,20 +173,29 @@ class Unconstrained:
         self.guide = prior_program(model) if guide is None else guide
         self.prior_only = guide is None
         self._check_continuous()
-        self.plate_depth = find_plate_depth(model, guide, args) if plate_depth is None else plate_depth
+        self.plates = find_plates(model, guide, args) if plates is None else plates
         self.num_particles = num_particles
         recorder = _Recorder()
         with torch.no_grad(), unvalidated():
             self._terms(recorder)
-        self.one_by_one = len(recorder.model_traces) > 1 or num_particles == 1
         first = self._vectors(recorder.model_traces[0])
         if not first:
             raise ValueError('Expected a model with latent sites; there is none. Score it with method="iw".')
-        self.shapes = {name: value.shape[0 if self.one_by_one else 1 :] for name, value in first.items()}
+        self.shapes = {name: value.shape[2:] for name, value in first.items()}
         start = torch.cat([self._flat(self._vectors(trace)) for trace in recorder.model_traces])
         self.lost = ~start.isfinite().all(-1)
         self.start = start.where(~self.lost[..., None], 0.0)
         self._guide_trace: Trace | None = recorder.guide_trace
+
+    @property
+    def how(self) -> Plates:
+        """How the programs' plates lie in a run."""
+        return self.plates if self.num_particles > 1 else self.plates.single
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether particles run one by one, or there is a single one."""
+        return not self.how.together
 
     @property
     def dim(self) -> int:
@@ -220,8 +230,6 @@ class Unconstrained:
         other = copy(self)
         other.args, other._guide_trace = args, None
         other.num_particles = self.num_particles if num_particles is None else num_particles
-        other.one_by_one = self.plate_depth == 0 or other.num_particles == 1
-        other.shapes = {name: torch.Size((len(args[0]), *shape[1:])) for name, shape in self.shapes.items()}
         return other
 
     def at(self, index: Tensor) -> Unconstrained:
@@ -233,19 +241,20 @@ class Unconstrained:
     @torch.no_grad()
     def inverse(self, latents: dict[str, Tensor]) -> Tensor:
         """Return u of given latents {site: z, shape (B, ...)}, as ``simulate`` returns them; shape (B, D)."""
-        given = _with_values(poutine.trace(prior_program(self.model)).get_trace(*self.args), latents)
-        trace = poutine.trace(poutine.replay(self.model, trace=given)).get_trace(*self.args)
-        return self._flat(self._vectors(poutine.util.prune_subsample_sites(trace)), single=True)[0]
+        at = Given({name: value[None] for name, value in latents.items()}, self.plates.single)
+        trace = poutine.util.prune_subsample_sites(poutine.trace(at(self.model)).get_trace(*self.args))
+        return self._flat(self._vectors(trace, self.plates.single))[0]
 
     def split(self, u: Tensor) -> dict[str, Tensor]:
-        """Return {site: its part of u}, for u of shape (B, D) or (K, B, D) as the programs run."""
-        particles = [] if u.ndim == 2 else [len(u)]
-        sizes = [shape[1:].numel() for shape in self.shapes.values()]
-        parts = zip(self.shapes.items(), u.split(sizes, -1), strict=True)
-        return {name: part.reshape(*particles, *shape) for (name, shape), part in parts}
+        """Return {site: its part of u}, for u of shape (K, B, D), as the programs run."""
+        parts = zip(self.shapes.items(), u.split([shape.numel() for shape in self.shapes.values()], -1), strict=True)
+        return {
+            name: self.how.as_run(part.reshape(*u.shape[:2], *shape), len(shape) - self.how.inner)
+            for (name, shape), part in parts
+        }
 
-    def guide_trace(self, model_trace: Trace) -> Trace:
-        """Return a scored trace of the guide at the latents of a trace of the model.
+    def guide_trace(self, model_trace: Trace, args: Args) -> Trace:
+        """Return a scored trace of the guide, run at these arguments, at the latents of a trace of the model.
 
         Where the guide has one site and was run at these data, it is scored without another run: its distribution can
         depend on no other site.
@@ -256,28 +265,31 @@ class Unconstrained:
         drawn = self._guide_trace
         with refusing_unscorable('Start from the prior: start="prior".'):
             if drawn is None or len(sample_sites(drawn)) > 1:
-                return scored(poutine.trace(poutine.replay(self.guide, trace=model_trace)).get_trace(*self.args))
+                return scored(poutine.trace(poutine.replay(self.guide, trace=model_trace)).get_trace(*args))
             return scored(_with_values(drawn, {name: latents[name]["value"] for name in sample_sites(drawn)}))
 
     def _terms(self, tracer: Tracer) -> WeightTerms:
-        return weight_terms(
-            self.model, self.guide, self.args, self.num_particles, plate_depth=self.plate_depth, tracer=tracer
-        )
+        return weight_terms(self.model, self.guide, self.args, self.num_particles, plates=self.plates, tracer=tracer)
 
-    def _vectors(self, trace: Trace) -> dict[str, Tensor]:
-        """Return {site: T^-1(z)} of a trace of the model."""
-        latents = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
-        return {name: map_from_reals(site["fn"].support).inv(site["value"]) for name, site in latents.items()}
+    def _vectors(self, trace: Trace, how: Plates | None = None) -> dict[str, Tensor]:
+        """Return {site: T^-1(z), shape (K, B, *inner plates, *event)} of a trace of the model."""
+        how = self.how if how is None else how
+        vectors = {}
+        for name, site in sample_sites(trace).items():
+            if not site["is_observed"]:
+                u = map_from_reals(site["fn"].support).inv(site["value"])
+                batch = site["value"].ndim - site["fn"].event_dim
+                vectors[name] = how.by_datum(u, u.ndim - batch, len(self.args[0]))
+        return vectors
 
-    def _flat(self, vectors: dict[str, Tensor], single: bool = False) -> Tensor:
+    def _flat(self, vectors: dict[str, Tensor]) -> Tensor:
         """Lay {site: u} side by side: (K, B, D)."""
-        particles = 1 if single or self.one_by_one else self.num_particles
-        return torch.cat([value.reshape(particles, len(self.args[0]), -1) for value in vectors.values()], -1)
+        return torch.cat([value.reshape(*value.shape[:2], -1) for value in vectors.values()], -1)
 
     @torch.no_grad()
     def _check_continuous(self) -> None:
         """Run the programs once under a handler that refuses a site before it is drawn."""
-        with poutine.block(), fork_rng(self.args[0].device), RequireContinuous():
+        with trial(self.model, self.guide, self.args[0].device), RequireContinuous():
             trace_pair(self.model, self.guide, self.args)
 
 
@@ -298,17 +310,16 @@ class _Replay:
 
     def __init__(self, space: Unconstrained, u: Tensor) -> None:
         self.space = space
-        self.rest = iter(u) if space.one_by_one else iter([u])
+        self.rest = iter(u.split(1) if space.one_by_one else [u])
         self.log_jacobians: list[Tensor] = []
 
     def __call__(self, model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
         u = next(self.rest)
         at = SetUnconstrained(self.space.split(u))
         model_trace = scored(poutine.trace(at(model)).get_trace(*args))
-        shape = (1, *u.shape[:1]) if u.ndim == 2 else u.shape[:2]
-        terms = [log_jacobian.reshape(*shape, -1).sum(-1) for log_jacobian in at.log_jacobians]
-        self.log_jacobians.append(torch.stack(terms).sum(0))
-        return model_trace, self.space.guide_trace(model_trace)
+        terms = [self.space.how.by_datum(term, 0, u.shape[1]) for term in at.log_jacobians]
+        self.log_jacobians.append(torch.stack([term.reshape(*u.shape[:2], -1).sum(-1) for term in terms]).sum(0))
+        return model_trace, self.space.guide_trace(model_trace, args)
 
 
 def _only(trace: Trace, sites: dict[str, Site]) -> Trace:

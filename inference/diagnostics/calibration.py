@@ -22,7 +22,7 @@ from pyro_vae.inference.programs.call import Args, Data, Program
 from pyro_vae.inference.programs.latents import latent_values, terms_at, unit_labels
 from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, particle_terms, split_data_with_bar
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate, with_missing
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.vectorize import find_plates
 from pyro_vae.inference.programs.weights import WeightTerms, refuse_auxiliary
 
 LOG_LIKELIHOOD = "log p(x|z)"
@@ -92,12 +92,12 @@ def sbc(
     check_level(alpha, "alpha")
     ranks, numbers = [], []
     with evaluation_on_device(model, guide, example_data(model, num_data, x), seed, device) as args:
-        for drawn, plate_depth in simulations(model, guide, args, num_draws, chunk_size, "calibration", progress):
-            truth = terms_at(model, guide, drawn.args, drawn.latents, score_guide=False)
+        for drawn, plates in simulations(model, guide, args, num_draws, chunk_size, "calibration", progress):
+            truth = terms_at(model, guide, drawn.args, drawn.latents, plates, score_guide=False)
             values = {name: drawn.latents[name][None] for name in truth.prior}
             star, labels = _quantities(values, truth)
             counter = RankCounter(star[0])
-            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plate_depth):
+            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plates):
                 counter.add(_quantities(latent_values(terms), terms)[0])
             rank, u = random_ranks(counter.less, counter.equal, num_draws)
             ranks.append(rank.cpu())
@@ -109,12 +109,12 @@ def simulations(
     model: Program, guide: Program, args: Args, num_draws: int, chunk_size: int, desc: str, progress: bool
 ) -> Iterator[tuple[Simulation, int]]:
     """Yield joint draws of the model in place of the data, batch by batch, and how particles can run on them."""
-    plate_depth = None
+    plates = None
     for batch in split_data_with_bar(args, data_at_once(len(args[0]), num_draws, chunk_size), desc, progress):
         drawn = with_missing(simulate(model, batch), batch)
-        if plate_depth is None:
-            plate_depth = find_plate_depth(model, guide, drawn.args)
-        yield drawn, plate_depth
+        if plates is None:
+            plates = find_plates(model, guide, drawn.args)
+        yield drawn, plates
 
 
 def _quantities(values: dict[str, Tensor], terms: WeightTerms) -> tuple[Tensor, list[str]]:
@@ -212,11 +212,11 @@ def expected_coverage(
     check_level(alpha, "alpha")
     levels = []
     with evaluation_on_device(model, guide, example_data(model, num_data, x), seed, device) as args:
-        for drawn, plate_depth in simulations(model, guide, args, num_draws, chunk_size, "coverage", progress):
-            truth = terms_at(model, guide, drawn.args, drawn.latents, score_guide=True)
+        for drawn, plates in simulations(model, guide, args, num_draws, chunk_size, "coverage", progress):
+            truth = terms_at(model, guide, drawn.args, drawn.latents, plates, score_guide=True)
             refuse_auxiliary(truth)
             counter = RankCounter(-rounded(truth.log_q[0]))
-            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plate_depth):
+            for terms in particle_terms(model, guide, drawn.args, num_draws, chunk_size, plates):
                 counter.add(-rounded(terms.log_q))
             levels.append(random_ranks(counter.less, counter.equal, num_draws)[1].cpu())
     level = torch.cat(levels)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
@@ -20,7 +19,7 @@ from pyro_vae.inference.diagnostics.uniformity import (
     uniformity,
 )
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, check_data
-from pyro_vae.inference.programs.latents import given, latent_values, unit_labels
+from pyro_vae.inference.programs.latents import Given, latent_values, unit_labels
 from pyro_vae.inference.programs.loop import (
     data_at_once,
     evaluation_on_device,
@@ -29,6 +28,7 @@ from pyro_vae.inference.programs.loop import (
     split_particles,
     terms_by_batch,
 )
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.simulate import simulate, with_missing
 from pyro_vae.inference.scoring.posterior import Resampler
 from pyro_vae.inference.scoring.tail import KHAT_LIMIT, WeightStream
@@ -236,17 +236,18 @@ def predictive_check(
     check_positive_int(num_draws, "num_draws")
     check_positive_int(num_particles, "num_particles")
     check_data(model, x)
-    latents, khat = None, None
+    latents, khat, plates = None, None, None
     proposal = model if guide is None else guide
     with evaluation_on_device(model, proposal, x, seed, device) as args:
         observed = _evaluate(statistics, args, x)
         if kind == "posterior":
-            latents, khat = _posterior(model, proposal, args, num_draws, num_particles, chunk_size, progress)
+            found = _posterior(model, proposal, args, num_draws, num_particles, chunk_size, progress)
+            latents, khat, plates = found
         rows = []
         with progress_bar(num_draws, progress, "replicates", unit="data set") as bar:
             for draw in range(num_draws):
                 chosen = {name: value[draw] for name, value in (latents or {}).items()}
-                rows.append(_evaluate(statistics, _replicate(model, args, chosen, chunk_size), x))
+                rows.append(_evaluate(statistics, _replicate(model, args, chosen, plates, chunk_size), x))
                 bar.update()
     replicated = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in statistics}
     return PredictiveCheck(observed, replicated, kind, khat)
@@ -265,27 +266,29 @@ def _evaluate(statistics: Mapping[str, Statistic], args: Args, like: Data) -> di
 
 def _posterior(
     model: Program, guide: Program, args: Args, num_draws: int, num_particles: int, chunk_size: int, progress: bool
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Return {site: draws of p(z|x), shape (R, N, ...)} and k-hat of the weights, shape (N,)."""
-    parts, khats = [], []
+) -> tuple[dict[str, Tensor], Tensor, Plates | None]:
+    """Return {site: draws of p(z|x), shape (R, N, ...)}, k-hat of the weights, shape (N,), and how the plates lie."""
+    parts, khats, plates = [], [], None
     for batch, chunks in terms_by_batch(model, guide, args, num_particles, chunk_size, "posterior", progress):
         resampler = Resampler(num_draws, len(batch[0]))
         stream = WeightStream(len(batch[0]), num_particles, batch[0].device)
         for terms in chunks:
             stream.add(terms.log_w)
+            plates = terms.plates
             resampler.add(terms.log_w, latent_values(terms))
         if not resampler.log_sum.isfinite().all():
             raise ValueError("A datum has probability 0, or one that is not finite, at every particle: no posterior.")
         parts.append(resampler.latents)
         khats.append(stream.summary().khat)
-    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}, torch.cat(khats)
+    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}, torch.cat(khats), plates
 
 
-def _replicate(model: Program, args: Args, latents: dict[str, Tensor], chunk_size: int) -> Args:
+def _replicate(model: Program, args: Args, latents: dict[str, Tensor], plates: Plates | None, chunk_size: int) -> Args:
     """Draw a data set at latents of shape (N, ...), or at latents from the prior where there are none."""
     parts = []
     for rows in torch.arange(len(args[0]), device=args[0].device).split(chunk_size):
-        fixed = given({name: value[rows] for name, value in latents.items()})
         batch = tuple(arg[rows] for arg in args)
-        parts.append(with_missing(simulate(poutine.replay(model, trace=fixed), batch), batch).args)
+        one = {name: value[None, rows] for name, value in latents.items()}
+        program = model if plates is None else Given(one, plates.single)(model)
+        parts.append(with_missing(simulate(program, batch), batch).args)
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))

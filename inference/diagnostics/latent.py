@@ -15,11 +15,10 @@ from pyro_vae.inference.programs.latents import (
     latent_values,
     listed,
     unit_labels,
-    with_particles,
 )
 from pyro_vae.inference.programs.loop import evaluation_on_device, terms_by_batch
+from pyro_vae.inference.programs.plates import Site
 from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
-from pyro_vae.inference.programs.structure import Site
 from pyro_vae.inference.programs.weights import WeightTerms
 
 COLLAPSED = 0.01
@@ -137,12 +136,12 @@ def _mean(site: Site, value: Tensor, terms: WeightTerms) -> Tensor:
     fn = site["fn"]
     base = fn.base_dist if isinstance(fn, Independent) else fn
     if isinstance(base, Categorical):
-        return with_particles(base.probs, value.ndim + 1)
+        return terms.by_datum(base.probs, fn.event_dim + 1)
     try:
-        mean = fn.mean
+        mean = terms.by_datum(fn.mean, fn.event_dim)
     except (NotImplementedError, AttributeError):  # a flow
         mean = value
-    return with_particles(mean, value.ndim).expand_as(value)[..., None]
+    return mean.expand_as(value)[..., None]
 
 
 @dataclass(frozen=True)
@@ -261,6 +260,7 @@ def kl_groups(terms: WeightTerms) -> tuple[Tensor, dict[str, bool]]:
             parts.append((terms.guide[name] - terms.prior[name])[..., None])
             labels[name] = True
         else:
+            kl = terms.by_datum(kl, site["fn"].event_dim)
             parts.append(kl.expand(value.shape).reshape(*value.shape[:2], -1))
             labels |= dict.fromkeys(unit_labels(name, value.shape[2:]), False)
     return torch.cat(parts, -1), labels

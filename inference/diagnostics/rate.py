@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.diagnostics.latent import kl_groups
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
-from pyro_vae.inference.programs.latents import guide_at, latent_values
+from pyro_vae.inference.programs.latents import Given, guide_at, latent_values
 from pyro_vae.inference.programs.loop import (
     data_at_once,
     evaluation_on_device,
@@ -20,9 +20,11 @@ from pyro_vae.inference.programs.loop import (
     split_data,
     split_data_with_bar,
     terms_by_batch,
+    whole_if_tied,
 )
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.vectorize import find_plates
 from pyro_vae.inference.programs.weights import WeightTerms, refuse_auxiliary, weight_terms
 
 
@@ -185,11 +187,11 @@ def elbo_surgery(
     check_two(num_particles, "num_particles")
     parts = []
     with evaluation_on_device(model, guide, x, seed, device) as args:
-        size = data_at_once(len(args[0]), num_particles, chunk_size)
-        plate_depth = find_plate_depth(model, guide, tuple(arg[:size] for arg in args))
+        size = whole_if_tied(model, guide, args, data_at_once(len(args[0]), num_particles, chunk_size))
+        plates = find_plates(model, guide, tuple(arg[:size] for arg in args))
         for batch in split_data_with_bar(args, size, "surgery", progress):
-            terms = list(particle_terms(model, guide, batch, num_particles, chunk_size, plate_depth))
-            parts.append(torch.cat([_information_and_marginal(guide, args, t, chunk_size, plate_depth) for t in terms]))
+            terms = list(particle_terms(model, guide, batch, num_particles, chunk_size, plates))
+            parts.append(torch.cat([_information_and_marginal(guide, args, t, chunk_size, plates) for t in terms]))
     mean, variance = mean_and_variance(torch.cat(parts, 1))
     information, marginal = mean.mean(0).tolist()
     errors = monte_carlo_error(variance, num_particles).tolist()
@@ -197,37 +199,36 @@ def elbo_surgery(
 
 
 def _information_and_marginal(
-    guide: Program, args: Args, terms: WeightTerms, chunk_size: int, plate_depth: int
+    guide: Program, args: Args, terms: WeightTerms, chunk_size: int, plates: Plates
 ) -> Tensor:
     """Return log q(z|x_n) - log q(z) and log q(z) - log p(z) of each particle and datum, shape (K, B, 2)."""
     refuse_auxiliary(terms)
     draws = {name: value.flatten(0, 1)[:, None] for name, value in latent_values(terms).items()}  # (K B, 1, ...)
-    aggregated = _log_aggregated(guide, args, draws, chunk_size, plate_depth).reshape(terms.log_q.shape)
+    aggregated = _log_aggregated(guide, args, draws, chunk_size, plates).reshape(terms.log_q.shape)
     return torch.stack([terms.log_q - aggregated, aggregated - terms.log_prior], -1)
 
 
-def _log_aggregated(guide: Program, args: Args, draws: dict[str, Tensor], chunk_size: int, plate_depth: int) -> Tensor:
+def _log_aggregated(guide: Program, args: Args, draws: dict[str, Tensor], chunk_size: int, plates: Plates) -> Tensor:
     """Return log (1/N) sum_m q(z | x_m) at draws of shape (M, 1, ...), shape (M,)."""
     num_data, num_draws = len(args[0]), len(next(iter(draws.values())))
-    at_once = max(1, min(num_draws, math.isqrt(chunk_size))) if plate_depth else 1
+    at_once = max(1, min(num_draws, math.isqrt(chunk_size))) if plates.together else 1
     size = data_at_once(num_data, at_once, chunk_size, together=True)
     totals = []
     for chosen in torch.arange(num_draws).split(at_once):
         some = {name: value[chosen.to(value.device)] for name, value in draws.items()}
-        log_q = torch.cat([_log_q(guide, batch, some, plate_depth) for batch in split_data(args, size)], 1)
+        log_q = torch.cat([_log_q(guide, batch, some, plates) for batch in split_data(args, size)], 1)
         totals.append(log_q.logsumexp(1))
     return torch.cat(totals) - math.log(num_data)
 
 
-def _log_q(guide: Program, batch: Args, draws: dict[str, Tensor], plate_depth: int) -> Tensor:
+def _log_q(guide: Program, batch: Args, draws: dict[str, Tensor], plates: Plates) -> Tensor:
     """Return log q(z | x) of every draw, shape (M, 1, ...), under every datum of a batch, shape (M, B)."""
     num_draws, num_data = len(next(iter(draws.values()))), len(batch[0])
     latents = {name: value.expand(num_draws, num_data, *value.shape[2:]) for name, value in draws.items()}
-    if num_draws == 1:
-        latents = {name: value[0] for name, value in latents.items()}
+    at = Given(latents, plates if num_draws > 1 else plates.single)
 
     def tracer(_: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
-        trace = guide_at(guide, args, latents)
+        trace = guide_at(guide, args, at)
         return trace, trace  # the guide in the model's place, whose decoder is not wanted
 
-    return weight_terms(guide, guide, batch, num_draws, plate_depth=plate_depth, tracer=tracer).log_q
+    return weight_terms(guide, guide, batch, num_draws, plates=plates, tracer=tracer).log_q

@@ -11,7 +11,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.objectives.base import PenalisedELBO
 from pyro_vae.inference.programs.call import Program
 from pyro_vae.inference.programs.latents import marginals
-from pyro_vae.inference.programs.structure import Site
+from pyro_vae.inference.programs.plates import Site
 from pyro_vae.inference.programs.weights import WeightTerms, refuse_auxiliary
 
 
@@ -20,7 +20,7 @@ def _only_latent(terms: WeightTerms) -> str:
         raise ValueError(f"Expected one latent site; got {list(terms.prior)}. Use another objective.")
     refuse_auxiliary(terms)
     (name,) = terms.prior
-    if terms.inner_plates or len(terms.guide_sites[name]["fn"].event_shape) != 1:
+    if terms.plates.inner or len(terms.guide_sites[name]["fn"].event_shape) != 1:
         raise ValueError(f"Expected latent site {name!r} of event shape (D,) in the data plate alone. Flatten it.")
     return name
 

@@ -17,7 +17,8 @@ from pyro_vae.inference.objectives.chunks import by_chunk
 from pyro_vae.inference.objectives.gradients import ESTIMATORS, check_reparameterised
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.loop import split_particles
-from pyro_vae.inference.programs.vectorize import find_plate_depth, trace_pair
+from pyro_vae.inference.programs.plates import Plates
+from pyro_vae.inference.programs.vectorize import find_plates, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
 
 
@@ -54,7 +55,7 @@ class Objective(pyro.infer.ELBO):
             )
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.gradient, self.chunk_size = gradient, chunk_size
-        self._plate_depths: WeakKeyDictionary[Program, WeakKeyDictionary[Program, int]] = WeakKeyDictionary()
+        self._known_plates: WeakKeyDictionary[Program, WeakKeyDictionary[Program, Plates]] = WeakKeyDictionary()
 
     @abstractmethod
     def bound(self, log_w: Tensor) -> Tensor:
@@ -81,10 +82,8 @@ class Objective(pyro.infer.ELBO):
         num_particles: int | None = None,
     ) -> WeightTerms:
         """Return the terms of log w for one minibatch, of ``num_particles``, or of all K if None."""
-        plate_depth = self._plate_depth(model, guide, args) if self.num_particles > 1 else None
-        return weight_terms(
-            model, guide, args, num_particles or self.num_particles, plate_depth=plate_depth, tracer=tracer
-        )
+        plates = self._plates(model, guide, args) if self.num_particles > 1 else None
+        return weight_terms(model, guide, args, num_particles or self.num_particles, plates=plates, tracer=tracer)
 
     def chunks(self, num_data: int) -> list[int]:
         """Return how many particles run at once, one number for each chunk."""
@@ -111,7 +110,7 @@ class Objective(pyro.infer.ELBO):
         """
         counts = self.chunks(len(args[0]))
         if len(counts) > 1:
-            self._plate_depth(model, guide, args)  # runs the programs, which a chunk that runs again must not
+            self._plates(model, guide, args)  # runs the programs, which a chunk that runs again must not
 
         def weigh(chunk: int, *args: Any) -> Tensor:
             terms = self.weight_terms(model, guide, args, tracers(chunk), counts[chunk])
@@ -140,23 +139,23 @@ class Objective(pyro.infer.ELBO):
             loss.backward()
         return loss.detach()
 
-    def _plate_depth(self, model: Program, guide: Program, args: Args) -> int:
+    def _plates(self, model: Program, guide: Program, args: Args) -> Plates:
         """Find out once for each pair how its particles can run."""
         try:
-            known = self._plate_depths.setdefault(model, WeakKeyDictionary())
+            known = self._known_plates.setdefault(model, WeakKeyDictionary())
             if guide not in known:
-                known[guide] = find_plate_depth(model, guide, args)
+                known[guide] = find_plates(model, guide, args)
             return known[guide]
         except TypeError:  # a callable that cannot be hashed or weakly referenced is looked at each time
-            return find_plate_depth(model, guide, args)
+            return find_plates(model, guide, args)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was found out about programs, which has no meaning in another process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_plate_depths"}
+        return {name: value for name, value in self.__dict__.items() if name != "_known_plates"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take up the settings; programs are looked at anew."""
-        self.__dict__.update(state, _plate_depths=WeakKeyDictionary())
+        self.__dict__.update(state, _known_plates=WeakKeyDictionary())
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         return trace_pair(model, guide, args)

@@ -12,6 +12,7 @@ from pyro.poutine import runtime
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
+from pyro_vae.inference.programs.again import recording
 from pyro_vae.inference.programs.call import Args, Program, modules_of_both
 from pyro_vae.inference.programs.state import Snapshot
 
@@ -34,7 +35,7 @@ def by_chunk(weigh: Weigh, num_chunks: int, args: Args, programs: tuple[Program,
         return weigh(0, *args)
     if not torch.is_grad_enabled():
         return torch.cat([weigh(chunk, *args) for chunk in range(num_chunks)])
-    if _recording():
+    if recording():
         raise RuntimeError("the objective has chunk_size, and runs its particles again in the backward pass")
     run, modules, results = _under_these_handlers(weigh), modules_of_both(*programs), []
     before: Snapshot | None = None
@@ -49,12 +50,6 @@ def by_chunk(weigh: Weigh, num_chunks: int, args: Args, programs: tuple[Program,
 def _forward_and_again(before: Snapshot) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return what surrounds the forward pass of a chunk, and what its run in the backward pass."""
     return nullcontext(), before
-
-
-def _recording() -> bool:
-    from torch.fx.experimental.proxy_tensor import get_proxy_mode
-
-    return get_proxy_mode() is not None
 
 
 def _under_these_handlers(weigh: Weigh) -> Weigh:

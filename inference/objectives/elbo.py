@@ -17,7 +17,8 @@ from pyro_vae.inference.objectives.base import Objective, PenalisedELBO
 from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.latents import in_one_order, kl_by_dimension
-from pyro_vae.inference.programs.structure import Site, check_structure
+from pyro_vae.inference.programs.plates import Site
+from pyro_vae.inference.programs.structure import check_structure
 from pyro_vae.inference.programs.vectorize import trace_pair
 from pyro_vae.inference.programs.weights import KLWeight, Tracer, WeightTerms, refuse_auxiliary
 
@@ -124,11 +125,11 @@ class ELBO(Objective):
     def _divergence(self, name: str, terms: WeightTerms) -> Tensor:
         """Return KL(q || p) of one latent site, (K, B): closed where it can be, else log q - log p."""
         site, prior = terms.guide_sites[name], terms.model_sites.get(name)
-        at_once = len(terms.guide[name]) == 1 or site["log_prob"].ndim == terms.inner_plates + 2
+        at_once = len(terms.guide[name]) == 1 or terms.plates.together
         unmasked = prior is not None and prior["mask"] is None and site["mask"] is None
         if prior is not None and unmasked and at_once and in_one_order(terms):
             try:
-                divergence = kl_divergence(site["fn"], prior["fn"])
+                divergence = terms.by_datum(kl_divergence(site["fn"], prior["fn"]))
                 return divergence.reshape(*terms.guide[name].shape, -1).sum(-1)
             except NotImplementedError:
                 pass
@@ -145,8 +146,8 @@ class ELBO(Objective):
 
     def _enumerated(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the exact bound of the minibatch as the mean over data, repeated for each of them, shape (B,)."""
-        depth = check_structure(*trace_pair(model, guide, args), len(args[0]))
-        exact = pyro.infer.TraceEnum_ELBO(max_plate_nesting=depth)
+        plates = check_structure(*trace_pair(model, guide, args), len(args[0]))
+        exact = pyro.infer.TraceEnum_ELBO(max_plate_nesting=plates.depth)
         with KLWeight(self.beta), _Unscaled():
             loss = exact.differentiable_loss(model, config_enumerate(guide), *args)
         return (-loss / len(args[0])).expand(len(args[0]))
@@ -191,6 +192,5 @@ class FreeBits(PenalisedELBO):
         if self.per == "dimension":
             site, prior = terms.guide_sites[name], terms.model_sites[name]
             kl = kl_by_dimension(site, prior, closed=in_one_order(terms))
-            particles_and_data = kl.shape[: len(site["fn"].batch_shape) - terms.inner_plates]
-            return kl.reshape(particles_and_data.numel(), -1).mean(0)
+            return terms.by_datum(kl, site["fn"].event_dim).flatten(0, 1).unsqueeze(-1).flatten(1).mean(0)
         return ((terms.guide[name] - terms.prior[name]) / terms.kl_divisor).mean()[None]

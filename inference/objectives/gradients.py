@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached, unaltered
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.plates import Plates, Site
 from pyro_vae.inference.programs.weights import WeightTerms
 
 if TYPE_CHECKING:
@@ -51,21 +52,22 @@ def doubly_reparameterised(objective: Objective, model: Program, guide: Program,
     factors: list[list[Tensor]] = [[] for _ in counts]
     rescorers: dict[int, Rescorer] = {}
     kl_weights: list[float | Tensor] = []
+    plates: list[Plates] = []
 
     def tracer(chunk: int) -> Rescorer:
-        return rescorers.setdefault(chunk, Rescorer(_with_factor(factors[chunk]), freeze=True))
+        return rescorers.setdefault(chunk, Rescorer(_with_factor(factors[chunk], plates, chunk), freeze=True))
 
     def inspect(terms: WeightTerms) -> None:
         check_reparameterised(objective, terms)
         kl_weights.append(terms.kl_weight)
+        plates.append(terms.plates)
 
     log_w = objective.log_weights(model, guide, args, tracer, inspect)
     first, second = objective.derivatives(log_w.detach())
     # One backward pass: log w_k has the weight f_k for the model, and its gradient by z is rescaled on the way.
     ratios = torch.nan_to_num((first - kl_weights[0] * second) / first).split(counts)
     for chunk, ratio in enumerate(ratios):
-        one_by_one = rescorers[chunk].runs == len(ratio)
-        factors[chunk].extend(ratio.unbind(0) if one_by_one else [ratio])
+        factors[chunk].extend([ratio] if plates[chunk].together else ratio.split(1))
     return with_gradient_of(objective.bound(log_w.detach()), weighted_sum(first, log_w))
 
 
@@ -100,17 +102,17 @@ def check_reparameterised(objective: Objective, terms: WeightTerms) -> None:
             )
 
 
-def _with_factor(factors: list[Tensor]) -> Callable[[Tensor, int], Tensor]:
+def _with_factor(factors: list[Tensor], plates: list[Plates], chunk: int) -> Callable[[Site, int], Tensor]:
     """Return a map z -> z whose gradient is multiplied by factors that are known only after the forward pass."""
 
-    def alter(value: Tensor, run: int) -> Tensor:
+    def alter(site: Site, run: int) -> Tensor:
+        value: Tensor = site["value"]
         if not value.requires_grad:
             return value
-        copy = value.view_as(value)
+        copy, event_dim = value.view_as(value), site["fn"].event_dim
 
         def rescale(gradient: Tensor) -> Tensor:
-            factor = factors[run]
-            return gradient * factor.reshape(*factor.shape, *[1] * (gradient.ndim - factor.ndim))
+            return gradient * plates[chunk].weighing(factors[run], event_dim)
 
         copy.register_hook(rescale)
         return copy

@@ -9,8 +9,10 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_vae.inference.programs.again import RandomState, run_again
 from pyro_vae.inference.programs.call import Args, Program, modules_of
 from pyro_vae.inference.programs.latents import refusing_unscorable
+from pyro_vae.inference.programs.plates import Site
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import scored
 
@@ -19,28 +21,29 @@ class Rescorer:
     """Tracer for ``weight_terms``: draws z from the guide, then scores ``alter(z)`` under both programs.
 
     Args:
-        alter: applied to each latent value, with the number of the run, before it is scored.
+        alter: returns the value that is scored of a latent site, by the site and the number of the run.
         freeze: hold the guide's parameters still while q(z | x) is scored, so that its gradient flows through z
             alone.
         freeze_model: hold the model's parameters still while p(x, z) is scored.
     """
 
-    def __init__(self, alter: Callable[[Tensor, int], Tensor], freeze: bool, freeze_model: bool = False) -> None:
+    def __init__(self, alter: Callable[[Site, int], Tensor], freeze: bool, freeze_model: bool = False) -> None:
         self.alter, self.freeze, self.freeze_model = alter, freeze, freeze_model
         self.runs = 0
         """How often it has run."""
 
     def __call__(self, model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
         """Return the scored (model, guide) traces."""
+        before = RandomState(args[0].device)
         with poutine.trace(param_only=True) as capture:
             drawn = poutine.trace(guide).get_trace(*args)
         altered = drawn.copy()
         for name, site in sample_sites(drawn).items():
             if not site["is_observed"]:
-                altered.nodes[name] = {**site, "value": self.alter(site["value"], self.runs)}
+                altered.nodes[name] = {**site, "value": self.alter(site, self.runs)}
         self.runs += 1
         with _frozen(guide, capture.trace, self.freeze), refusing_unscorable('Use gradient="pathwise".'):
-            guide_trace = scored(poutine.trace(poutine.replay(guide, trace=altered)).get_trace(*args))
+            guide_trace = scored(run_again(guide, args, altered, before))
         with poutine.trace(param_only=True) as model_params:
             model_trace = scored(poutine.trace(poutine.replay(model, trace=altered)).get_trace(*args))
         if self.freeze_model:
@@ -64,11 +67,11 @@ def _frozen(program: Program, params: Trace, freeze: bool) -> Iterator[None]:
             param.requires_grad_(True)
 
 
-def unaltered(value: Tensor, run: int) -> Tensor:
+def unaltered(site: Site, run: int) -> Tensor:
     """Score the draw as it is, but as a new tensor: flows cache what they drew by the tensor's identity."""
-    return value.view_as(value)
+    return site["value"].view_as(site["value"])
 
 
-def detached(value: Tensor, run: int) -> Tensor:
+def detached(site: Site, run: int) -> Tensor:
     """Score the draw as a constant."""
-    return value.detach()
+    return site["value"].detach()

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from pyro import poutine
 from pyro.distributions import ExpandedDistribution, MaskedDistribution
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.structure import Site
+from pyro_vae.inference.programs.plates import Plates, Site
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
 
@@ -29,24 +30,30 @@ def latent_values(terms: WeightTerms) -> dict[str, Tensor]:
     if not terms.prior:
         raise ValueError("Expected programs with latent sites; there is none.")
     sites = {name: terms.guide_sites[name] for name in terms.prior}
-    ndim = 2 + terms.inner_plates
-    return {name: with_particles(site["value"], ndim + site["fn"].event_dim) for name, site in sites.items()}
+    return {name: terms.by_datum(site["value"], site["fn"].event_dim) for name, site in sites.items()}
 
 
-def with_particles(value: Tensor, ndim: int) -> Tensor:
-    """Give a tensor of a single particle that ran without that dimension one in front."""
-    return value if value.ndim == ndim else value[None]
+class Given(Messenger):
+    """Handler that gives latent sites their values.
+
+    Args:
+        latents: {site: value, shape (K, B, *inner plates, *event)}, as ``latent_values`` returns them.
+        plates: how the programs' plates lie, and how particles run.
+    """
+
+    def __init__(self, latents: dict[str, Tensor], plates: Plates) -> None:
+        super().__init__()
+        self.latents, self.plates = latents, plates
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.latents and not msg["is_observed"]:
+            msg["value"] = self.plates.as_run(self.latents[msg["name"]], msg["fn"].event_dim)
+            msg["done"] = True
 
 
-def given(latents: dict[str, Tensor]) -> Trace:
-    """Return a trace for ``poutine.replay`` that holds these values of latent sites."""
-    trace = Trace()
-    for name, value in latents.items():
-        trace.add_node(name, name=name, type="sample", value=value, is_observed=False, infer={})
-    return trace
-
-
-def terms_at(model: Program, guide: Program, args: Args, latents: dict[str, Tensor], score_guide: bool) -> WeightTerms:
+def terms_at(
+    model: Program, guide: Program, args: Args, latents: dict[str, Tensor], plates: Plates, *, score_guide: bool
+) -> WeightTerms:
     """Return the terms at given latents of shape (B, ...), K = 1; without ``score_guide``, log q is that of a draw.
 
     Raises:
@@ -54,20 +61,21 @@ def terms_at(model: Program, guide: Program, args: Args, latents: dict[str, Tens
     """
 
     def tracer(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
-        guide_trace = guide_at(guide, args, latents) if score_guide else scored(poutine.trace(guide).get_trace(*args))
-        return scored(poutine.trace(poutine.replay(model, trace=given(latents))).get_trace(*args)), guide_trace
+        guide_trace = guide_at(guide, args, at) if score_guide else scored(poutine.trace(guide).get_trace(*args))
+        return scored(poutine.trace(at(model)).get_trace(*args)), guide_trace
 
-    return weight_terms(model, guide, args, 1, tracer=tracer)
+    at = Given({name: value[None] for name, value in latents.items()}, plates.single)
+    return weight_terms(model, guide, args, 1, plates=plates, tracer=tracer)
 
 
-def guide_at(guide: Program, args: Args, latents: dict[str, Tensor]) -> Trace:
+def guide_at(guide: Program, args: Args, at: Given) -> Trace:
     """Return the guide's trace, scored at given latents.
 
     Raises:
         ValueError: if the guide cannot score a value that it did not draw.
     """
     with refusing_unscorable("Use sbc, which wants draws alone."):
-        return scored(poutine.trace(poutine.replay(guide, trace=given(latents))).get_trace(*args))
+        return scored(poutine.trace(at(guide)).get_trace(*args))
 
 
 @contextmanager

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 import torch
 from tqdm.auto import tqdm
 
-from pyro_vae.inference.programs.call import Args, Data, Program, as_args, fork_rng, place, training_mode
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args, place, seed_rng, training_mode
+from pyro_vae.inference.programs.plates import Plates
+from pyro_vae.inference.programs.trial import check_store, trial
+from pyro_vae.inference.programs.vectorize import find_plates, first_run, is_tied
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
 
 MOST_PARTICLES = 256
@@ -22,8 +24,13 @@ MOST_PARTICLES = 256
 
 @contextmanager
 def evaluation_mode(model: Program, guide: Program, device: torch.device, seed: int) -> Iterator[None]:
-    """Run programs that are placed, in evaluation mode, without gradients, with a seeded random state of their own."""
-    with torch.no_grad(), training_mode(model, guide, False), fork_rng(device, seed):
+    """Run programs that are placed, in evaluation mode, without gradients, with a seeded random state of their own.
+
+    At the end they are as they were, and Pyro's parameter store too, see ``trial``.
+    """
+    check_store(model, guide)
+    with torch.no_grad(), training_mode(model, guide, False), trial(model, guide, device):
+        seed_rng(device, seed)
         yield
 
 
@@ -34,6 +41,8 @@ def evaluation_on_device(
     """Move programs and data to the device, yield the data there, and run in ``evaluation_mode``."""
     args, chosen = place(model, guide, as_args(x), device)
     with evaluation_mode(model, guide, chosen, seed):
+        first_run(model, guide, args, chosen)
+        seed_rng(chosen, seed)
         yield args
 
 
@@ -73,6 +82,12 @@ def data_at_once(num_data: int, num_particles: int, chunk_size: int, together: b
     return max(1, min(num_data, chunk_size // particles))
 
 
+def whole_if_tied(model: Program, guide: Program, args: Args, size: int) -> int:
+    """Return how many data run at once: ``size``, or all where the programs are tied to their number."""
+    num_data = len(args[0])
+    return num_data if size < num_data and is_tied(model, guide, args, args[0].device) else size
+
+
 def progress_bar(
     total: int,
     progress: bool,
@@ -96,7 +111,7 @@ def split_data_with_bar(args: Args, size: int, desc: str, progress: bool) -> Ite
 
 
 def particle_terms(
-    model: Program, guide: Program, batch: Args, num_particles: int, chunk_size: int, plate_depth: int
+    model: Program, guide: Program, batch: Args, num_particles: int, chunk_size: int, plates: Plates
 ) -> Iterator[WeightTerms]:
     """Yield the terms of log w of K particles, at most ``chunk_size`` pairs at once.
 
@@ -106,11 +121,10 @@ def particle_terms(
         batch: their arguments, B data.
         num_particles: K.
         chunk_size: largest number of (particle, datum) pairs in memory at once.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
-            ``find_plate_depth``.
+        plates: how the programs' plates lie, and how particles run; see ``find_plates``.
     """
-    for count in split_particles(num_particles, len(batch[0]), chunk_size if plate_depth else 1):
-        yield weight_terms(model, guide, batch, count, plate_depth=plate_depth)
+    for count in split_particles(num_particles, len(batch[0]), chunk_size if plates.together else 1):
+        yield weight_terms(model, guide, batch, count, plates=plates)
 
 
 def terms_by_batch(
@@ -127,7 +141,7 @@ def terms_by_batch(
         desc: what the progress bar says is being done.
         progress: show a progress bar, where there is a terminal to show it.
     """
-    size = data_at_once(len(args[0]), num_particles, chunk_size)
-    plate_depth = find_plate_depth(model, guide, tuple(arg[:size] for arg in args))
+    size = whole_if_tied(model, guide, args, data_at_once(len(args[0]), num_particles, chunk_size))
+    plates = find_plates(model, guide, tuple(arg[:size] for arg in args))
     for batch in split_data_with_bar(args, size, desc, progress):
-        yield batch, particle_terms(model, guide, batch, num_particles, chunk_size, plate_depth)
+        yield batch, particle_terms(model, guide, batch, num_particles, chunk_size, plates)

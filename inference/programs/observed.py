@@ -10,8 +10,9 @@ from pyro.distributions import Unit
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.inference.programs.call import Args, Program, fork_rng
+from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.trial import trial
 
 
 @torch.no_grad()
@@ -25,7 +26,7 @@ def what_is_scored(model: Program, args: Args) -> str:
         model: Pyro program for p(x, z).
         args: its arguments.
     """
-    with poutine.block(), fork_rng(args[0].device):
+    with trial(model, model, args[0].device):
         trace = prune_subsample_sites(poutine.trace(model).get_trace(*args))
     found: dict[int, str] = {}
     for site in sample_sites(trace).values():

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from pyro_vae.core.checks import describe_support
 from pyro_vae.inference.programs.call import Args, Program, fork_rng
-from pyro_vae.inference.programs.structure import Site, check_measure, distribution_name, is_delta, sample_sites
+from pyro_vae.inference.programs.plates import Site
+from pyro_vae.inference.programs.structure import check_measure, distribution_name, is_delta, sample_sites
+from pyro_vae.inference.programs.trial import trial
 
 
 @torch.no_grad()
@@ -65,7 +67,7 @@ def check_observations(model: Program, guide: Program, args: Args) -> None:
 
 def _traces(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
     """Return traces of model and guide that are not scored, and leave the random state as it was."""
-    with poutine.block(), fork_rng(args[0].device):
+    with trial(model, guide, args[0].device):
         guide_trace = poutine.trace(guide).get_trace(*args)
         return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args), guide_trace
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, rows
 from pyro_vae.inference.programs.observed import place_of
-from pyro_vae.inference.programs.structure import Site, sample_sites
+from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, Site, plates_at
+from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.vectorize import find_plates
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,12 @@ def simulate(model: Program, x: Data) -> Simulation:
         )
     for name, i in places.items():
         drawn[i] = observed[name]["value"].reshape(args[i].shape)
-    latents = {name: site["value"] for name, site in sites.items() if name not in observed}
+    plates = _plates(model, sites, args)
+    latents = {
+        name: plates.by_datum(site["value"], site["fn"].event_dim, len(args[0]))[0]
+        for name, site in sites.items()
+        if name not in observed
+    }
     return Simulation(tuple(drawn), latents, places)
 
 
@@ -77,6 +84,13 @@ def with_missing(drawn: Simulation, like: Args) -> Simulation:
         if like[i].is_floating_point():
             args[i] = args[i].masked_fill(like[i].isnan(), torch.nan)
     return Simulation(tuple(args), drawn.latents, drawn.places)
+
+
+def _plates(model: Program, sites: dict[str, Site], args: Args) -> Plates:
+    try:
+        return plates_at(sites, len(args[0]))
+    except SeveralPlatesError:
+        return find_plates(model, None, args)
 
 
 def _place(name: str, site: Site, args: Args) -> int:

@@ -103,3 +103,33 @@ def state_kept(modules: list[nn.Module]) -> Iterator[Attributes]:
         with torch.no_grad():
             for buffer, kept in zip(buffers, before, strict=True):
                 buffer.copy_(kept)
+
+
+@contextmanager
+def untouched(modules: list[nn.Module]) -> Iterator[None]:
+    """Put back all that a trial changes in modules: parameters, buffers, attributes, and what is made at a first run.
+
+    Pyro's AutoGuides and lazy layers take shape from the first data that they see, and layers that normalise may set
+    their parameters by them. Attributes are put back by what they are; a list that grew stays as it is.
+
+    Args:
+        modules: outermost ones; their submodules count too.
+    """
+    parts = list({id(part): part for module in modules for part in module.modules()}.values())
+    attributes = [(part, dict(vars(part))) for part in parts]
+    members = [(held, dict(held)) for part in parts for held in (part._parameters, part._buffers, part._modules)]
+    tensors = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}.values()
+    values = [(t, t.detach().clone()) for t in tensors if not nn.parameter.is_lazy(t)]
+    try:
+        yield
+    finally:
+        for part, before in attributes:
+            vars(part).clear()
+            vars(part).update(before)
+        for held, names in members:
+            held.clear()
+            held.update(names)
+        with torch.no_grad():
+            for tensor, value in values:
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)

@@ -10,14 +10,10 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.transforms import IndependentTransform
 
-PARTICLES = "_pyro_vae_particles"
+from pyro_vae.inference.programs.plates import Plates, Site, StructureError, find_data_plate, plates_of, size_at
+
 TRAINING_TERM = "_pyro_vae_training_term"
 """In ``infer`` of a guide's factor: meant as a further term of what is maximised in training."""
-Site = dict[str, Any]
-
-
-class StructureError(ValueError):
-    """A program that has no log weight for each datum, on any data."""
 
 
 def sample_sites(trace: Trace) -> dict[str, Site]:
@@ -29,8 +25,14 @@ def sample_sites(trace: Trace) -> dict[str, Site]:
     }
 
 
-def check_structure(model_trace: Trace, guide_trace: Trace, num_data: int) -> int:
-    """Check a pair of traces; return d where the data plate is batch dimension -d.
+def check_structure(model_trace: Trace, guide_trace: Trace, num_data: int, known: Plates | None = None) -> Plates:
+    """Check a pair of traces, and return how their plates lie.
+
+    Args:
+        model_trace: the model's, scored.
+        guide_trace: the guide's, scored.
+        num_data: N.
+        known: how the plates lie, where it was found out before.
 
     Raises:
         ValueError: if a site is outside the data plate or has no log_prob of its own for each datum, if a plate
@@ -38,55 +40,25 @@ def check_structure(model_trace: Trace, guide_trace: Trace, num_data: int) -> in
     """
     sites = {"guide": sample_sites(guide_trace), "model": sample_sites(model_trace)}
     _check_same_latents(sites["model"], sites["guide"])
-    dim, plate = _outermost_plate(sites)
+    data = find_data_plate(sites, num_data, None if known is None else -known.data)
+    depth = 0
     for program, named in sites.items():
         for name, site in named.items():
             where = f"site {name!r} of the {program}"
-            _check_plates(site, where, dim, plate, num_data)
+            _check_subsampled(site, where, data)
             _check_value(site, where)
             _check_shape(site, where)
-    return -dim
+            depth = max(depth, -min(plates_of(site)))
+    return Plates(depth, -data, "plate" if known is None else known.particles)
 
 
-def _plates(site: Site) -> dict[int, Any]:
-    return {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES}
-
-
-def _outermost_plate(sites: dict[str, dict[str, Site]]) -> tuple[int, str]:
-    plates = [plate for named in sites.values() for site in named.values() for plate in _plates(site).values()]
-    if not plates:
-        raise StructureError(
-            "Expected the data inside a vectorised plate; model and guide have none. "
-            'Put every sample site inside `with pyro.plate("data", x.shape[0]):`.'
-        )
-    outermost = min(plates, key=lambda plate: plate.dim)
-    return outermost.dim, outermost.name
-
-
-def _check_plates(site: Site, where: str, dim: int, plate: str, num_data: int) -> None:
-    plates = _plates(site)
-    if dim not in plates or plates[dim].name != plate:
-        raise StructureError(
-            f"Expected {where} inside the data plate {plate!r}, the outermost one (dim={dim}): outside it, its log "
-            "weight is shared by all data. Put it inside, make it a parameter, or give the data plate the leftmost "
-            "dim, dim=-2 around an inner plate of dim=-1."
-        )
-    inner = [p for d, p in plates.items() if d != dim]
-    if plates[dim].size != num_data:
-        swapped = next((p for p in inner if p.size == num_data), None)
-        if swapped is not None:
+def _check_subsampled(site: Site, where: str, data: int) -> None:
+    for dim, plate in plates_of(site).items():
+        if dim != data and plate.full_size not in (None, plate.size):
             raise StructureError(
-                f"Expected the data plate outermost; {where} has plate {swapped.name!r} of the {num_data} data inside "
-                f"plate {plate!r}. Give the data plate the leftmost dim."
-            )
-        raise ValueError(
-            f"Expected plate {plate!r} at {where} to hold the {num_data} data; its size is {plates[dim].size}."
-        )
-    for p in inner:
-        if p.full_size not in (None, p.size):
-            raise StructureError(
-                f"Expected {where} to score all of plate {p.name!r}; it is subsampled, {p.size} of {p.full_size}, and "
-                "the rest would be missing from log p(x). Only the data plate may be subsampled."
+                f"Expected {where} to score all of plate {plate.name!r}; it is subsampled, {plate.size} of "
+                f"{plate.full_size}, and the rest would be missing from log p(x). Only the data plate may be "
+                "subsampled."
             )
 
 
@@ -96,7 +68,7 @@ def _check_value(site: Site, where: str) -> None:
         return
     event, value = tuple(site["fn"].event_shape), tuple(site["value"].shape)
     own, batch = value[len(value) - len(event) :], value[: len(value) - len(event)]
-    plates = {d: plate.size for d, plate in _plates(site).items()}
+    plates = {d: size_at(site, d) for d in plates_of(site)}
     found = {d: batch[d] if len(batch) >= -d else None for d in plates}
     if own == event and found == plates:
         return
@@ -110,9 +82,9 @@ def _check_value(site: Site, where: str) -> None:
 
 def _check_shape(site: Site, where: str) -> None:
     frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
-    sizes = {frame.dim: frame.size for frame in frames}
-    expected = tuple(sizes.get(d, 1) for d in range(min(sizes), 0))
     actual = tuple(site["log_prob"].shape)
+    sizes = {f.dim: f.size if f.size >= 0 else size_at(site, f.dim) for f in frames}
+    expected = tuple(sizes.get(d, 1) for d in range(min(sizes), 0))
     if (1,) * (len(expected) - len(actual)) + actual != expected:
         raise StructureError(
             f"Expected log_prob of shape {expected}, that of its plates, at {where}; got {actual}. Dimensions that "

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pyro
 import torch
@@ -10,24 +13,35 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vae.inference.programs.call import Args, Program, fork_rng, full_precision, training_mode
-from pyro_vae.inference.programs.structure import PARTICLES, StructureError, check_structure, sample_sites
+from pyro_vae.inference.programs.call import Args, Program, full_precision, training_mode
+from pyro_vae.inference.programs.plates import (
+    PARTICLES,
+    Plates,
+    SeveralPlatesError,
+    Site,
+    StructureError,
+    plates_at,
+)
+from pyro_vae.inference.programs.structure import check_structure, sample_sites
+from pyro_vae.inference.programs.trial import awaits_data, store_kept, trial
 
-PROBES = 3
+PROBES = (3, 2, 1)
+"""Numbers of data on which a pair is tried, one after another where a plate is as large as the first."""
 
 
 @torch.no_grad()
-def find_plate_depth(model: Program, guide: Program | None, args: Args) -> int:
-    """Return how many batch dimensions the programs' own plates use, or 0 to run particle by particle.
+def find_plates(model: Program, guide: Program | None, args: Args) -> Plates:
+    """Return how the batch dimensions of the programs' own plates lie, and how particles can run beside them.
 
     A first few of the data are enough, and the rest are not looked at, unless the programs are tied to their number.
 
     Particles take one more dimension on the left, so that z has shape (K, B, D). A program that indexes or
     normalises along a dimension counted from the left (``softmax(z, dim=1)``, ``z.view(B, -1)``) then fails, or
-    mixes data in silence. So two particles are run together and each again alone; where the log_prob of any site
-    differs, or the joint run fails, a warning says so and the particles are run one by one.
+    mixes data in silence; so does batch normalisation. So two particles are run together and each again alone; where
+    the log_prob of any site differs, or the joint run fails, particles are run as further data, two copies of each,
+    and compared likewise. Where that fails too, a warning says so and particles are run one by one.
 
-    The global generator and the programs' training mode are left as they were.
+    The programs are left as they were, see ``trial``.
 
     Args:
         model: Pyro program for p(x, z).
@@ -38,23 +52,35 @@ def find_plate_depth(model: Program, guide: Program | None, args: Args) -> int:
         ValueError: if the programs have no per-datum weights at all.
     """
     guide = prior_program(model) if guide is None else guide
-    with poutine.block(), fork_rng(args[0].device), training_mode(model, guide, False), full_precision():
-        probe, depth = _few(model, guide, args)
-        num_data = len(probe[0])
-        try:
-            with pyro.plate(PARTICLES, 2, dim=-1 - depth):
-                together = trace_pair(model, guide, probe)
-            check_structure(*together, num_data)
-            reason = _difference(model, guide, probe, together)
-        except Exception as error:  # whatever a program that was not written for a second batch dimension raises
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-    if reason:
-        warnings.warn(
-            f"The programs do not run with all particles at once, so they run one by one, more slowly: {reason[:300]} "
-            "With K particles z has shape (K, B, ...): count dimensions from the right, dim=-1.",
-            stacklevel=2,
-        )
-    return 0 if reason else depth
+    with training_mode(model, guide, False), full_precision(), trial(model, guide, args[0].device):
+        few, plates = _few(model, guide, args)
+        reason = _why_not(model, guide, few, plates)
+        if not reason:
+            return plates
+        if not _why_not(model, guide, few, copies := replace(plates, particles="copies")):
+            return copies
+    warnings.warn(
+        f"The programs do not run with all particles at once, so they run one by one, more slowly: {reason[:300]} "
+        "With K particles z has shape (K, B, ...): count dimensions from the right, dim=-1.",
+        stacklevel=2,
+    )
+    return plates.single
+
+
+@contextmanager
+def particles_beside(plates: Plates, num_particles: int, args: Args) -> Iterator[Args]:
+    """Yield arguments on which programs run K particles at once: the data in a plate of particles, or copies of them.
+
+    Args:
+        plates: how particles run.
+        num_particles: K.
+        args: B data.
+    """
+    if plates.particles == "copies":
+        yield tuple(arg.repeat(num_particles, *[1] * (arg.ndim - 1)) for arg in args)
+    else:
+        with pyro.plate(PARTICLES, num_particles, dim=-1 - plates.depth):
+            yield args
 
 
 def prior_program(model: Program) -> Program:
@@ -76,41 +102,105 @@ def scored(trace: Trace) -> Trace:
     return trace
 
 
-def _few(model: Program, guide: Program, args: Args) -> tuple[Args, int]:
-    """Return a few data, or all where the programs are tied to their number, and the data plate's depth."""
-    few = tuple(arg[:PROBES] for arg in args)
+def _few(model: Program, guide: Program, args: Args) -> tuple[Args, Plates]:
+    """Return a few data, or all where the programs are tied to their number, and how the plates lie."""
+    for count in () if awaits_data(model, guide) else PROBES:
+        few = tuple(arg[:count] for arg in args)
+        try:
+            with store_kept() as made:
+                plates = check_structure(*trace_pair(model, guide, few), len(few[0]))
+                if not made(model, guide):
+                    return few, plates
+            break
+        except StructureError:
+            raise
+        except SeveralPlatesError:
+            continue
+        except Exception:  # the run on all data says what is wrong, if anything is
+            break
+    return args, check_structure(*trace_pair(model, guide, args), len(args[0]))
+
+
+def _why_not(model: Program, guide: Program, args: Args, plates: Plates) -> str:
+    """Return why two particles cannot run at once in this way, "" if they can."""
     try:
-        return few, check_structure(*trace_pair(model, guide, few), len(few[0]))
-    except StructureError:
-        raise
-    except Exception:  # the run on all data says what is wrong, if anything is
-        return args, check_structure(*trace_pair(model, guide, args), len(args[0]))
+        with particles_beside(plates, 2, args) as many:
+            together = trace_pair(model, guide, many)
+        check_structure(*together, len(many[0]), plates)
+        return _difference(model, guide, args, together, plates)
+    except Exception as error:  # whatever a program that was not written for it raises
+        return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @torch.no_grad()
 def runs_on_fewer(program: Program, args: Args) -> bool:
     """Say whether a program runs on a single one of the data, and is not tied to their number, as by its parameters."""
-    with poutine.block(), fork_rng(args[0].device):
+    with trial(program, program, args[0].device):
         try:
             trace = poutine.trace(program).get_trace(*(arg[:1] for arg in args))
-            sites = sample_sites(poutine.util.prune_subsample_sites(trace)).values()
-            return all(min(site["cond_indep_stack"], key=lambda frame: frame.dim).size == 1 for site in sites)
+            return bool(plates_at(sample_sites(poutine.util.prune_subsample_sites(trace)), 1))
         except Exception:  # whatever a program raises on fewer data than it was made for
             return False
 
 
-def _difference(model: Program, guide: Program, args: Args, together: tuple[Trace, Trace]) -> str:
+@torch.no_grad()
+def is_tied(model: Program, guide: Program, args: Args, device: torch.device) -> bool:
+    """Say whether programs run on all of these data and not on a few, as with parameters of each datum.
+
+    They have run before, see ``first_run``; the data may lie elsewhere than the programs on their device.
+    """
+    num_data = len(args[0])
+    with training_mode(model, guide, False), trial(model, guide, device):
+        for count in (*(c for c in PROBES if c < num_data), num_data):
+            try:
+                check_structure(*trace_pair(model, guide, _first(args, count, device)), count)
+                return count == num_data > 1
+            except StructureError:
+                return False
+            except Exception:  # whatever a program raises on fewer data than it was made for
+                continue
+    return False
+
+
+@torch.no_grad()
+def first_run(model: Program, guide: Program, args: Args, device: torch.device) -> None:
+    """Run programs once on all data, where they have parameters that are made by the first data that they see.
+
+    So ``pyro.param("loc", lambda: x.mean())`` and Pyro's AutoGuides that have not run are those of all data, not of
+    the first chunk of them. Others are left alone. The data may lie elsewhere than the programs on their device.
+    """
+    with training_mode(model, guide, False), trial(model, guide, device), store_kept() as made:
+        try:
+            trace_pair(model, guide, _first(args, 1, device))
+        except Exception:  # on a single datum; what is wrong, if anything is, shows where they run on all
+            return
+        waiting = made(model, guide)
+    if waiting or awaits_data(model, guide):
+        trace_pair(model, guide, _first(args, len(args[0]), device))
+
+
+def _first(args: Args, count: int, device: torch.device) -> Args:
+    return tuple(arg[:count].to(device) for arg in args)
+
+
+def _difference(model: Program, guide: Program, args: Args, together: tuple[Trace, Trace], plates: Plates) -> str:
     """Return which site's log_prob differs between two particles run together and each alone, or ""."""
+    num_data, single = len(args[0]), plates.single
+
+    def of(site: Site, key: str, how: Plates) -> Tensor:
+        return how.by_datum(site[key], site["fn"].event_dim if key == "value" else 0, num_data)
+
     for k in range(2):
-        latents = {n: s["value"][k] for n, s in sample_sites(together[1]).items() if not s["is_observed"]}
+        drawn = {n: s for n, s in sample_sites(together[1]).items() if not s["is_observed"]}
+        latents = {n: single.as_run(of(s, "value", plates)[k][None], s["fn"].event_dim) for n, s in drawn.items()}
         alone = [_alone(program, args, latents) for program in (model, guide)]
         again = [_alone(program, args, latents) for program in (model, guide)]
         for many, one, repeat in zip(together, alone, again, strict=True):
             for name, site in sample_sites(many).items():
-                single = one.nodes[name]["log_prob"]
-                if not torch.equal(single, repeat.nodes[name]["log_prob"]):
+                if not torch.equal(one.nodes[name]["log_prob"], repeat.nodes[name]["log_prob"]):
                     return ""  # random beyond its sites, such as dropout: there is nothing to compare
-                if not torch.allclose(site["log_prob"][k], single, rtol=1e-3, atol=1e-3, equal_nan=True):
+                of_two, of_one = of(site, "log_prob", plates)[k], of(one.nodes[name], "log_prob", single)[0]
+                if not torch.allclose(of_two, of_one, rtol=1e-3, atol=1e-3, equal_nan=True):
                     return f"at site {name!r} a particle's log_prob depends on the other particles or data."
     return ""
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyro
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
@@ -16,8 +15,10 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args
-from pyro_vae.inference.programs.structure import PARTICLES, Site, check_structure, sample_sites
-from pyro_vae.inference.programs.vectorize import find_plate_depth, trace_pair
+from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, Site
+from pyro_vae.inference.programs.structure import check_structure, sample_sites
+from pyro_vae.inference.programs.trial import check_store
+from pyro_vae.inference.programs.vectorize import find_plates, particles_beside, trace_pair
 
 Tracer = Callable[[Program, Program, Args], tuple[Trace, Trace]]
 """How a pair of programs is run and scored: (model, guide, args) -> their scored traces, the model's first."""
@@ -45,6 +46,7 @@ def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1)
         ValueError: if a sample site is outside the data plate or crosses it, if model and guide disagree on
             their latent sites, or if K < 1.
     """
+    check_store(model, guide)
     return weight_terms(model, guide, x, num_particles).log_w
 
 
@@ -54,7 +56,7 @@ def weight_terms(
     x: Data,
     num_particles: int = 1,
     *,
-    plate_depth: int | None = None,
+    plates: Plates | None = None,
     tracer: Tracer = trace_pair,
 ) -> WeightTerms:
     """Return the terms of ``log_weights``, kept apart by site.
@@ -64,20 +66,28 @@ def weight_terms(
         guide: Pyro program for q(z | x), called with the same arguments.
         x: data, shape (B, *event), or a tuple of such tensors.
         num_particles: K.
-        plate_depth: number of batch dimensions that the programs' own plates use, 0 to run the particles one by one;
-            found out by ``find_plate_depth`` where K > 1 and it is None.
+        plates: how the programs' plates lie, and how particles run beside them; found out by ``find_plates`` where it
+            is None and K > 1, or one run does not say it.
         tracer: how the pair is run and scored; the estimators of a gradient run it in ways of their own.
     """
     check_positive_int(num_particles, "num_particles")
     args = as_args(x)
-    num_data = len(args[0])
     if num_particles == 1:
-        return _terms(tracer(model, guide, args), num_data)
-    plate_depth = find_plate_depth(model, guide, args) if plate_depth is None else plate_depth
-    if plate_depth == 0:
-        return _stack([_terms(tracer(model, guide, args), num_data) for _ in range(num_particles)])
-    with pyro.plate(PARTICLES, num_particles, dim=-1 - plate_depth):
-        return _terms(tracer(model, guide, args), num_data)
+        return _of_one_particle(model, guide, args, plates, tracer)
+    plates = find_plates(model, guide, args) if plates is None else plates
+    if not plates.together:
+        return _stack([_terms(tracer(model, guide, args), args, args, plates) for _ in range(num_particles)])
+    with particles_beside(plates, num_particles, args) as many:
+        return _terms(tracer(model, guide, many), args, many, plates)
+
+
+def _of_one_particle(model: Program, guide: Program, args: Args, plates: Plates | None, tracer: Tracer) -> WeightTerms:
+    traces = tracer(model, guide, args)
+    plates = None if plates is None else plates.single
+    try:
+        return _terms(traces, args, args, plates)
+    except SeveralPlatesError:
+        return _terms(traces, args, args, find_plates(model, guide, args).single)
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class WeightTerms:
         log_q: log q(z | x), the sum over the guide's sites without the weight of ``KLWeight``, shape (K, B).
         guide_sites: the guide's sites: the distributions and values behind the terms.
         model_sites: the model's sites.
-        inner_plates: number of batch dimensions inside the data plate.
+        plates: how the batch dimensions of the sites lie.
     """
 
     likelihood: dict[str, Tensor]
@@ -100,7 +110,11 @@ class WeightTerms:
     log_q: Tensor
     guide_sites: dict[str, Site]
     model_sites: dict[str, Site]
-    inner_plates: int
+    plates: Plates
+
+    def by_datum(self, value: Tensor, event_dim: int = 0) -> Tensor:
+        """Return a value or log_prob of a site, as the programs ran, as (K, B, *inner plates, *event)."""
+        return self.plates.by_datum(value, event_dim, self.log_w.shape[1])
 
     @property
     def kl_weight(self) -> float | Tensor:
@@ -146,12 +160,12 @@ def refuse_auxiliary(terms: WeightTerms) -> None:
         raise ValueError(f"Expected the guide to have the model's latent sites alone; got {sorted(extra)} too.")
 
 
-def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
-    """Return the terms of a pair of (model, guide) traces, checked to be one for each datum."""
-    depth = check_structure(*traces, num_data)
+def _terms(traces: tuple[Trace, Trace], args: Args, run: Args, known: Plates | None) -> WeightTerms:
+    """Return the terms of a pair of (model, guide) traces of a run, which may be of copies of the data ``args``."""
+    plates, num_data = check_structure(*traces, len(run[0]), known), len(args[0])
 
     def per_datum(sites: dict[str, Site]) -> dict[str, Tensor]:
-        return {name: _per_datum(site, depth, num_data) for name, site in sites.items()}
+        return {name: _per_datum(site, plates, num_data) for name, site in sites.items()}
 
     def weighted(sums: dict[str, Tensor], sites: dict[str, Site]) -> dict[str, Tensor]:
         return {name: term * sites[name].get("kl_weight", 1.0) for name, term in sums.items()}
@@ -169,7 +183,7 @@ def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
         log_q=sum(guide.values(), nothing),
         guide_sites=guide_sites,
         model_sites=sites,
-        inner_plates=depth - 1,
+        plates=plates,
     )
 
 
@@ -183,11 +197,11 @@ def _masked_as(site: Site, in_model: Site | None) -> Site:
     return {**site, "mask": in_model["mask"]}
 
 
-def _per_datum(site: Site, depth: int, num_data: int) -> Tensor:
-    """Sum a site's unscaled log_prob over all plates inside the data plate: (K, B)."""
+def _per_datum(site: Site, plates: Plates, num_data: int) -> Tensor:
+    """Sum a site's unscaled log_prob over all plates but that of the data: (K, B)."""
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-    particles = log_prob.shape[0] if log_prob.ndim > depth else 1
-    return log_prob.reshape(particles, num_data, -1).sum(-1)
+    by_datum = plates.by_datum(log_prob, 0, num_data)
+    return by_datum.reshape(*by_datum.shape[:2], -1).sum(-1)
 
 
 def _stack(singles: list[WeightTerms]) -> WeightTerms:

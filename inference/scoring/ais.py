@@ -11,7 +11,7 @@ from pyro_vae.inference.annealing.path import Annealing, AnnealingPath, Compiled
 from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.proposals import check_proposal
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.vectorize import find_plates
 from pyro_vae.inference.scoring.base import Method, Programs, Weights
 
 
@@ -54,8 +54,8 @@ class AIS(Annealing, Method):
     ) -> Iterator[Weights]:
         """Yield the weights of chains whose step sizes are tuned once for each chunk of data, and then frozen."""
         guide = start_of(programs.guide, self)
-        plate_depth = find_plate_depth(programs.model, guide, batch)
-        tuning = tune(programs.model, guide, batch, settings=self, plate_depth=plate_depth)
+        plates = find_plates(programs.model, guide, batch)
+        tuning = tune(programs.model, guide, batch, settings=self, plates=plates)
         for count in counts:
             chains = anneal(
                 programs.model,
@@ -63,7 +63,7 @@ class AIS(Annealing, Method):
                 batch,
                 count,
                 settings=self,
-                plate_depth=plate_depth,
+                plates=plates,
                 tuning=tuning,
                 advance=advance,
                 compiled=programs.compiled,
@@ -73,5 +73,5 @@ class AIS(Annealing, Method):
     def compile(self, programs: Programs, chunk: Args, other: Args, count: int) -> CompiledTarget:
         """Return the log densities and gradients that chains move by; the pilot run has few of them, and stays."""
         guide = start_of(programs.guide, self)
-        plate_depth = find_plate_depth(programs.model, guide, chunk)
-        return CompiledTarget(AnnealingPath(programs.model, guide, chunk, count, self, plate_depth), other)
+        plates = find_plates(programs.model, guide, chunk)
+        return CompiledTarget(AnnealingPath(programs.model, guide, chunk, count, self, plates), other)

@@ -15,7 +15,7 @@ from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.programs.call import Args, Program, short_errors
 from pyro_vae.inference.programs.loop import data_at_once, split_data
 from pyro_vae.inference.programs.proposals import check_proposal
-from pyro_vae.inference.programs.vectorize import find_plate_depth, runs_on_fewer
+from pyro_vae.inference.programs.vectorize import find_plates, runs_on_fewer
 from pyro_vae.inference.scoring.base import Estimator, Programs
 from pyro_vae.inference.scoring.laplace import MOST_DIMENSIONS, Laplace
 from pyro_vae.inference.scoring.rungs import (
@@ -194,8 +194,8 @@ class _Ladder:
         if dim > MOST_DIMENSIONS:
             self.rungs.append(FromGuideRung(programs, batch, settings.chains))
             return
-        depth = find_plate_depth(programs.model, None, batch)
-        space = Unconstrained(programs.model, None, batch, NUM_DRAWS, plate_depth=depth)
+        depth = find_plates(programs.model, None, batch)
+        space = Unconstrained(programs.model, None, batch, NUM_DRAWS, plates=depth)
         laplace = LaplaceRung(settings.defensive, programs, space)
         adapted = AdaptedRung(settings.defensive, programs, space, laplace)
         self.rungs += [laplace, adapted, AnnealedRung(settings.defensive, programs, space, adapted, settings.chains)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.inference.compile.record import CannotCompileError
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.loop import data_at_once, split_particles
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.scoring.tail import WeightStream, WeightSummary
 
 
@@ -23,15 +24,14 @@ class Programs:
     Attributes:
         model: Pyro program for p(x, z).
         guide: Pyro program for q(z | x).
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; None where
-            there is a single particle, and nobody asks.
+        plates: how the programs' plates lie, and how particles run; None where there is a single one, and nobody asks.
         compiled: what the method's ``compile`` returned, where it was asked to.
         chunk_size: largest number of (particle, datum) pairs in memory at once.
     """
 
     model: Program
     guide: Program
-    plate_depth: int | None
+    plates: Plates | None
     compiled: Any = None
     chunk_size: int = 10_000
 

@@ -40,7 +40,7 @@ from pyro_vae.inference.programs.loop import (
 from pyro_vae.inference.programs.observed import what_is_scored
 from pyro_vae.inference.programs.proposals import check_observations
 from pyro_vae.inference.programs.standard_errors import standard_error
-from pyro_vae.inference.programs.vectorize import find_plate_depth, prior_program
+from pyro_vae.inference.programs.vectorize import find_plates, first_run, is_tied, prior_program
 from pyro_vae.inference.scoring import methods
 from pyro_vae.inference.scoring.base import Estimator, Programs
 from pyro_vae.inference.scoring.estimates import Evidence, Source
@@ -124,6 +124,7 @@ def evidence(
     data, precise = hash_of_data(run.args), {"data": hash_of_values(run.args), "precision": precision or ""}
 
     with evaluation_mode(model, guide, device, seed), at_precision(precision, device, model, guide):
+        run = run.fitting(model, guide)
         first, last = run.examples()
         programs = _prepare(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
         programs = replace(programs, chunk_size=chunk_size)
@@ -150,6 +151,7 @@ class _Evaluation:
         num_particles: K.
         chunk_size: largest number of (particle, datum) pairs in memory at once.
         seed: seed of the draws.
+        whole: all data run at once, whatever ``chunk_size`` is.
     """
 
     how: Estimator
@@ -158,11 +160,19 @@ class _Evaluation:
     num_particles: int
     chunk_size: int
     seed: int
+    whole: bool = False
 
     @property
     def size(self) -> int:
         """Data in a chunk."""
-        return self.how.data_at_once(len(self.args[0]), self.num_particles, self.chunk_size)
+        num_data = len(self.args[0])
+        return num_data if self.whole else self.how.data_at_once(num_data, self.num_particles, self.chunk_size)
+
+    def fitting(self, model: Program, guide: Program) -> _Evaluation:
+        """Let programs that have not run see all data, and take these at once where programs are tied to their number."""
+        first_run(model, guide, self.args, self.device)
+        split = self.size < len(self.args[0])
+        return replace(self, whole=split and is_tied(model, guide, self.args, self.device))
 
     @property
     def count(self) -> int:
@@ -249,7 +259,7 @@ def _prepare(how: Estimator, model: Program, guide: Program, first: Args, num_pa
         check_observations(model, guide, first)
         how.check(model, guide, first)
         many = num_particles > 1 or how.particles_of_its_own > 1
-        return Programs(model, guide, find_plate_depth(model, guide, first) if many else None)
+        return Programs(model, guide, find_plates(model, guide, first) if many else None)
 
 
 def compile_method(

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_int
 from pyro_vae.inference.compile.compile import compile_programs, layout
+from pyro_vae.inference.programs.again import RandomState, run_again
 from pyro_vae.inference.programs.call import Args, Program, unvalidated
+from pyro_vae.inference.programs.plates import Plates, plates_at
 from pyro_vae.inference.programs.proposals import check_proposal
-from pyro_vae.inference.programs.structure import PARTICLES, Site, sample_sites
+from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import weight_terms
 from pyro_vae.inference.scoring.base import Method, Programs, Weights
@@ -28,7 +30,7 @@ LogWeights = Callable[[Args, int], Tensor]
 
 
 def defensive_log_weights(
-    model: Program, guide: Program, args: Args, num_particles: int, share: float, *, plate_depth: int | None
+    model: Program, guide: Program, args: Args, num_particles: int, share: float, *, plates: Plates | None
 ) -> Tensor:
     """Return log weights of draws from (1 - alpha) q(z|x) + alpha p(z), shape (K, B), in nats.
 
@@ -42,46 +44,44 @@ def defensive_log_weights(
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
         share: alpha.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
-            ``find_plate_depth``.
+        plates: how the programs' plates lie, and how particles run; see ``find_plates``.
 
     Source: Hesterberg (1995), Weighted Average Importance Sampling and Defensive Mixture Distributions.
     """
 
     def tracer(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
-        return _trace_mixture(model, guide, args, share)
+        return _trace_mixture(model, guide, args, share, plates)
 
-    terms = weight_terms(model, guide, args, num_particles, plate_depth=plate_depth, tracer=tracer)
+    terms = weight_terms(model, guide, args, num_particles, plates=plates, tracer=tracer)
     log_p = terms.log_prior
     log_q = terms.log_q.nan_to_num(-math.inf, math.inf, -math.inf)  # a draw of the prior may be none of the guide's
     log_q = torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p)
     return terms.log_likelihood + log_p - log_q
 
 
-def _trace_mixture(model: Program, guide: Program, args: Args, share: float) -> tuple[Trace, Trace]:
+def _trace_mixture(
+    model: Program, guide: Program, args: Args, share: float, known: Plates | None
+) -> tuple[Trace, Trace]:
     """Draw each particle's latents from guide or prior, and score them under both programs."""
+    before = RandomState(args[0].device)
     drawn = poutine.util.prune_subsample_sites(poutine.trace(guide).get_trace(*args))
     prior = sample_sites(poutine.trace(model).get_trace(*args))
     mixed, from_prior = drawn.copy(), None
-    for name, site in sample_sites(drawn).items():
+    sites = sample_sites(drawn)
+    plates = plates_at(sites, len(args[0])) if known is None else replace(known, particles="plate")
+    for name, site in sites.items():
         if site["is_observed"]:
             continue
         if name not in prior:
             raise ValueError(f"Expected no auxiliary site in the guide for a defensive mixture; got {name!r}.")
         if from_prior is None:
-            from_prior = torch.rand(_particles_and_data(site), device=site["value"].device) < share
-        chosen = from_prior.reshape(*from_prior.shape, *[1] * (site["value"].ndim - from_prior.ndim))
+            shape = plates.by_datum(site["value"], site["fn"].event_dim, len(args[0])).shape[:2]
+            from_prior = torch.rand(shape, device=site["value"].device) < share
+        chosen = plates.weighing(from_prior, site["fn"].event_dim)
         mixed.nodes[name] = {**site, "value": torch.where(chosen, prior[name]["value"], site["value"])}
     with unvalidated():
-        return tuple(scored(poutine.trace(poutine.replay(p, trace=mixed)).get_trace(*args)) for p in (model, guide))
-
-
-def _particles_and_data(site: Site) -> torch.Size:
-    """Return the part of a latent value's shape that counts particles and data, (K, B) or (B,)."""
-    frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
-    data = min(frame.dim for frame in frames if frame.name != PARTICLES)
-    event = len(site["fn"].event_shape)
-    return site["value"].shape[: site["value"].ndim - event + data + 1]
+        model_trace = scored(poutine.trace(poutine.replay(model, trace=mixed)).get_trace(*args))
+        return model_trace, scored(run_again(guide, args, mixed, before))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _Importance(Method):
         self, programs: Programs, batch: Args, counts: list[int], advance: Callable[[int], object]
     ) -> Iterator[Weights]:
         """Yield log p(x, z) - log q(z) for z drawn from the guide, refined or mixed with the prior where asked."""
-        log_weights = self._of_data(programs, batch)
+        log_weights = self._of_data(self._tied(programs), batch)
         for count in counts:
             yield Weights(log_weights(batch, count))
             advance(count * len(batch[0]))
@@ -115,14 +115,18 @@ class _Importance(Method):
     def compile(self, programs: Programs, chunk: Args, other: Args, count: int) -> _Compiled:
         """Return the compiled log weights, and with ``refine`` the compiled gradient that fits the guide."""
         refinement = (
-            CompiledRefinement(programs.model, programs.guide, chunk, other, programs.plate_depth)
+            CompiledRefinement(programs.model, programs.guide, chunk, other, self._tied(programs).plates)
             if self.refine
             else None
         )
-        programs = replace(programs, guide=refinement.guide) if refinement else programs
+        programs = replace(self._tied(programs), guide=refinement.guide) if refinement else programs
         return _Compiled(
             _CompiledWeights(programs, self._weigh(programs, programs.guide), chunk, other, count), refinement
         )
+
+    def _tied(self, programs: Programs) -> Programs:
+        """Return the programs, to run as they can with a guide that is fitted to each datum, where one is."""
+        return replace(programs, plates=programs.plates.tied) if self.refine and programs.plates else programs
 
     def _of_data(self, programs: Programs, batch: Args) -> LogWeights:
         """Return the function that weighs these data, compiled if it was; with ``refine`` that of a fitted guide."""
@@ -130,7 +134,7 @@ class _Importance(Method):
         guide = programs.guide
         if self.refine:
             how = None if compiled is None else compiled.refinement
-            guide = refine(programs.model, guide, batch, self.refine, plate_depth=programs.plate_depth, compiled=how)
+            guide = refine(programs.model, guide, batch, self.refine, plates=programs.plates, compiled=how)
         if compiled is not None and compiled.weights.guide is guide:
             return compiled.weights
         return self._weigh(programs, guide)
@@ -139,9 +143,9 @@ class _Importance(Method):
         def log_weights(batch: Args, count: int) -> Tensor:
             if self.defensive:
                 return defensive_log_weights(
-                    programs.model, guide, batch, count, self.defensive, plate_depth=programs.plate_depth
+                    programs.model, guide, batch, count, self.defensive, plates=programs.plates
                 )
-            return weight_terms(programs.model, guide, batch, count, plate_depth=programs.plate_depth).log_w
+            return weight_terms(programs.model, guide, batch, count, plates=programs.plates).log_w
 
         return log_weights
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.vectorize import find_plate_depth, runs_on_fewer
+from pyro_vae.inference.programs.vectorize import find_plates, runs_on_fewer
 from pyro_vae.inference.scoring.base import Method, Programs, Weights
 from pyro_vae.inference.scoring.modes import Modes, find_modes
 from pyro_vae.inference.scoring.student import StudentMixture
@@ -84,8 +84,8 @@ class Laplace(Method):
         self, programs: Programs, batch: Args, counts: list[int], advance: Callable[[int], object]
     ) -> Iterator[Weights]:
         """Yield log p(x, u) - log q(u) for u drawn from the proposal at the modes of each datum."""
-        depth = find_plate_depth(programs.model, None, batch)
-        space = Unconstrained(programs.model, None, batch, self.particles_of_its_own, plate_depth=depth)
+        depth = find_plates(programs.model, None, batch)
+        space = Unconstrained(programs.model, None, batch, self.particles_of_its_own, plates=depth)
         mixture, _ = self.proposal(programs, space)
         for weighted in proposal_weights(space, mixture, counts):
             yield Weights(weighted.log_w)
@@ -107,7 +107,7 @@ class Laplace(Method):
         if not len(crowded) or not 1 < self.starts < MOST_STARTS or not runs_on_fewer(programs.model, space.args):
             return mixture, found
         few, more = space.at(crowded), replace(self, starts=4 * self.starts)
-        drawn = Unconstrained(few.model, None, few.args, more.starts, plate_depth=few.plate_depth)
+        drawn = Unconstrained(few.model, None, few.args, more.starts, plates=few.plates)
         chosen = torch.zeros_like(found).index_fill(0, crowded, True)
         return mixture.put(chosen, more.proposal(programs, drawn)[0]), found
 
@@ -164,7 +164,7 @@ def draw(space: Unconstrained, mixture: StudentMixture, counts: list[int]) -> tu
             u = mixture.draw(len(place)).to(space.start)
             some = place < num_prior.max()
             if some.any():
-                prior = Unconstrained(space.model, None, space.args, int(some.sum()), plate_depth=space.plate_depth)
+                prior = Unconstrained(space.model, None, space.args, int(some.sum()), plates=space.plates)
                 u[some] = prior.start.where((place[some, None] < num_prior)[..., None], u[some])
             yield u
 

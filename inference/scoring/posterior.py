@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Program, check_data
-from pyro_vae.inference.programs.latents import latent_values
-from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, particle_terms, split_data_with_bar
-from pyro_vae.inference.programs.structure import PARTICLES, sample_sites
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.latents import Given, latent_values
+from pyro_vae.inference.programs.loop import (
+    data_at_once,
+    evaluation_on_device,
+    particle_terms,
+    split_data_with_bar,
+    whole_if_tied,
+)
+from pyro_vae.inference.programs.plates import Plates
+from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.vectorize import find_plates, particles_beside
 
 MAX_PAIRS = 10_000
 """Largest number of (particle, datum) pairs in memory at once, beside the draws that are kept."""
@@ -116,9 +122,10 @@ def posterior_draws(
     check_positive_int(num_draws, "num_draws")
     check_positive_int(num_particles, "num_particles")
     size = data_at_once(len(args[0]), max(num_particles, num_draws), MAX_PAIRS, together=True)
-    plate_depth = find_plate_depth(model, guide, tuple(arg[:size] for arg in args))
+    size = whole_if_tied(model, guide, args, size)
+    plates = find_plates(model, guide, tuple(arg[:size] for arg in args))
     chunks = split_data_with_bar(args, size, "posterior", progress)
-    parts = [_draws_of_chunk(model, guide, chunk, num_draws, num_particles, plate_depth) for chunk in chunks]
+    parts = [_draws_of_chunk(model, guide, chunk, num_draws, num_particles, plates) for chunk in chunks]
 
     def join(name: str) -> dict[str, Tensor]:
         return {site: torch.cat([getattr(part, name)[site] for part in parts], 1) for site in getattr(parts[0], name)}
@@ -128,9 +135,9 @@ def posterior_draws(
 
 
 def _draws_of_chunk(
-    model: Program, guide: Program, args: Args, num_draws: int, num_particles: int, plate_depth: int
+    model: Program, guide: Program, args: Args, num_draws: int, num_particles: int, plates: Plates
 ) -> PosteriorDraws:
-    chunks = list(particle_terms(model, guide, args, num_particles, num_particles * len(args[0]), plate_depth))
+    chunks = list(particle_terms(model, guide, args, num_particles, num_particles * len(args[0]), plates))
     log_w = torch.cat([terms.log_w for terms in chunks])
     lost = log_w.isneginf().all(0)
     if lost.any():
@@ -142,34 +149,36 @@ def _draws_of_chunk(
 
     parts = [latent_values(terms) for terms in chunks]
     latents = {name: _take(torch.cat([part[name] for part in parts]), chosen) for name in parts[0]}
-    return PosteriorDraws(latents, predict(model, args, latents, plate_depth), _take(log_w, chosen))
+    return PosteriorDraws(latents, predict(model, args, latents, plates), _take(log_w, chosen))
 
 
-def predict(model: Program, args: Args, latents: dict[str, Tensor], plate_depth: int) -> dict[str, Tensor]:
+def predict(model: Program, args: Args, latents: dict[str, Tensor], plates: Plates) -> dict[str, Tensor]:
     """Draw the observed sites at given latents.
 
     Args:
         model: Pyro program for p(x, z).
         args: its arguments; what it observes of them is drawn anew.
-        latents: {site: value, shape (S, B, ...)}.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
-            ``find_plate_depth``.
+        latents: {site: value, shape (S, B, *inner plates, *event)}.
+        plates: how the programs' plates lie, and how particles run; see ``find_plates``.
 
     Returns:
-        {site: draw, shape (S, B, ...)}.
+        {site: draw, shape (S, B, *inner plates, *event)}.
     """
     count = len(next(iter(latents.values())))
-    if plate_depth == 0:
-        runs = [_observed(model, args, {name: value[s] for name, value in latents.items()}) for s in range(count)]
-        return {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
-    with pyro.plate(PARTICLES, count, dim=-1 - plate_depth):
-        return _observed(model, args, latents)
+    if not plates.together:
+        parts = [{name: value[s : s + 1] for name, value in latents.items()} for s in range(count)]
+        runs = [_observed(model, args, part, plates, len(args[0])) for part in parts]
+        return {name: torch.cat([run[name] for run in runs]) for name in runs[0]}
+    with particles_beside(plates, count, args) as many:
+        return _observed(model, many, latents, plates, len(args[0]))
 
 
-def _observed(model: Program, args: Args, latents: dict[str, Tensor]) -> dict[str, Tensor]:
-    program = poutine.condition(poutine.uncondition(model), data=latents)
-    sites = sample_sites(poutine.trace(program).get_trace(*args))
-    return {name: site["value"] for name, site in sites.items() if site["infer"].get("was_observed")}
+def _observed(
+    model: Program, args: Args, latents: dict[str, Tensor], plates: Plates, num_data: int
+) -> dict[str, Tensor]:
+    sites = sample_sites(poutine.trace(Given(latents, plates)(poutine.uncondition(model))).get_trace(*args))
+    drawn = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
+    return {name: plates.by_datum(site["value"], site["fn"].event_dim, num_data) for name, site in drawn.items()}
 
 
 def impute(

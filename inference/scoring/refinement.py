@@ -22,6 +22,7 @@ from pyro_vae.inference.compile.record import Function
 from pyro_vae.inference.guides.amortized import AmortizedGuide
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.structure import is_delta, map_from_reals
 from pyro_vae.inference.programs.weights import weight_terms
 
@@ -35,7 +36,7 @@ def refine(
     args: Args,
     steps: int,
     *,
-    plate_depth: int | None = None,
+    plates: Plates | None = None,
     compiled: CompiledRefinement | None = None,
 ) -> Program:
     """Return a guide whose parameters are those of each datum alone, after some gradient steps on its own ELBO.
@@ -57,8 +58,7 @@ def refine(
         guide: Pyro program for q(z | x), continuous.
         args: their arguments, B data, tensors of shape (B, *event); the guide that is returned is for these data alone.
         steps: number of gradient steps.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
-            ``find_plate_depth``.
+        plates: how the programs' plates lie, and how particles run; see ``find_plates``.
         compiled: the gradient compiled, used for data of its shape; then it is its guide that is returned.
 
     Raises:
@@ -67,7 +67,7 @@ def refine(
     Source: Cremer, Li and Duvenaud (2018), Inference Suboptimality in Variational Autoencoders, section 5.2.
     """
     local = _local_guide(guide, args)
-    gradient: Function = partial(_gradient, model, local, plate_depth)
+    gradient: Function = partial(_gradient, model, local, plates)
     if compiled is not None and compiled.fits(args):
         local, gradient = compiled.started_as(local), compiled.gradient
     optimizer = torch.optim.Adam(local.local, lr=LEARNING_RATE)
@@ -89,8 +89,7 @@ class CompiledRefinement:
         guide: Pyro program for q(z | x), continuous.
         chunk: data of the shape.
         other: other data of it, on which the graph is compared with the programs.
-        plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; see
-            ``find_plate_depth``.
+        plates: how the programs' plates lie, and how particles run; see ``find_plates``.
 
     Attributes:
         guide: the guide that is fitted, to one chunk after another.
@@ -100,11 +99,9 @@ class CompiledRefinement:
         CannotCompileError: where the programs have to run as they are.
     """
 
-    def __init__(self, model: Program, guide: Program, chunk: Args, other: Args, plate_depth: int | None) -> None:
+    def __init__(self, model: Program, guide: Program, chunk: Args, other: Args, plates: Plates | None) -> None:
         self.guide, self._layout = _local_guide(guide, chunk), layout(chunk)
-        self.gradient = compile_programs(
-            model, self.guide, partial(_gradient, model, self.guide, plate_depth), chunk, other
-        )
+        self.gradient = compile_programs(model, self.guide, partial(_gradient, model, self.guide, plates), chunk, other)
 
     def fits(self, args: Args) -> bool:
         """Say whether data have the shape that the gradient was compiled for."""
@@ -124,10 +121,10 @@ def _local_guide(guide: Program, args: Args) -> LocalGuide:
 
 
 @torch.enable_grad()
-def _gradient(model: Program, local: LocalGuide, plate_depth: int | None, *args: Tensor) -> tuple[Tensor, ...]:
+def _gradient(model: Program, local: LocalGuide, plates: Plates | None, *args: Tensor) -> tuple[Tensor, ...]:
     """Return the gradient of minus the ELBO, summed over data, by the parameters of each datum."""
     stick_the_landing = Rescorer(unaltered, freeze=True)
-    terms = weight_terms(model, local, args, NUM_PARTICLES, plate_depth=plate_depth, tracer=stick_the_landing)
+    terms = weight_terms(model, local, args, NUM_PARTICLES, plates=plates, tracer=stick_the_landing)
     return torch.autograd.grad(-terms.log_w.mean(0).sum(), list(local.local))
 
 

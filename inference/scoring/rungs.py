@@ -19,7 +19,7 @@ from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.programs.call import Args, Program, fork_rng, rows
 from pyro_vae.inference.programs.loop import MOST_PARTICLES, data_at_once, split_particles
 from pyro_vae.inference.programs.structure import sample_sites
-from pyro_vae.inference.programs.vectorize import find_plate_depth, runs_on_fewer
+from pyro_vae.inference.programs.vectorize import find_plates, runs_on_fewer
 from pyro_vae.inference.scoring.base import Programs
 from pyro_vae.inference.scoring.bridge import Bridge, even_schedule, pilot_run
 from pyro_vae.inference.scoring.importance import IW
@@ -256,10 +256,10 @@ class FromGuideRung(Rung):
         super().__init__(programs, batch)
         self.batch, self.num_chains, self.start = batch, num_chains, "guide"
         try:
-            self.depth = find_plate_depth(programs.model, programs.guide, batch)
-            Unconstrained(programs.model, programs.guide, batch, 2, plate_depth=self.depth)
+            self.depth = find_plates(programs.model, programs.guide, batch)
+            Unconstrained(programs.model, programs.guide, batch, 2, plates=self.depth)
         except ValueError:
-            self.start, self.depth = "prior", find_plate_depth(programs.model, None, batch)
+            self.start, self.depth = "prior", find_plates(programs.model, None, batch)
 
     def pilot(self, index: Tensor) -> WeightSummary:
         """Return the summary of pilot draws for these data, in ascending order."""
@@ -279,7 +279,7 @@ class FromGuideRung(Rung):
         settings = Annealing(length, start=self.start)
         batch = rows(self.batch, index)
         return anneal(
-            self.programs.model, self.programs.guide, batch, chains, settings=settings, plate_depth=self.depth
+            self.programs.model, self.programs.guide, batch, chains, settings=settings, plates=self.depth
         ).log_w
 
 
@@ -313,7 +313,7 @@ def spread_of_draws(guide: Program, space: Unconstrained, how: Laplace) -> Stude
     try:
         u = Unconstrained(space.model, guide, space.args, SPREAD_DRAWS).start.double()
     except ValueError:
-        u = Unconstrained(space.model, None, space.args, SPREAD_DRAWS, plate_depth=space.plate_depth).start.double()
+        u = Unconstrained(space.model, None, space.args, SPREAD_DRAWS, plates=space.plates).start.double()
     loc = u.mean(0)
     away = (u - loc) / math.sqrt(len(u))
     covariance = torch.einsum("kbi,kbj->bij", away, away)

@@ -39,11 +39,16 @@ class Minibatches:
         device: where the minibatches are.
         transform: applied to the first tensor of each minibatch, on the device, when it is used.
         resident: keep all data on the device.
+
+    Attributes:
+        in_order: data come in the order in which they are, not a random one, all at once: where programs have numbers
+            of their own for each datum, these are of the data in this order.
     """
 
     def __init__(
         self, args: Args, batch_size: int, device: torch.device, transform: Transform | None, resident: bool
     ) -> None:
+        self.in_order = False
         self.args = tuple(arg.to(device) for arg in args) if resident else args
         self.batch_size, self.device, self.transform, self.resident = batch_size, device, transform, resident
 
@@ -53,7 +58,8 @@ class Minibatches:
 
     def __iter__(self) -> Iterator[Args]:
         """Yield the minibatches of an epoch."""
-        order = torch.randperm(len(self)).to(self.args[0].device)
+        order = torch.arange(len(self)) if self.in_order else torch.randperm(len(self))
+        order = order.to(self.args[0].device)
         batches = (self._take(index) for index in order.split(self.batch_size))
         for batch in batches if self.resident else one_ahead(batches):
             yield self._transformed(batch)

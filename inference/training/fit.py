@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pyro.infer
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -25,11 +27,13 @@ from pyro_vae.inference.programs.call import (
     as_args,
     check_data,
     fork_rng,
+    modules_of_both,
     place_programs,
     seed_rng,
     training_mode,
 )
 from pyro_vae.inference.programs.loop import progress_bar
+from pyro_vae.inference.programs.vectorize import is_tied
 from pyro_vae.inference.training.batches import Minibatches, fits_in_memory, transformed
 from pyro_vae.inference.training.checkpoints import load_program_state, read_checkpoint, save_checkpoint
 from pyro_vae.inference.training.compiled import compile_steps
@@ -152,6 +156,7 @@ def fit(
         examples = batches.examples()
         programs = in_precision(model, precision), in_precision(guide, precision)
         stepper = Stepper(*programs, objective, optimizer, clip_norm, examples[0])
+        batches.in_order = _is_tied(*programs, batches, stepper.loose)
         schedule = scheduler and scheduler(stepper.optimizer)
         watched = valid_args if watch == "evidence" else None
         watching = None if watched is None else Watch(model, guide, watched, patience, seed, device)
@@ -243,6 +248,24 @@ def _load(
     if valid_args is not None and resident:
         valid_args = tuple(arg.to(device) for arg in valid_args)
     return Minibatches(args, batch_size, device, transform, resident), valid_args
+
+
+def _is_tied(model: Program, guide: Program, batches: Minibatches, loose: dict[str, Tensor]) -> bool:
+    """Say whether programs have numbers of their own for each datum, and refuse or warn of minibatches of fewer then."""
+    first, _ = batches.examples()
+    if not is_tied(model, guide, first, batches.device):
+        return False
+    size, num_data = batches.batch_size, len(batches)
+    named = [name for name, parameter in loose.items() if size in parameter.shape]
+    if size < num_data:
+        message = (
+            f"The programs run on {size} data and not on fewer. Parameters or latents of each datum, {named or 'if any'}, "
+            f"would be those of other data in each minibatch: pass batch_size={num_data}."
+        )
+        if named or any(isinstance(module, AutoGuide) for module in modules_of_both(model, guide)):
+            raise ValueError(message)
+        warnings.warn(message, stacklevel=3)
+    return True
 
 
 def _is_chunked(objective: pyro.infer.ELBO, batch_size: int) -> bool:

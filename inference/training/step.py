@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pyro.infer
 import torch
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.programs.call import Args, Program, modules_of_both
+from pyro_vae.inference.programs.plates import plates_of
 from pyro_vae.inference.programs.proposals import check_latents
+from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.trial import check_store, trial
 from pyro_vae.inference.programs.weights import KLWeight
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ class Stepper:
         first: Args,
     ) -> None:
         self.model, self.guide, self.objective, self.clip_norm = model, guide, objective, clip_norm
+        check_store(model, guide)
         modules = modules_of_both(model, guide)
         owned = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
         sites, self.full_size = _find_parameters(model, guide, first, owned)
@@ -152,24 +157,32 @@ def _gradients_aside(parameters: list[Tensor]) -> Iterator[None]:
 def _find_parameters(
     model: Program, guide: Program, batch: Args, owned: Mapping[int, Tensor]
 ) -> tuple[dict[str, Tensor], int | None]:
-    """Run both programs once; return their param sites and the full size of a subsampled data plate."""
-    few = tuple(arg[: max(1, len(arg) // 2)] for arg in batch)  # fewer than all, so that a full size stands out
+    """Run both programs once; return their param sites and the full size of a subsampled data plate.
+
+    The first run is on a whole minibatch, since parameters may be made by what it sees.
+    """
     with torch.no_grad(), poutine.trace(param_only=True) as capture:
-        guide_trace = poutine.trace(guide).get_trace(*few)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*few)
+        guide_trace = poutine.trace(guide).get_trace(*batch)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     _check_names(capture.trace, owned)
     check_latents(model_trace, guide_trace)
-    frames = [
-        frame
-        for site in model_trace.nodes.values()
-        if site["type"] == "sample"
-        for frame in site["cond_indep_stack"]
-        if frame.vectorized
-    ]
-    outermost = min(frames, key=lambda frame: frame.dim, default=None)
-    full_size = None if outermost is None else outermost.full_size
-    of_batch = outermost is None or full_size in (outermost.size, len(few[0]))
-    return param_sites(capture.trace), None if of_batch else full_size
+    return param_sites(capture.trace), _full_size(model, guide, batch)
+
+
+@torch.no_grad()
+def _full_size(model: Program, guide: Program, batch: Args) -> int | None:
+    """Return the size to which a plate of the model scales its data, None without one that is not the minibatch's."""
+    for count in (max(1, len(batch[0]) // 2), len(batch[0])):  # of fewer data than all a full size stands out
+        few = tuple(arg[:count] for arg in batch)
+        try:
+            with trial(model, guide, few[0].device):
+                trace = poutine.trace(poutine.replay(model, trace=poutine.trace(guide).get_trace(*few))).get_trace(*few)
+        except Exception:  # on fewer data than programs were made for
+            continue
+        sites = [site for site in sample_sites(trace).values() if not site_is_subsample(site)]
+        frames = [frame for site in sites for frame in plates_of(site).values()]
+        return next((f.full_size for f in frames if f.full_size not in (None, f.size, count)), None)
+    return None
 
 
 def _check_names(trace: Any, owned: Mapping[int, Tensor]) -> None:

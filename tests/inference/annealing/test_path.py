@@ -15,6 +15,7 @@ from pyro_vae.inference.annealing.chains import anneal
 from pyro_vae.inference.annealing.path import Annealing, AnnealingPath, schedule
 from pyro_vae.inference.annealing.tuning import tune
 from pyro_vae.inference.compile.worthwhile import LEAST
+from pyro_vae.inference.programs.plates import Plates
 
 F64 = torch.float64
 
@@ -80,7 +81,7 @@ def test_one_run_of_the_model_for_each_leapfrog_step():
 
     x = LINEAR.sample(3)
     tuning = tune(LINEAR.model, None, (x,), settings=Annealing(8, 5))
-    path = AnnealingPath(model, None, (x,), 2, Annealing(8, 5), 1)
+    path = AnnealingPath(model, None, (x,), 2, Annealing(8, 5), Plates(1, 1))
     runs.clear()
     path.follow(path.start, schedule(8), tuning)
     assert len(runs) == 1 + 7 * 5

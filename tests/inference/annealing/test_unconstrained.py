@@ -12,8 +12,9 @@ from pyro.infer.autoguide import AutoNormal
 from truth import BernoulliMixture, GammaPoisson, LinearGaussian
 
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.simulate import simulate
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.vectorize import find_plates
 
 F64 = torch.float64
 COUNTS = torch.tensor([[0.0, 2.0, 1.0], [5.0, 3.0, 8.0]], dtype=F64)
@@ -96,7 +97,7 @@ def test_two_dimensional_prior_with_a_support_that_depends_integrates_to_one():
 def test_many_sites_are_laid_side_by_side(guide):
     x = torch.randn(3, 4, dtype=F64)
     space = Unconstrained(_many_sites, guide, (x,), 6)
-    assert {name: tuple(shape) for name, shape in space.shapes.items()} == {"p": (3, 1, 2), "a": (3, 1), "b": (3, 4)}
+    assert {name: tuple(shape) for name, shape in space.shapes.items()} == {"p": (1, 2), "a": (1,), "b": (4,)}
     assert space.start.shape == (6, 3, space.dim) == (6, 3, 2 + 1 + 4)
     log = space(space.start)
     assert log.prior.shape == log.likelihood.shape == log.guide.shape == (6, 3)
@@ -123,7 +124,7 @@ def test_inverse_takes_latents_to_where_they_were():
     space = Unconstrained(_many_sites, None, drawn.args, 4)
     u = space.inverse(drawn.latents)
     assert u.shape == (3, 7)
-    parts = space.split(u)
+    parts = space.split(u[None])  # as a run of one particle has it
     torch.testing.assert_close(parts["a"].exp(), drawn.latents["a"])
     torch.testing.assert_close(drawn.latents["a"] * parts["b"].sigmoid(), drawn.latents["b"])
 
@@ -132,9 +133,9 @@ def test_particles_that_cannot_run_together_are_scored_alike():
     truth = LinearGaussian.random(2, 3)
 
     def from_the_left(x):
-        with pyro.plate("data", x.shape[0]):
+        with pyro.plate("data", 4):
             z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=F64), 1.0).to_event(1))
-            loc = z.view(len(x), -1) @ truth.weight.T + truth.bias
+            loc = z.view(4, -1) @ truth.weight.T + truth.bias
             pyro.sample("x", dist.Normal(loc, truth.scale).to_event(1), obs=x)
 
     x = truth.sample(4)
@@ -157,12 +158,12 @@ def test_the_guide_runs_no_more_than_it_must():
         runs.append(x)
         truth.exact_guide(x)
 
-    space = Unconstrained(truth.model, guide, (x,), 3, plate_depth=1)
+    space = Unconstrained(truth.model, guide, (x,), 3, plates=Plates(1, 1))
     before = len(runs)
     for _ in range(5):
         space(space.start)
     assert len(runs) == before  # one latent site: its distribution is kept
-    assert find_plate_depth(truth.model, None, (x,)) == 1
+    assert find_plates(truth.model, None, (x,)) == Plates(1, 1)
 
 
 def test_no_value_is_an_error():

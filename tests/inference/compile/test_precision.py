@@ -18,7 +18,7 @@ from pyro_vae.inference.compile.compile import agree
 from pyro_vae.inference.compile.precision import at_precision, in_precision
 from pyro_vae.inference.objectives import ELBO, IWAE
 from pyro_vae.inference.programs.call import fork_rng, full_precision
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.vectorize import find_plates
 from pyro_vae.inference.training.checkpoints import load_checkpoint
 from pyro_vae.inference.training.step import Stepper
 from pyro_vae.models import VAE, conv, deconv, likelihoods, mlp, priors
@@ -89,7 +89,7 @@ def test_how_particles_run_is_found_out_without_rounding():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
 
-    find_plate_depth(*lower(model, guide), (PIXELS,))
+    find_plates(*lower(model, guide), (PIXELS,))
     assert seen
     assert all(seen)
     log_weights(*lower(model, guide), PIXELS, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
@@ -20,6 +21,7 @@ from pyro_vae.inference import AmortizedGuide, guides, objectives
 from pyro_vae.inference.compile import worthwhile
 from pyro_vae.inference.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, RWS, TVO, Renyi, chunks
 from pyro_vae.inference.programs.loop import split_particles
+from pyro_vae.inference.programs.vectorize import find_plates
 from pyro_vae.inference.programs.weights import KLWeight
 from pyro_vae.models import VAE, likelihoods, priors
 
@@ -37,16 +39,16 @@ class InOrder(dist.Normal):
 class Programs(nn.Module):
     """z ~ N(0, 1), x | z ~ N(w z, 1); q(z | x) = N(m x, s^2)."""
 
-    def __init__(self, one_by_one=False) -> None:
+    def __init__(self, particles="plate") -> None:
         super().__init__()
-        self.one_by_one = one_by_one
+        self.particles = particles
         for name, value in {"w": 1.3, "m": 0.3, "log_s": -0.2}.items():
             setattr(self, name, nn.Parameter(torch.tensor(value, dtype=torch.float64)))
 
     def model(self, x):
-        with pyro.plate("data", len(x)):
+        with pyro.plate("data", len(X) if self.particles == "one by one" else len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-            pyro.sample("x", dist.Normal(self.w * (z.view(len(x)) if self.one_by_one else z), 1.0), obs=x)
+            pyro.sample("x", dist.Normal(self.w * (z if self.particles == "plate" else z.view(len(x))), 1.0), obs=x)
 
     def guide(self, x):
         with pyro.plate("data", len(x)):
@@ -102,9 +104,11 @@ def test_value_and_gradient_are_those_of_all_particles_at_once(name, chunk_size)
 
 @pytest.mark.parametrize("chunk_size", [None, 6])
 @pytest.mark.parametrize("name", ["IWAE", "IWAE dreg", "IWAE score", "IWAE vimco"])
-def test_particles_that_run_one_by_one_have_the_same_value_and_gradient(name, chunk_size):
-    programs = Programs(one_by_one=True)
-    with pytest.warns(UserWarning, match="one by one"):
+@pytest.mark.parametrize("particles", ["copies", "one by one"])
+def test_however_particles_run_they_have_the_same_value_and_gradient(name, chunk_size, particles):
+    programs = Programs(particles)
+    with pytest.warns(UserWarning, match="one by one") if particles == "one by one" else nullcontext():
+        assert find_plates(programs.model, programs.guide, (X,)).particles == particles
         alone = value_and_gradient(OBJECTIVES[name](chunk_size=chunk_size), programs)
     torch.testing.assert_close(alone, value_and_gradient(OBJECTIVES[name](), Programs()))
 

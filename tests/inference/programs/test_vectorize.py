@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
@@ -16,7 +17,8 @@ from torch.nn import functional
 from truth import LinearGaussian
 
 from pyro_vae.inference import evidence, log_weights, objectives
-from pyro_vae.inference.programs.vectorize import find_plate_depth
+from pyro_vae.inference.programs.plates import Plates
+from pyro_vae.inference.programs.vectorize import find_plates
 
 D, P = 3, 4
 WEIGHT = torch.randn(D, P, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -25,6 +27,11 @@ WEIGHT = torch.randn(D, P, generator=torch.Generator().manual_seed(0), dtype=tor
 def _guide(x):
     with pyro.plate("data", x.shape[0]):
         pyro.sample("z", dist.Normal(x @ WEIGHT.T * 0.3, 0.8).to_event(1))
+
+
+def _tied_guide(x):
+    with pyro.plate("data", 6):
+        pyro.sample("z", dist.Normal(X @ WEIGHT.T * 0.3, 0.8).to_event(1))
 
 
 FROM_THE_LEFT = {
@@ -41,13 +48,20 @@ X = torch.randn(6, P, generator=torch.Generator().manual_seed(1), dtype=torch.fl
 
 
 @pytest.mark.parametrize("name", FROM_THE_LEFT)
-def test_programs_that_count_dimensions_from_the_left_run_one_by_one_and_rightly(name):
-    model = decoded(FROM_THE_LEFT[name])
-    with pytest.warns(UserWarning, match=r"run one by one.*count dimensions from the right"):
-        log_w = log_weights(model, _guide, X, 5)
+@pytest.mark.parametrize("tied", [False, True])
+def test_programs_that_count_dimensions_from_the_left_are_scored_rightly(name, tied):
+    """As copies of the data, or one by one where the guide is tied to their number."""
+    model, guide = decoded(FROM_THE_LEFT[name]), _tied_guide if tied else _guide
+    warns = (
+        pytest.warns(UserWarning, match=r"run one by one.*count dimensions from the right") if tied else nullcontext()
+    )
+    with warns:
+        assert find_plates(model, guide, (X,)).particles == ("one by one" if tied else "copies")
+    with warns:
+        log_w = log_weights(model, guide, X, 5)
     assert log_w.shape == (5, 6)
-    with pytest.warns(UserWarning, match="one by one"):
-        ev = evidence(model, _guide, X, 400, method="iw", progress=False)
+    with warns:
+        ev = evidence(model, guide, X, 400, method="iw", progress=False)
     torch.manual_seed(0)
     singles = torch.cat([log_weights(model, _guide, X) for _ in range(400)])
     # Two independent estimates of the same six numbers, 5 standard errors of their difference.
@@ -57,13 +71,13 @@ def test_programs_that_count_dimensions_from_the_left_run_one_by_one_and_rightly
 
 def test_programs_that_count_from_the_right_run_at_once():
     for decode in (lambda z: functional.softmax(z, -1) @ WEIGHT, lambda z: z.cumsum(-1) @ WEIGHT):
-        assert find_plate_depth(decoded(decode), _guide, (X,)) == 1
+        assert find_plates(decoded(decode), _guide, (X,)) == Plates(1, 1)
 
 
 def test_looking_leaves_generator_and_mode_alone():
     dropout = nn.Sequential(nn.Dropout(0.5), nn.Linear(D, P).double())
     state = torch.get_rng_state()
-    assert find_plate_depth(decoded(dropout), _guide, (X,)) == 1
+    assert find_plates(decoded(dropout), _guide, (X,)) == Plates(1, 1)
     assert torch.equal(torch.get_rng_state(), state)
     assert dropout.training
 
@@ -73,9 +87,9 @@ def test_objectives_train_a_program_that_runs_one_by_one():
     objective = objectives.IWAE(4)
     model = decoded(lambda z: decoder(z.view(len(z), -1)))
     with pytest.warns(UserWarning, match="one by one"):
-        objective.differentiable_loss(model, _guide, X).backward()
+        objective.differentiable_loss(model, _tied_guide, X).backward()
     assert decoder.weight.grad.abs().sum() > 0
-    objective.differentiable_loss(model, _guide, X)  # found out once for each pair: no second warning
+    objective.differentiable_loss(model, _tied_guide, X)  # found out once for each pair: no second warning
 
 
 def test_a_guide_tied_to_the_number_of_data_is_scored():

@@ -192,7 +192,7 @@ def _guide_of(name):
         (
             _data_inside,
             _data_inside_guide,
-            r"the data plate outermost; site 'z' of the guide has plate 'data' of the \d data inside plate 'pixels'",
+            r"Expected the value observed at site 'x' of the model of shape \(2, \d\), that of its plates",
         ),
         (_no_plate, _no_plate_guide, "Expected the data inside a vectorised plate"),
         (_one, _guide_of("other"), "'z' of the model is not in the guide"),

@@ -76,7 +76,7 @@ def check_step(model, guide, objective, *event):
 @pytest.fixture(autouse=True)
 def _all_particles_at_once(monkeypatch):
     """What is found out about the programs by a look at values, before the first step."""
-    monkeypatch.setattr("pyro_vae.inference.objectives.base.find_plate_depth", lambda model, guide, args: 1)
+    monkeypatch.setattr("pyro_vae.inference.objectives.base.find_plates", lambda model, guide, args: 1)
 
 
 @pytest.mark.filterwarnings("ignore:CUBO fits the guide alone", "ignore:The programs do not run with all")
