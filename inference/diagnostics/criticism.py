@@ -28,6 +28,7 @@ from pyro_vae.inference.programs.loop import (
     split_particles,
     terms_by_batch,
 )
+from pyro_vae.inference.programs.places import Place
 from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.simulate import simulate, with_missing
 from pyro_vae.inference.scoring.posterior import Resampler
@@ -103,19 +104,24 @@ def pit(
     with evaluation_on_device(model, model, x, seed, device) as args:
         for batch in split_data_with_bar(args, data_at_once(len(args[0]), num_draws, chunk_size), "PIT", progress):
             places = simulate(model, batch).places
-            labels = [label for name, i in places.items() for label in unit_labels(name, args[i].shape[1:])]
+            labels = [label for name, place in places.items() for label in _labels(name, place, batch)]
             counter = RankCounter(_entries(batch, places))
             for count in split_particles(num_draws, len(batch[0]), chunk_size):
                 drawn = simulate(model, tuple(arg.repeat(count, *[1] * (arg.ndim - 1)) for arg in batch))
-                counter.add(_entries(drawn.args, places).unflatten(0, (count, -1)))
+                counter.add(_entries(drawn.args, drawn.places).unflatten(0, (count, -1)))
             parts.append(random_ranks(counter.less, counter.equal, num_draws)[1].cpu())
     u = torch.cat(parts)
     return PIT(u, num_draws, uniformity(u, labels, alpha=alpha))
 
 
-def _entries(args: Args, places: dict[str, int]) -> Tensor:
+def _entries(args: Args, places: dict[str, Place]) -> Tensor:
     """Return what the model observes of its arguments, entry by entry, shape (N, M)."""
-    return torch.cat([args[i].reshape(len(args[i]), -1) for i in places.values()], -1)
+    return torch.cat([place.of(args).reshape(len(args[0]), -1) for place in places.values()], -1)
+
+
+def _labels(name: str, place: Place, args: Args) -> list[str]:
+    """Name the entries of a datum that a site observes."""
+    return unit_labels(name, place.of(args).shape[1:])
 
 
 @dataclass(frozen=True)

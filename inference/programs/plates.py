@@ -91,9 +91,9 @@ def plates_of(site: Site) -> dict[int, CondIndepStackFrame]:
 
 
 def size_at(site: Site, dim: int) -> int:
-    """Return the size of a site's plate, which its distribution says where the plate was given none."""
+    """Return the size of a site's plate, which its log_prob or batch shape says where the plate was given none."""
     size = plates_of(site)[dim].size
-    shape = site["fn"].batch_shape
+    shape = site["log_prob"].shape if "log_prob" in site else site["fn"].batch_shape
     return size if size >= 0 else shape[dim] if len(shape) >= -dim else 1
 
 

@@ -9,8 +9,9 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.core.checks import check_positive_int
+from pyro_vae.inference.programs.again import RandomState, recording
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, rows
-from pyro_vae.inference.programs.observed import place_of
+from pyro_vae.inference.programs.places import Place, find_places
 from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, Site, plates_at
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import find_plates
@@ -23,12 +24,12 @@ class Simulation:
     Attributes:
         args: the program's arguments, with the simulated data in the place of the data.
         latents: {site: value, shape (N, *event)} of the latent sites, z ~ p(z).
-        places: {site: i} where argument i is what the site observes.
+        places: {site: where in the arguments is what it observes}.
     """
 
     args: Args
     latents: dict[str, Tensor]
-    places: dict[str, int]
+    places: dict[str, Place]
 
 
 @torch.no_grad()
@@ -36,10 +37,12 @@ def simulate(model: Program, x: Data) -> Simulation:
     """Draw (z, x) ~ p(z) p(x|z), by running a model with its observations taken away.
 
     Arguments that are no observation, such as the covariates of a conditional model, stay as they are; masked
-    entries are drawn like the others. Draws come from the global generator.
+    entries are drawn like the others. Draws come from the global generator. Where a site depends on what another
+    observes, as in a sequence, the model is run again, with the same random numbers, on the draws so far.
 
     Args:
-        model: Pyro program for p(x, z), which observes its data as they were handed in, ``obs=x``.
+        model: Pyro program for p(x, z), which observes its data as they were handed in, ``obs=x``, or entries of them,
+            ``obs=x[:, t]``.
         x: example data, shape (N, *event), or a tuple of tensors: the shape of what is observed matters, not its
             values.
 
@@ -48,21 +51,36 @@ def simulate(model: Program, x: Data) -> Simulation:
 
     Raises:
         ValueError: if an observed site's data are none of the arguments, so that nobody could say where its draw
-            belongs, if two sites observe the same one, or if nothing is observed.
+            belongs, if two sites observe the same one, if nothing is observed, or if a site's distribution depends on
+            what is observed there.
     """
-    args = as_args(x)
+    args = tuple(arg.contiguous() for arg in as_args(x))
+    before = RandomState(args[0].device)
+    drawn = _draw(model, args)
+    if recording():
+        return drawn
+    for _ in drawn.places:
+        before.put_back()
+        again = _draw(model, drawn.args, drawn.places)
+        if all(torch.equal(*pair) for pair in zip(again.args, drawn.args, strict=True)):
+            return drawn
+        drawn = again  # a site depends on what another observes, as in a sequence: now on the draw
+    raise ValueError(
+        f"Cannot simulate: one of the sites {list(drawn.places)} has a distribution that depends on what it observes."
+    )
+
+
+def _draw(model: Program, args: Args, places: dict[str, Place] | None = None) -> Simulation:
+    """Draw latents and, at the places where they are observed, data; other entries of the arguments stay."""
     trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
     sites = sample_sites(poutine.util.prune_subsample_sites(trace))
     observed = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
     if not observed:
         raise ValueError("Expected a model that observes its data, pyro.sample(..., obs=x); it has no such site.")
-    drawn, places = list(args), {name: _place(name, site, args) for name, site in observed.items()}
-    if len(set(places.values())) < len(places):
-        raise ValueError(
-            f"Cannot simulate: the sites {list(places)} observe one argument twice. Pass it for each of them."
-        )
-    for name, i in places.items():
-        drawn[i] = observed[name]["value"].reshape(args[i].shape)
+    drawn, places = list(args), find_places(model, observed, args) if places is None else places
+    for name, place in places.items():
+        _check_draw(name, observed[name]["value"], place)
+        drawn[place.argument] = place.put(observed[name]["value"], drawn[place.argument])
     plates = _plates(model, sites, args)
     latents = {
         name: plates.by_datum(site["value"], site["fn"].event_dim, len(args[0]))[0]
@@ -80,7 +98,7 @@ def with_missing(drawn: Simulation, like: Args) -> Simulation:
         like: the program's arguments that they were drawn after.
     """
     args = list(drawn.args)
-    for i in set(drawn.places.values()):
+    for i in {place.argument for place in drawn.places.values()}:
         if like[i].is_floating_point():
             args[i] = args[i].masked_fill(like[i].isnan(), torch.nan)
     return Simulation(tuple(args), drawn.latents, drawn.places)
@@ -93,16 +111,12 @@ def _plates(model: Program, sites: dict[str, Site], args: Args) -> Plates:
         return find_plates(model, None, args)
 
 
-def _place(name: str, site: Site, args: Args) -> int:
-    """Return the position of the argument that a site observes."""
-    # VAE observes a copy where entries are missing.
-    place = place_of(site["infer"].get("observes", site["infer"]["obs"]), args)
-    if place is not None:
-        return place
-    raise ValueError(
-        f"Cannot simulate: site {name!r} observes something computed from the arguments, not one of them. Pass "
-        "what it observes as an argument of its own, obs=x."
-    )
+def _check_draw(name: str, draw: Tensor, place: Place) -> None:
+    if draw.numel() != place.shape.numel():
+        raise ValueError(
+            f"Cannot simulate: site {name!r} observes a value of shape {tuple(place.shape)} and draws one of "
+            f"{tuple(draw.shape)}. Give its plates their sizes."
+        )
 
 
 def example_data(model: Program, num_data: int, x: Data | None = None) -> Args:

@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_vae.core.files import atomic_path
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.loop import evaluation_mode, send
+from pyro_vae.inference.programs.places import Place
 from pyro_vae.inference.programs.simulate import example_data, simulate
 from pyro_vae.inference.programs.standard_errors import monte_carlo_error, standard_error
 from pyro_vae.inference.scoring.posterior import posterior_draws
@@ -331,8 +332,8 @@ def _groups(source: Source, num_draws: int) -> Groups:
     }
 
 
-def _observed(args: Args, places: Mapping[str, int]) -> dict[str, Tensor]:
-    return {name: args[i] for name, i in places.items()}
+def _observed(args: Args, places: Mapping[str, Place]) -> dict[str, Tensor]:
+    return {name: place.of(args) for name, place in places.items()}
 
 
 def _one_chain(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

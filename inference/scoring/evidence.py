@@ -169,7 +169,7 @@ class _Evaluation:
         return num_data if self.whole else self.how.data_at_once(num_data, self.num_particles, self.chunk_size)
 
     def fitting(self, model: Program, guide: Program) -> _Evaluation:
-        """Let programs that have not run see all data, and take these at once where programs are tied to their number."""
+        """Let programs that have not run see all data, and take all at once where programs are tied to their number."""
         first_run(model, guide, self.args, self.device)
         split = self.size < len(self.args[0])
         return replace(self, whole=split and is_tied(model, guide, self.args, self.device))

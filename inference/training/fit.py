@@ -251,7 +251,7 @@ def _load(
 
 
 def _is_tied(model: Program, guide: Program, batches: Minibatches, loose: dict[str, Tensor]) -> bool:
-    """Say whether programs have numbers of their own for each datum, and refuse or warn of minibatches of fewer then."""
+    """Say whether programs have numbers of their own for each datum; refuse or warn of minibatches of fewer then."""
     first, _ = batches.examples()
     if not is_tied(model, guide, first, batches.device):
         return False
@@ -259,7 +259,7 @@ def _is_tied(model: Program, guide: Program, batches: Minibatches, loose: dict[s
     named = [name for name, parameter in loose.items() if size in parameter.shape]
     if size < num_data:
         message = (
-            f"The programs run on {size} data and not on fewer. Parameters or latents of each datum, {named or 'if any'}, "
+            f"The programs run on {size} data and not on fewer: what they have for each datum, parameters {named}, "
             f"would be those of other data in each minibatch: pass batch_size={num_data}."
         )
         if named or any(isinstance(module, AutoGuide) for module in modules_of_both(model, guide)):
