@@ -66,17 +66,21 @@ def check_store(model: Program, guide: Program) -> None:
     known = pyro.get_param_store()._params
     for root in modules_of_both(model, guide):
         for part in root.modules():
-            if isinstance(part, PyroModule):
-                _check_names(part, known)
+            name = _taken(part, known) if isinstance(part, PyroModule) else None
+            if name is not None:
+                raise ValueError(
+                    f"Parameter {name!r} in Pyro's store is not that of this {type(part).__name__}: another module has "
+                    "the same name, or the store was loaded from a file, and the module would take its values. Call "
+                    "the module once to take them; pyro.clear_param_store() keeps the module's own."
+                )
 
 
-def _check_names(part: PyroModule, known: dict[str, torch.Tensor]) -> None:
+def _taken(part: PyroModule, known: dict[str, torch.Tensor]) -> str | None:
+    """Return the name of a module's parameter under which another stands in the store."""
+    if isinstance(part, AutoGuide) and part.prototype_trace is None:  # its parameters are yet to be made
+        return next((name for name in known if name.startswith(f"{part._pyro_name}.")), None)
     for name in part._pyro_params:
         full = f"{part._pyro_name}.{name}" if part._pyro_name else name
-        own = part._parameters.get(f"{name}_unconstrained")
-        if full in known and known[full] is not own:
-            raise ValueError(
-                f"Parameter {full!r} in Pyro's store is not that of this {type(part).__name__}: another module has the "
-                "same name, or the store was loaded from a file, and the module would take its values. Call the "
-                "module once to take them; pyro.clear_param_store() keeps the module's own."
-            )
+        if full in known and known[full] is not part._parameters.get(f"{name}_unconstrained"):
+            return full
+    return None

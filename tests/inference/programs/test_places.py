@@ -65,12 +65,11 @@ def test_diagnostics_work_through_them(name):
     settings = dict(progress=False)
     for check in (diagnostics.sbc, diagnostics.expected_coverage):
         assert check(model, _posterior, 200, x=x, num_draws=19, alpha=1e-3, **settings).accepted
-    assert diagnostics.pit(model, simulate(model, torch.zeros(200, 3, dtype=F64)).args, alpha=1e-3, **settings).accepted
+    (drawn,) = simulate(model, torch.zeros(200, 3, dtype=F64)).args
+    assert diagnostics.pit(model, drawn, alpha=1e-3, **settings).accepted
     bounds = sandwich(model, _posterior, 6, x=x, num_particles=4, num_temperatures=10, start="guide", **settings)
     torch.testing.assert_close(bounds.lower, bounds.upper, atol=1e-6, rtol=0)  # the weights are constant
-    check = diagnostics.predictive_check(
-        model, _posterior, simulate(model, torch.zeros(50, 3, dtype=F64)).args, {"mean": lambda x: x.mean()}, **settings
-    )
+    check = diagnostics.predictive_check(model, _posterior, drawn[:50], {"mean": lambda x: x.mean()}, **settings)
     assert 0.002 < check.two_sided["mean"] <= 1
 
 
