@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_vae.core.checks import check_positive_int
+from pyro_vae.inference.programs.again import RandomState
 from pyro_vae.inference.programs.call import Args, Program, rows, unvalidated
 from pyro_vae.inference.programs.latents import Given, refusing_unscorable
-from pyro_vae.inference.programs.plates import Plates, Site
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.structure import is_delta, map_from_reals, sample_sites
+from pyro_vae.inference.programs.summed import is_to_be_summed, run_model
 from pyro_vae.inference.programs.trial import trial
-from pyro_vae.inference.programs.vectorize import find_plates, prior_program, scored, trace_pair
+from pyro_vae.inference.programs.vectorize import Prior, find_plates, latents_of, scored, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
 
 
@@ -42,7 +44,7 @@ class SetUnconstrained(Messenger):
         self.log_jacobians: list[Tensor] = []
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not _is_latent(msg):
+        if not _is_latent(msg) or (is_to_be_summed(msg) and msg["name"] not in self.vectors):
             return
         support = msg["fn"].support
         value, log_jacobian = _constrain(map_from_reals(support), support, self.vectors[msg["name"]])
@@ -68,7 +70,7 @@ class RequireContinuous(Messenger):
     """
 
     def _pyro_sample(self, msg: Any) -> None:
-        if _is_latent(msg):
+        if _is_latent(msg) and not is_to_be_summed(msg):
             _check_site(msg)
 
 
@@ -168,12 +170,12 @@ class Unconstrained:
         self, model: Program, guide: Program | None, args: Args, num_particles: int, *, plates: Plates | None = None
     ) -> None:
         check_positive_int(num_particles, "num_particles")
-        model = _Unmasked()(model) if guide is None else model
-        self.model, self.args = model, args
-        self.guide = prior_program(model) if guide is None else guide
-        self.prior_only = guide is None
+        self.prior_only = guide is None or isinstance(guide, Prior)
+        self.model: Program = _Unmasked()(model) if self.prior_only else model
+        self.args = args
+        self.guide: Program = Prior(self.model) if guide is None or self.prior_only else guide
         self._check_continuous()
-        self.plates = find_plates(model, guide, args) if plates is None else plates
+        self.plates = find_plates(self.model, self.guide, args) if plates is None else plates
         self.num_particles = num_particles
         recorder = _Recorder()
         with torch.no_grad(), unvalidated():
@@ -241,8 +243,8 @@ class Unconstrained:
     @torch.no_grad()
     def inverse(self, latents: dict[str, Tensor]) -> Tensor:
         """Return u of given latents {site: z, shape (B, ...)}, as ``simulate`` returns them; shape (B, D)."""
-        at = Given({name: value[None] for name, value in latents.items()}, self.plates.single)
-        trace = poutine.util.prune_subsample_sites(poutine.trace(at(self.model)).get_trace(*self.args))
+        at = Given({name: latents[name][None] for name in self.shapes}, self.plates.single)
+        trace = run_model(at(self.model), self.args, self.shapes)
         return self._flat(self._vectors(trace, self.plates.single))[0]
 
     def split(self, u: Tensor) -> dict[str, Tensor]:
@@ -261,7 +263,7 @@ class Unconstrained:
         """
         latents = {name: site for name, site in sample_sites(model_trace).items() if not site["is_observed"]}
         if self.prior_only:
-            return _only(model_trace, latents)
+            return latents_of(model_trace)
         drawn = self._guide_trace
         with refusing_unscorable('Start from the prior: start="prior".'):
             if drawn is None or len(sample_sites(drawn)) > 1:
@@ -288,9 +290,22 @@ class Unconstrained:
 
     @torch.no_grad()
     def _check_continuous(self) -> None:
-        """Run the programs once under a handler that refuses a site before it is drawn."""
-        with trial(self.model, self.guide, self.args[0].device), RequireContinuous():
-            trace_pair(self.model, self.guide, self.args)
+        """Run the programs once under a handler that refuses a site before it is drawn; refuse random programs."""
+        device = self.args[0].device
+        with trial(self.model, self.guide, device), RequireContinuous():
+            model_trace, _ = trace_pair(self.model, self.guide, self.args)
+            for site in sample_sites(model_trace).values():
+                if _is_latent(site):
+                    _check_site(site)
+            before = RandomState(device)
+            run_model(poutine.replay(self.model, trace=model_trace), self.args, model_trace.nodes)
+            if not self.prior_only:
+                poutine.replay(self.guide, trace=model_trace)(*self.args)
+            if not before.holds():
+                raise ValueError(
+                    "Model or guide draws random numbers beside its sites, as with dropout, so that its density at "
+                    'given latents is another each time. Score it with method="iw".'
+                )
 
 
 class _Recorder:
@@ -316,18 +331,10 @@ class _Replay:
     def __call__(self, model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
         u = next(self.rest)
         at = SetUnconstrained(self.space.split(u))
-        model_trace = scored(poutine.trace(at(model)).get_trace(*args))
+        model_trace = run_model(at(model), args, self.space.shapes)
         terms = [self.space.how.by_datum(term, 0, u.shape[1]) for term in at.log_jacobians]
         self.log_jacobians.append(torch.stack([term.reshape(*u.shape[:2], -1).sum(-1) for term in terms]).sum(0))
         return model_trace, self.space.guide_trace(model_trace, args)
-
-
-def _only(trace: Trace, sites: dict[str, Site]) -> Trace:
-    """Return a copy of a trace with these sample sites alone."""
-    copy = trace.copy()
-    for name in [n for n, node in copy.nodes.items() if node["type"] == "sample" and n not in sites]:
-        copy.remove_node(name)
-    return copy
 
 
 def _with_values(trace: Trace, values: dict[str, Tensor]) -> Trace:

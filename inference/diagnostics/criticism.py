@@ -31,6 +31,7 @@ from pyro_vae.inference.programs.loop import (
 from pyro_vae.inference.programs.places import Place
 from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.simulate import simulate, with_missing
+from pyro_vae.inference.programs.weights import refuse_summed
 from pyro_vae.inference.scoring.posterior import Resampler
 from pyro_vae.inference.scoring.tail import KHAT_LIMIT, WeightStream
 
@@ -279,6 +280,7 @@ def _posterior(
         resampler = Resampler(num_draws, len(batch[0]))
         stream = WeightStream(len(batch[0]), num_particles, batch[0].device)
         for terms in chunks:
+            refuse_summed(terms)
             stream.add(terms.log_w)
             plates = terms.plates
             resampler.add(terms.log_w, latent_values(terms))

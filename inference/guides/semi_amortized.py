@@ -16,6 +16,7 @@ from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import expose_parameters
 from pyro_vae.inference.guides.amortized import AmortizedGuide
 from pyro_vae.inference.programs.call import Args, Program, fork_rng
+from pyro_vae.inference.programs.summed import run_model
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import weight_terms
 
@@ -133,8 +134,8 @@ def _trace(model: Program, guide: Program, args: Args, held: Program) -> tuple[T
             "The guide's family cannot be reparameterised, so its features have no gradient to step along."
         )
     drawn.nodes["z"]["value"] = drawn.nodes["z"]["value"].clone()  # flows know their own draws: this is none
-    replayed = [poutine.trace(poutine.replay(program, trace=drawn)).get_trace(*args) for program in (model, held)]
-    return scored(replayed[0]), scored(replayed[1])
+    held_trace = poutine.trace(poutine.replay(held, trace=drawn)).get_trace(*args)
+    return run_model(poutine.replay(model, trace=drawn), args, drawn.nodes), scored(held_trace)
 
 
 def _clipped(gradient: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.latents import in_one_order, kl_by_dimension
 from pyro_vae.inference.programs.plates import Site
 from pyro_vae.inference.programs.structure import check_structure
+from pyro_vae.inference.programs.summed import SUMMED
 from pyro_vae.inference.programs.vectorize import trace_pair
 from pyro_vae.inference.programs.weights import KLWeight, Tracer, WeightTerms, refuse_auxiliary
 
@@ -126,7 +127,7 @@ class ELBO(Objective):
         """Return KL(q || p) of one latent site, (K, B): closed where it can be, else log q - log p."""
         site, prior = terms.guide_sites[name], terms.model_sites.get(name)
         at_once = len(terms.guide[name]) == 1 or terms.plates.together
-        unmasked = prior is not None and prior["mask"] is None and site["mask"] is None
+        unmasked = prior is not None and prior["mask"] is None and site["mask"] is None and not prior.get(SUMMED)
         if prior is not None and unmasked and at_once and in_one_order(terms):
             try:
                 divergence = terms.by_datum(kl_divergence(site["fn"], prior["fn"]))

@@ -14,6 +14,7 @@ from pyro_vae.inference.programs.call import Args, Program, modules_of
 from pyro_vae.inference.programs.latents import refusing_unscorable
 from pyro_vae.inference.programs.plates import Site
 from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.summed import run_model
 from pyro_vae.inference.programs.vectorize import scored
 
 
@@ -45,10 +46,10 @@ class Rescorer:
         with _frozen(guide, capture.trace, self.freeze), refusing_unscorable('Use gradient="pathwise".'):
             guide_trace = scored(run_again(guide, args, altered, before))
         with poutine.trace(param_only=True) as model_params:
-            model_trace = scored(poutine.trace(poutine.replay(model, trace=altered)).get_trace(*args))
+            model_trace = run_model(poutine.replay(model, trace=altered), args, altered.nodes)
         if self.freeze_model:
             with _frozen(model, model_params.trace, True):
-                model_trace = scored(poutine.trace(poutine.replay(model, trace=altered)).get_trace(*args))
+                model_trace = run_model(poutine.replay(model, trace=altered), args, altered.nodes)
         return model_trace, guide_trace
 
 

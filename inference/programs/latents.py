@@ -17,6 +17,7 @@ from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.plates import Plates, Site
+from pyro_vae.inference.programs.summed import SUMMED, run_model
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
 
@@ -61,10 +62,11 @@ def terms_at(
     """
 
     def tracer(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
+        at = Given({name: value[None] for name, value in latents.items()}, plates.single)
         guide_trace = guide_at(guide, args, at) if score_guide else scored(poutine.trace(guide).get_trace(*args))
-        return scored(poutine.trace(at(model)).get_trace(*args)), guide_trace
+        at.latents = {name: value for name, value in at.latents.items() if name in guide_trace.nodes}
+        return run_model(at(model), args, guide_trace.nodes), guide_trace
 
-    at = Given({name: value[None] for name, value in latents.items()}, plates.single)
     return weight_terms(model, guide, args, 1, plates=plates, tracer=tracer)
 
 
@@ -105,6 +107,10 @@ def marginals(site: Site, who: str) -> Any:
     fn = site["fn"]
     while isinstance(fn, ExpandedDistribution):
         fn = fn.base_dist
+    if site.get(SUMMED):
+        raise ValueError(
+            f"Expected latent site {site['name']!r} to depend on no latent that is summed out. Use another objective."
+        )
     if site["mask"] is not None or isinstance(fn, MaskedDistribution):
         raise ValueError(f"Expected no mask at latent site {site['name']!r}. Use another objective.")
     if not fn.event_shape:

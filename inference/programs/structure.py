@@ -46,7 +46,7 @@ def check_structure(model_trace: Trace, guide_trace: Trace, num_data: int, known
         for name, site in named.items():
             where = f"site {name!r} of the {program}"
             _check_subsampled(site, where, data)
-            _check_value(site, where)
+            check_value(site, where)
             _check_shape(site, where)
             depth = max(depth, -min(plates_of(site)))
     return Plates(depth, -data, "plate" if known is None else known.particles)
@@ -62,9 +62,9 @@ def _check_subsampled(site: Site, where: str, data: int) -> None:
             )
 
 
-def _check_value(site: Site, where: str) -> None:
+def check_value(site: Site, where: str) -> None:
     """Refuse an observed value that has another shape than its site: it broadcasts, and data are scored on others."""
-    if not site["is_observed"] or isinstance(site["fn"], Unit):  # pyro.factor observes nothing
+    if not site["is_observed"] or isinstance(site["fn"], Unit) or site.get("summed_out"):  # a factor observes nothing
         return
     event, value = tuple(site["fn"].event_shape), tuple(site["value"].shape)
     own, batch = value[len(value) - len(event) :], value[: len(value) - len(event)]
@@ -100,7 +100,8 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
         if name not in guide_sites:
             raise StructureError(
                 f"Latent site {name!r} of the model is not in the guide. If it is data, pass obs=x; if not, sample it "
-                "in the guide under the same name, or sum it out with pyro.infer.TraceEnum_ELBO if it is discrete."
+                "in the guide under the same name, or, if it is discrete, mark it as one to sum out, as by "
+                "pyro.infer.config_enumerate(model)."
             )
         shapes = [tuple(s["fn"].event_shape) for s in (site, guide_sites[name])]
         if shapes[0] != shapes[1]:

@@ -23,6 +23,7 @@ from pyro_vae.inference.programs.plates import (
     plates_at,
 )
 from pyro_vae.inference.programs.structure import check_structure, sample_sites
+from pyro_vae.inference.programs.summed import Untraced, run_model
 from pyro_vae.inference.programs.trial import awaits_data, store_kept, trial
 
 PROBES = (3, 2, 1)
@@ -51,7 +52,7 @@ def find_plates(model: Program, guide: Program | None, args: Args) -> Plates:
     Raises:
         ValueError: if the programs have no per-datum weights at all.
     """
-    guide = prior_program(model) if guide is None else guide
+    guide = Prior(model) if guide is None else guide
     with training_mode(model, guide, False), full_precision(), trial(model, guide, args[0].device):
         few, plates = _few(model, guide, args)
         reason = _why_not(model, guide, few, plates)
@@ -83,16 +84,35 @@ def particles_beside(plates: Plates, num_particles: int, args: Args) -> Iterator
             yield args
 
 
-def prior_program(model: Program) -> Program:
-    """Return a program that draws the model's latents from p(z), to take a guide's place."""
-    return poutine.block(model, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"])
+class Prior:
+    """A program that draws the model's latents from p(z), to take a guide's place.
+
+    Args:
+        model: Pyro program for p(x, z).
+    """
+
+    def __init__(self, model: Program) -> None:
+        self.model = model
+
+    def __call__(self, *args: Tensor) -> None:
+        """Draw the latents."""
+        Untraced()(poutine.block(self.model, hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"]))(*args)
 
 
 def trace_pair(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
     """Trace the guide, replay the model against it, and score every site; returns (model, guide) traces."""
     guide_trace = poutine.trace(guide).get_trace(*args)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
-    return scored(model_trace), scored(guide_trace)
+    model_trace = run_model(poutine.replay(model, trace=guide_trace), args, guide_trace.nodes)
+    return model_trace, latents_of(model_trace) if isinstance(guide, Prior) else scored(guide_trace)
+
+
+def latents_of(trace: Trace) -> Trace:
+    """Return a copy of a scored trace with its latent sites alone: the trace of the prior."""
+    copy = trace.copy()
+    for name, site in sample_sites(trace).items():
+        if site["is_observed"]:
+            copy.remove_node(name)
+    return copy
 
 
 def scored(trace: Trace) -> Trace:

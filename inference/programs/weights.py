@@ -17,6 +17,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args
 from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, Site
 from pyro_vae.inference.programs.structure import check_structure, sample_sites
+from pyro_vae.inference.programs.summed import SUMMED
 from pyro_vae.inference.programs.trial import check_store
 from pyro_vae.inference.programs.vectorize import find_plates, particles_beside, trace_pair
 
@@ -158,6 +159,16 @@ def refuse_auxiliary(terms: WeightTerms) -> None:
     extra = set(terms.guide) - set(terms.prior)
     if extra:
         raise ValueError(f"Expected the guide to have the model's latent sites alone; got {sorted(extra)} too.")
+
+
+def refuse_summed(terms: WeightTerms) -> None:
+    """Refuse latents that are summed out, where data are to be drawn: of p(x | z, c) at a c that goes with x and z."""
+    summed = [name for name, site in terms.model_sites.items() if site.get(SUMMED)]
+    if summed:
+        raise ValueError(
+            f"Sites {summed} depend on discrete latents that are summed out, which have no draws. Sample these latents "
+            "in the guide."
+        )
 
 
 def _terms(traces: tuple[Trace, Trace], args: Args, run: Args, known: Plates | None) -> WeightTerms:

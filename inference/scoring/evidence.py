@@ -40,7 +40,7 @@ from pyro_vae.inference.programs.loop import (
 from pyro_vae.inference.programs.observed import what_is_scored
 from pyro_vae.inference.programs.proposals import check_observations
 from pyro_vae.inference.programs.standard_errors import standard_error
-from pyro_vae.inference.programs.vectorize import find_plates, first_run, is_tied, prior_program
+from pyro_vae.inference.programs.vectorize import Prior, find_plates, first_run, is_tied
 from pyro_vae.inference.scoring import methods
 from pyro_vae.inference.scoring.base import Estimator, Programs
 from pyro_vae.inference.scoring.estimates import Evidence, Source
@@ -112,7 +112,7 @@ def evidence(
     Source: Burda, Grosse and Salakhutdinov (2016), section 3; standard error: the delta method.
     """
     how, seed = as_method(method), check_seed(seed)
-    guide = prior_program(model) if guide is None else guide
+    guide = Prior(model) if guide is None else guide
     num_particles = how.default_particles if num_particles is None else num_particles
     check_positive_int(num_particles, "num_particles")
     check_positive_int(chunk_size, "chunk_size")
@@ -126,7 +126,9 @@ def evidence(
     with evaluation_mode(model, guide, device, seed), at_precision(precision, device, model, guide):
         run = run.fitting(model, guide)
         first, last = run.examples()
-        programs = _prepare(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
+        rounding = in_precision(model, precision)
+        proposal = Prior(rounding) if isinstance(guide, Prior) else in_precision(guide, precision)
+        programs = _prepare(how, rounding, proposal, first, num_particles)
         programs = replace(programs, chunk_size=chunk_size)
         facts = {**precise, "scored": what_is_scored(model, first), "notes": tuple(how.notes(programs, first))}
         of_programs = hash_of_programs(programs.model, programs.guide, first)

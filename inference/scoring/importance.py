@@ -19,7 +19,8 @@ from pyro_vae.inference.programs.call import Args, Program, unvalidated
 from pyro_vae.inference.programs.plates import Plates, plates_at
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.structure import sample_sites
-from pyro_vae.inference.programs.vectorize import scored
+from pyro_vae.inference.programs.summed import run_model
+from pyro_vae.inference.programs.vectorize import Prior, scored
 from pyro_vae.inference.programs.weights import weight_terms
 from pyro_vae.inference.scoring.base import Method, Programs, Weights
 from pyro_vae.inference.scoring.refinement import NUM_PARTICLES, CompiledRefinement, refine
@@ -80,7 +81,7 @@ def _trace_mixture(
         chosen = plates.weighing(from_prior, site["fn"].event_dim)
         mixed.nodes[name] = {**site, "value": torch.where(chosen, prior[name]["value"], site["value"])}
     with unvalidated():
-        model_trace = scored(poutine.trace(poutine.replay(model, trace=mixed)).get_trace(*args))
+        model_trace = run_model(poutine.replay(model, trace=mixed), args, mixed.nodes)
         return model_trace, scored(run_again(guide, args, mixed, before))
 
 
@@ -141,7 +142,7 @@ class _Importance(Method):
 
     def _weigh(self, programs: Programs, guide: Program) -> LogWeights:
         def log_weights(batch: Args, count: int) -> Tensor:
-            if self.defensive:
+            if self.defensive and not isinstance(guide, Prior):  # a mixture of the prior with itself
                 return defensive_log_weights(
                     programs.model, guide, batch, count, self.defensive, plates=programs.plates
                 )

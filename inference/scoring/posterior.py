@@ -22,6 +22,7 @@ from pyro_vae.inference.programs.loop import (
 from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import find_plates, particles_beside
+from pyro_vae.inference.programs.weights import refuse_summed
 
 MAX_PAIRS = 10_000
 """Largest number of (particle, datum) pairs in memory at once, beside the draws that are kept."""
@@ -138,6 +139,7 @@ def _draws_of_chunk(
     model: Program, guide: Program, args: Args, num_draws: int, num_particles: int, plates: Plates
 ) -> PosteriorDraws:
     chunks = list(particle_terms(model, guide, args, num_particles, num_particles * len(args[0]), plates))
+    refuse_summed(chunks[0])
     log_w = torch.cat([terms.log_w for terms in chunks])
     lost = log_w.isneginf().all(0)
     if lost.any():
