@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import ImproperUniform, MaskedDistribution
+from pyro.distributions import ImproperUniform, Independent, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
@@ -87,7 +87,7 @@ def _check_site(site: Any) -> None:
             f"Latent site {name!r} is a point mass, which has no density. Make it a pyro.deterministic "
             "site if the model has it; use a guide that has a spread if the guide does."
         )
-    if isinstance(fn, ImproperUniform | MaskedDistribution):
+    if isinstance(fn, ImproperUniform):
         raise ValueError(
             f"Latent site {name!r} is improper ({kind}): it has no p(z) to draw from, and the model no p(x). Use a "
             "proper prior."
@@ -114,7 +114,17 @@ class _Unmasked(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if _is_latent(msg):
-            msg["mask"] = None
+            msg["mask"], msg["fn"] = None, _unmasked(msg["fn"])
+
+
+def _unmasked(fn: Any) -> Any:
+    """Return a distribution without the mask that it holds, at any depth."""
+    if isinstance(fn, MaskedDistribution):
+        return _unmasked(fn.base_dist).expand(fn.batch_shape)
+    if isinstance(fn, Independent):
+        base = _unmasked(fn.base_dist)
+        return fn if base is fn.base_dist else base.to_event(fn.reinterpreted_batch_ndims)
+    return fn
 
 
 def _is_latent(msg: Any) -> bool:

@@ -86,13 +86,14 @@ def test_gradients_with_fixed_masks_are_those_of_the_same_masks_built_in(gradien
     random, fixed = _Dropping(), _Dropping()
     gradients = []
     for programs in (random, fixed):
+        model, guide = programs.model, programs.guide
         objective = objectives.IWAE(5, gradient)
-        objective.loss(programs.model, programs.guide, X)
+        objective.loss(model, guide, X)
         programs.masks.clear()
         torch.manual_seed(3)
         if programs is fixed:
             programs.given = cycle(random.masks[:2])  # of the run that drew, for all later runs
-        loss = objective.differentiable_loss(programs.model, programs.guide, X)
+        loss = objective.differentiable_loss(model, guide, X)
         gradients.append(torch.autograd.grad(loss, [programs.encoder.weight, programs.again.weight]))
     for pair in zip(*gradients, strict=True):
         torch.testing.assert_close(*pair)
