@@ -20,8 +20,8 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.again import RandomState
 from pyro_vae.inference.programs.call import Args, Program, rows, unvalidated
 from pyro_vae.inference.programs.latents import Given, refusing_unscorable
-from pyro_vae.inference.programs.plates import Plates
-from pyro_vae.inference.programs.structure import is_delta, map_from_reals, sample_sites
+from pyro_vae.inference.programs.plates import Plates, event_dim
+from pyro_vae.inference.programs.structure import is_delta, map_from_reals, sample_sites, support_of
 from pyro_vae.inference.programs.summed import is_to_be_summed, run_model
 from pyro_vae.inference.programs.trial import trial
 from pyro_vae.inference.programs.vectorize import Prior, find_plates, latents_of, scored, trace_pair
@@ -46,7 +46,7 @@ class SetUnconstrained(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if not _is_latent(msg) or (is_to_be_summed(msg) and msg["name"] not in self.vectors):
             return
-        support = msg["fn"].support
+        support = support_of(msg["fn"])
         value, log_jacobian = _constrain(map_from_reals(support), support, self.vectors[msg["name"]])
         msg["value"], msg["done"] = value, True
         self.log_jacobians.append(scale_and_mask(log_jacobian, mask=msg["mask"]))
@@ -92,17 +92,28 @@ def _check_site(site: Any) -> None:
             f"Latent site {name!r} is improper ({kind}): it has no p(z) to draw from, and the model no p(x). Use a "
             "proper prior."
         )
-    if fn.has_enumerate_support or getattr(fn.support, "is_discrete", False):
+    support = _known_support(site)
+    if fn.has_enumerate_support or getattr(support, "is_discrete", False):
         raise ValueError(
             f"Latent site {name!r} is discrete ({kind}): only continuous ones are annealed or approximated at a mode. "
             'Score it with method="iw", or sum the site out of the model, as a mixture.'
         )
     try:
-        map_from_reals(fn.support)
+        map_from_reals(support)
     except NotImplementedError as error:
         raise ValueError(
-            f"Latent site {name!r} ({kind}) has a support without a map from the reals: {fn.support}. Score it with "
+            f"Latent site {name!r} ({kind}) has a support without a map from the reals: {support}. Score it with "
             'method="iw".'
+        ) from error
+
+
+def _known_support(site: Any) -> Any:
+    try:
+        return support_of(site["fn"])
+    except NotImplementedError as error:
+        raise ValueError(
+            f"Latent site {site['name']!r} ({type(site['fn']).__name__}) declares no support, so that there is no map "
+            'to it from the reals. Give its distribution one, or score it with method="iw".'
         ) from error
 
 
@@ -289,8 +300,8 @@ class Unconstrained:
         vectors = {}
         for name, site in sample_sites(trace).items():
             if not site["is_observed"]:
-                u = map_from_reals(site["fn"].support).inv(site["value"])
-                batch = site["value"].ndim - site["fn"].event_dim
+                u = map_from_reals(support_of(site["fn"])).inv(site["value"])
+                batch = site["value"].ndim - event_dim(site)
                 vectors[name] = how.by_datum(u, u.ndim - batch, len(self.args[0]))
         return vectors
 

@@ -17,7 +17,7 @@ from pyro_vae.inference.programs.latents import (
     unit_labels,
 )
 from pyro_vae.inference.programs.loop import evaluation_on_device, terms_by_batch
-from pyro_vae.inference.programs.plates import Site
+from pyro_vae.inference.programs.plates import Site, event_dim
 from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
 from pyro_vae.inference.programs.weights import WeightTerms
 
@@ -260,7 +260,7 @@ def kl_groups(terms: WeightTerms) -> tuple[Tensor, dict[str, bool]]:
             parts.append((terms.guide[name] - terms.prior[name])[..., None])
             labels[name] = True
         else:
-            kl = terms.by_datum(kl, site["fn"].event_dim)
+            kl = terms.by_datum(kl, event_dim(site))
             parts.append(kl.expand(value.shape).reshape(*value.shape[:2], -1))
             labels |= dict.fromkeys(unit_labels(name, value.shape[2:]), False)
     return torch.cat(parts, -1), labels

@@ -17,7 +17,7 @@ from pyro_vae.inference.objectives.base import Objective, PenalisedELBO
 from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.latents import in_one_order, kl_by_dimension
-from pyro_vae.inference.programs.plates import Site
+from pyro_vae.inference.programs.plates import Site, event_dim
 from pyro_vae.inference.programs.structure import check_structure
 from pyro_vae.inference.programs.summed import SUMMED
 from pyro_vae.inference.programs.vectorize import trace_pair
@@ -193,5 +193,5 @@ class FreeBits(PenalisedELBO):
         if self.per == "dimension":
             site, prior = terms.guide_sites[name], terms.model_sites[name]
             kl = kl_by_dimension(site, prior, closed=in_one_order(terms))
-            return terms.by_datum(kl, site["fn"].event_dim).flatten(0, 1).unsqueeze(-1).flatten(1).mean(0)
+            return terms.by_datum(kl, event_dim(site)).flatten(0, 1).unsqueeze(-1).flatten(1).mean(0)
         return ((terms.guide[name] - terms.prior[name]) / terms.kl_divisor).mean()[None]

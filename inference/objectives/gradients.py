@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached, unaltered
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.plates import Plates, Site
+from pyro_vae.inference.programs.plates import Plates, Site, event_dim
 from pyro_vae.inference.programs.weights import WeightTerms
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def _with_factor(factors: list[Tensor], plates: list[Plates], chunk: int) -> Cal
         value: Tensor = site["value"]
         if not value.requires_grad:
             return value
-        copy, event_dim = value.view_as(value), site["fn"].event_dim
+        copy, dims = value.view_as(value), event_dim(site)
 
         def rescale(gradient: Tensor) -> Tensor:
-            return gradient * plates[chunk].weighing(factors[run], event_dim)
+            return gradient * plates[chunk].weighing(factors[run], dims)
 
         copy.register_hook(rescale)
         return copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -62,7 +63,9 @@ def _frozen(program: Program, params: Trace, freeze: bool) -> Iterator[None]:
     for param in held:
         param.requires_grad_(False)
     try:
-        yield
+        with warnings.catch_warnings():  # pyro.module warns of each of them
+            warnings.filterwarnings("ignore", ".*was not registered in the param store because requires_grad=False")
+            yield
     finally:
         for param in held:
             param.requires_grad_(True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.plates import Plates, Site
+from pyro_vae.inference.programs.plates import Plates, Site, event_dim
 from pyro_vae.inference.programs.summed import SUMMED, run_model
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
@@ -31,7 +31,7 @@ def latent_values(terms: WeightTerms) -> dict[str, Tensor]:
     if not terms.prior:
         raise ValueError("Expected programs with latent sites; there is none.")
     sites = {name: terms.guide_sites[name] for name in terms.prior}
-    return {name: terms.by_datum(site["value"], site["fn"].event_dim) for name, site in sites.items()}
+    return {name: terms.by_datum(site["value"], event_dim(site)) for name, site in sites.items()}
 
 
 class Given(Messenger):
@@ -48,7 +48,7 @@ class Given(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.latents and not msg["is_observed"]:
-            msg["value"] = self.plates.as_run(self.latents[msg["name"]], msg["fn"].event_dim)
+            msg["value"] = self.plates.as_run(self.latents[msg["name"]], event_dim(msg))
             msg["done"] = True
 
 

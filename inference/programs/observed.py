@@ -11,7 +11,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.structure import sample_sites, support_of
 from pyro_vae.inference.programs.trial import trial
 
 
@@ -50,8 +50,8 @@ def place_of(observed: Tensor, args: Args) -> int | None:
 def _measure(fn: Any) -> str:
     """Return "mass" or "density"; of columns that differ, that of each."""
     try:
-        support = fn.support
-    except (AttributeError, NotImplementedError):
+        support = support_of(fn)
+    except NotImplementedError:
         return "density"
     base = _base(support)
     kinds = [_of_support(column.support) for column in getattr(base, "columns", ())] or [_of_support(base)]

@@ -85,6 +85,11 @@ class Plates:
         return self.as_run(weights.reshape(*weights.shape, *[1] * (self.inner + event_dim)), event_dim)
 
 
+def event_dim(site: Site) -> int:
+    """Return the number of dimensions of a site's event, which not every distribution of Pyro's says itself."""
+    return len(site["fn"].event_shape)
+
+
 def plates_of(site: Site) -> dict[int, CondIndepStackFrame]:
     """Return {dim: plate} of the vectorised plates of a site, that of the particles left out."""
     return {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.name != PARTICLES}

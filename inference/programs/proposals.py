@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.core.checks import describe_support
 from pyro_vae.inference.programs.call import Args, Program, fork_rng
 from pyro_vae.inference.programs.plates import Site
-from pyro_vae.inference.programs.structure import check_measure, distribution_name, is_delta, sample_sites
+from pyro_vae.inference.programs.structure import check_measure, distribution_name, is_delta, sample_sites, support_of
 from pyro_vae.inference.programs.trial import trial
 
 
@@ -102,22 +102,22 @@ def _check_draws(name: str, site: Site, guide_site: Site) -> None:
     if getattr(fn, "_validate_args", False) and _inside(fn, site["value"]) is False:
         raise ValueError(
             f"The guide ({distribution_name(guide_site['fn'])}) draws values of {name!r} outside "
-            f"{describe_support(fn.support)}, the support of the prior ({distribution_name(fn)}). Choose a guide with "
-            "the prior's support."
+            f"{describe_support(support_of(fn))}, the support of the prior ({distribution_name(fn)}). Choose a guide "
+            "with the prior's support."
         )
 
 
 def _inside(fn: Any, value: Tensor) -> bool | None:
     """Say whether values are all in a distribution's support; None where it is not known."""
     try:
-        return bool(fn.support.check(value).all())
+        return bool(support_of(fn).check(value).all())
     except (AttributeError, NotImplementedError, RuntimeError, ValueError):  # none declared, or not one to broadcast
         return None
 
 
 def _warn_of_a_narrower_support(name: str, site: Site, guide_site: Site) -> None:
     with fork_rng(site["value"].device):
-        draws = site["fn"].sample((64,)) if not site["fn"].batch_shape else site["fn"].sample()
+        draws = site["fn"]((64,)) if not site["fn"].batch_shape else site["fn"]()
     if _inside(guide_site["fn"], draws) is False:
         warnings.warn(
             f"The guide cannot reach values of {name!r} that the prior can: outside its support log p(x) is missed "

@@ -12,7 +12,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.again import RandomState, recording
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, rows
 from pyro_vae.inference.programs.places import Place, find_places
-from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, Site, plates_at
+from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, Site, event_dim, plates_at
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import find_plates
 
@@ -83,7 +83,7 @@ def _draw(model: Program, args: Args, places: dict[str, Place] | None = None) ->
         drawn[place.argument] = place.put(observed[name]["value"], drawn[place.argument])
     plates = _plates(model, sites, args)
     latents = {
-        name: plates.by_datum(site["value"], site["fn"].event_dim, len(args[0]))[0]
+        name: plates.by_datum(site["value"], event_dim(site), len(args[0]))[0]
         for name, site in sites.items()
         if name not in observed
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pyro.distributions import Unit
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -178,6 +179,22 @@ def _measure(dimensions: int, site: Site) -> str:
     return f"{what} ({distribution_name(site['fn'])})"
 
 
+def support_of(fn: Any) -> Any:
+    """Return the support of a distribution, also of a flow of zuko's in Pyro's wrapper, which does not say it.
+
+    Raises:
+        NotImplementedError: if nothing says it.
+    """
+    try:
+        return fn.support
+    except (AttributeError, NotImplementedError):
+        flow = getattr(fn, "dist", None)
+        if flow is None:
+            raise NotImplementedError(f"{type(fn).__name__} declares no support") from None
+        transform = getattr(flow, "transform", None)
+        return support_of(flow) if transform is None else transform.domain
+
+
 def map_from_reals(support: Any) -> Transform:
     """Return the map from the reals to a support, ``biject_to`` of it, and of a mixture that of its components.
 
@@ -200,9 +217,11 @@ def _dimensions(site: Site) -> int | None:
     """Return in how many dimensions a site has a density, 0 if it is discrete, None where it is not known."""
     fn = site["fn"]
     try:
-        if fn.support.is_discrete:
+        support = support_of(fn)
+        if support.is_discrete:
             return 0
-        return map_from_reals(fn.support).inverse_shape(fn.shape()).numel() // fn.batch_shape.numel()
+        shape = torch.Size((*fn.batch_shape, *fn.event_shape))
+        return map_from_reals(support).inverse_shape(shape).numel() // fn.batch_shape.numel()
     except (AttributeError, NotImplementedError, ValueError):
         return None
 

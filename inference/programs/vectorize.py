@@ -20,6 +20,7 @@ from pyro_vae.inference.programs.plates import (
     SeveralPlatesError,
     Site,
     StructureError,
+    event_dim,
     plates_at,
 )
 from pyro_vae.inference.programs.structure import check_structure, sample_sites
@@ -208,14 +209,17 @@ def _difference(model: Program, guide: Program, args: Args, together: tuple[Trac
     num_data, single = len(args[0]), plates.single
 
     def of(site: Site, key: str, how: Plates) -> Tensor:
-        return how.by_datum(site[key], site["fn"].event_dim if key == "value" else 0, num_data)
+        return how.by_datum(site[key], event_dim(site) if key == "value" else 0, num_data)
 
     for k in range(2):
         drawn = {n: s for n, s in sample_sites(together[1]).items() if not s["is_observed"]}
-        latents = {n: single.as_run(of(s, "value", plates)[k][None], s["fn"].event_dim) for n, s in drawn.items()}
-        alone = [_alone(program, args, latents) for program in (model, guide)]
-        again = [_alone(program, args, latents) for program in (model, guide)]
-        for many, one, repeat in zip(together, alone, again, strict=True):
+        latents = {n: single.as_run(of(s, "value", plates)[k][None], event_dim(s)) for n, s in drawn.items()}
+        pairs = zip((model, guide), together, strict=True)
+        for program, many in ((program, many) for program, many in pairs if not isinstance(program, Prior)):
+            try:
+                one, repeat = _alone(program, args, latents), _alone(program, args, latents)
+            except (KeyError, NotImplementedError):  # a flow without an inverse, which no given value can be scored at
+                continue
             for name, site in sample_sites(many).items():
                 if not torch.equal(one.nodes[name]["log_prob"], repeat.nodes[name]["log_prob"]):
                     return ""  # random beyond its sites, such as dropout: there is nothing to compare
@@ -226,4 +230,4 @@ def _difference(model: Program, guide: Program, args: Args, together: tuple[Trac
 
 
 def _alone(program: Program, args: Args, latents: dict[str, Tensor]) -> Trace:
-    return scored(poutine.trace(poutine.condition(program, data=latents)).get_trace(*args))
+    return run_model(poutine.condition(program, data=latents), args, latents)

@@ -16,7 +16,7 @@ from pyro_vae.core.checks import check_int
 from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.programs.again import RandomState, run_again
 from pyro_vae.inference.programs.call import Args, Program, unvalidated
-from pyro_vae.inference.programs.plates import Plates, plates_at
+from pyro_vae.inference.programs.plates import Plates, event_dim, plates_at
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.summed import run_model
@@ -76,9 +76,9 @@ def _trace_mixture(
         if name not in prior:
             raise ValueError(f"Expected no auxiliary site in the guide for a defensive mixture; got {name!r}.")
         if from_prior is None:
-            shape = plates.by_datum(site["value"], site["fn"].event_dim, len(args[0])).shape[:2]
+            shape = plates.by_datum(site["value"], event_dim(site), len(args[0])).shape[:2]
             from_prior = torch.rand(shape, device=site["value"].device) < share
-        chosen = plates.weighing(from_prior, site["fn"].event_dim)
+        chosen = plates.weighing(from_prior, event_dim(site))
         mixed.nodes[name] = {**site, "value": torch.where(chosen, prior[name]["value"], site["value"])}
     with unvalidated():
         model_trace = run_model(poutine.replay(model, trace=mixed), args, mixed.nodes)

@@ -19,7 +19,7 @@ from pyro_vae.inference.programs.loop import (
     split_data_with_bar,
     whole_if_tied,
 )
-from pyro_vae.inference.programs.plates import Plates
+from pyro_vae.inference.programs.plates import Plates, event_dim
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import find_plates, particles_beside
 from pyro_vae.inference.programs.weights import refuse_summed
@@ -180,7 +180,7 @@ def _observed(
 ) -> dict[str, Tensor]:
     sites = sample_sites(poutine.trace(Given(latents, plates)(poutine.uncondition(model))).get_trace(*args))
     drawn = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
-    return {name: plates.by_datum(site["value"], site["fn"].event_dim, num_data) for name, site in drawn.items()}
+    return {name: plates.by_datum(site["value"], event_dim(site), num_data) for name, site in drawn.items()}
 
 
 def impute(

@@ -13,6 +13,7 @@ from pyro.distributions.transforms import ComposeTransform
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.distributions.transforms import AffineTransform, Transform
 
 from pyro_vae.core.distributions import as_pyro
@@ -23,7 +24,7 @@ from pyro_vae.inference.guides.amortized import AmortizedGuide
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.plates import Plates
-from pyro_vae.inference.programs.structure import is_delta, map_from_reals
+from pyro_vae.inference.programs.structure import is_delta, map_from_reals, support_of
 from pyro_vae.inference.programs.weights import weight_terms
 
 LEARNING_RATE = 0.05
@@ -158,7 +159,7 @@ class _LocalAffine(nn.Module):
             self.guide(*args)
 
     def _start(self, name: str, fn: Any, to_support: Transform) -> tuple[Tensor, Tensor]:
-        like = to_support.inv(fn.sample())
+        like = to_support.inv(fn().detach())
         self.names.append(name)
         self.local += [torch.zeros_like(like), torch.zeros_like(like)]
         return self._look_up(name, fn, to_support)
@@ -192,11 +193,16 @@ class _Affine(Messenger):
                 f"Guide site {msg['name']!r} ({type(fn).__name__}) cannot be reparameterised, so it cannot be fitted "
                 "to each datum. Score it as it is, with a larger K."
             )
+        if not isinstance(fn, Distribution):
+            raise ValueError(
+                f"Guide site {msg['name']!r} ({type(fn).__name__}) is no distribution of torch's, so that it cannot be "
+                "fitted to each datum. Score it as it is, with a larger K."
+            )
         msg["fn"] = TransformedDistribution(fn, [self._around(msg["name"], fn)])
 
     def _around(self, name: str, fn: Any) -> ComposeTransform:
         """Return T o affine o T^-1."""
-        to_support = map_from_reals(fn.support)
+        to_support = map_from_reals(support_of(fn))
         shift, log_scale = self.parameters(name, fn, to_support)
         event_dim = to_support.domain.event_dim
         return ComposeTransform([to_support.inv, AffineTransform(shift, log_scale.exp(), event_dim), to_support])

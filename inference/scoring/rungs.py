@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 from pyro import poutine
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae.inference.annealing.chains import anneal
@@ -285,11 +286,23 @@ class FromGuideRung(Rung):
 
 def settings_of_guide(programs: Programs, batch: Args, share: float) -> IW:
     """Return importance weighting with the guide and a share of the prior, or without where it has auxiliary sites."""
+    guide = programs.guide
     with poutine.block(), fork_rng(batch[0].device):
-        trace = poutine.util.prune_subsample_sites(poutine.trace(programs.guide).get_trace(*batch))
-    sites = sample_sites(trace).values()
-    plain = not sites or any(site["infer"].get("is_auxiliary") for site in sites)
+        trace = poutine.util.prune_subsample_sites(poutine.trace(guide).get_trace(*batch))
+        sites = sample_sites(trace)
+        auxiliary = any(site["infer"].get("is_auxiliary") for site in sites.values())
+        plain = not sites or auxiliary or not _scores_given(guide, trace, batch)
     return IW() if plain else IW(defensive=share)
+
+
+def _scores_given(guide: Program, trace: Trace, batch: Args) -> bool:
+    """Say whether a guide can score values that it did not draw, as a flow without an inverse cannot."""
+    values = {name: site["value"].clone() for name, site in sample_sites(trace).items()}
+    try:
+        poutine.trace(poutine.condition(guide, data=values)).get_trace(*batch).compute_log_prob()
+    except (KeyError, NotImplementedError):
+        return False
+    return True
 
 
 def path_lengths(log_w: Tensor) -> Tensor:
