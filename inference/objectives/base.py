@@ -20,6 +20,9 @@ from pyro_vae.inference.programs.loop import split_particles
 from pyro_vae.inference.programs.vectorize import find_plate_depth, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
 
+OF_SEVERAL = ("vimco", "covariance")
+"""Estimators that compare the particles of a datum, and whose gradient for the guide is noise alone at K = 1."""
+
 
 class Objective(pyro.infer.ELBO):
     """Base class: ``loss`` = -bound, the mean over data, in nats per datum.
@@ -48,13 +51,19 @@ class Objective(pyro.infer.ELBO):
                 f"Expected gradient of {name} to be one of {', '.join(self.gradients)}; got {gradient!r}."
                 f"{did_you_mean(str(gradient), self.gradients)}"
             )
-        if gradient == "vimco" and num_particles < 2:
-            raise ValueError(
-                f"Expected num_particles >= 2 for {type(self).__name__}({gradient!r}); got {num_particles}."
-            )
+        if gradient in OF_SEVERAL:
+            self._check_several(num_particles, repr(gradient))
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.gradient, self.chunk_size = gradient, chunk_size
         self._plate_depths: WeakKeyDictionary[Program, WeakKeyDictionary[Program, int]] = WeakKeyDictionary()
+
+    def _check_several(self, num_particles: int, setting: str) -> None:
+        """Refuse K = 1 with a setting whose gradient for the guide would be zero in expectation, or undefined."""
+        if num_particles < 2:
+            raise ValueError(
+                f"Expected num_particles >= 2 for {type(self).__name__}({setting}); got {num_particles}. It compares the "
+                "particles of a datum: one alone has no gradient for the guide but noise."
+            )
 
     @abstractmethod
     def bound(self, log_w: Tensor) -> Tensor:
