@@ -61,8 +61,8 @@ class Objective(pyro.infer.ELBO):
         """Refuse K = 1 with a setting whose gradient for the guide would be zero in expectation, or undefined."""
         if num_particles < 2:
             raise ValueError(
-                f"Expected num_particles >= 2 for {type(self).__name__}({setting}); got {num_particles}. It compares the "
-                "particles of a datum: one alone has no gradient for the guide but noise."
+                f"Expected num_particles >= 2 for {type(self).__name__}({setting}); got {num_particles}. It compares "
+                "the particles of a datum: one alone has no gradient for the guide but noise."
             )
 
     @abstractmethod

@@ -16,6 +16,7 @@ from torch.distributions import kl_divergence
 from pyro_vae.inference.objectives.base import Objective, PenalisedELBO
 from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.enumeration import Enumerable, check_enumeration
 from pyro_vae.inference.programs.latents import in_one_order, kl_by_dimension
 from pyro_vae.inference.programs.structure import Site, check_structure
 from pyro_vae.inference.programs.vectorize import trace_pair
@@ -42,12 +43,15 @@ class ELBO(Objective):
         gradient: "pathwise"; "stl" (or "dreg", here the same), without the guide's score, whose variance is zero
             at the exact posterior; "score" for guides that cannot be reparameterised, with a leave-one-out
             baseline for K > 1 ("vimco" is the same here); "enumerate" sums discrete latents out of the
-            expectation exactly, through ``pyro.infer.TraceEnum_ELBO``.
+            expectation exactly, through ``pyro.infer.TraceEnum_ELBO``: each site over its values, an event of
+            independent entries over all combinations of theirs, at most 2^16. Continuous sites beside them stay
+            Monte Carlo.
         chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
             ``IWAE``.
 
     Raises:
-        ValueError: for beta < 0, or an analytic KL with a gradient other than pathwise.
+        ValueError: for beta < 0, an analytic KL with a gradient other than pathwise, or, enumerated, a discrete guide
+            site without a finite list of values, or whose values explain what lies outside its plate.
 
     Source: Kingma and Welling (2014), equation 3; beta: Higgins et al. (2017), equation 4; stl: Roeder, Wu and
     Duvenaud (2017), equation 8.
@@ -145,10 +149,12 @@ class ELBO(Objective):
 
     def _enumerated(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the exact bound of the minibatch as the mean over data, repeated for each of them, shape (B,)."""
-        depth = check_structure(*trace_pair(model, guide, args), len(args[0]))
+        traces = trace_pair(model, guide, args)
+        depth = check_structure(*traces, len(args[0]))
+        check_enumeration(*traces)
         exact = pyro.infer.TraceEnum_ELBO(max_plate_nesting=depth)
         with KLWeight(self.beta), _Unscaled():
-            loss = exact.differentiable_loss(model, config_enumerate(guide), *args)
+            loss = exact.differentiable_loss(model, config_enumerate(Enumerable()(guide)), *args)
         return (-loss / len(args[0])).expand(len(args[0]))
 
 

@@ -31,7 +31,8 @@ class RWS(Objective):
             ``IWAE``.
 
     Raises:
-        ValueError: for another ``phi``, K = 1 with wake, or with sleep where the model cannot be simulated; see ``simulate``.
+        ValueError: for another ``phi``, K = 1 with wake, or with sleep where the model cannot be simulated; see
+            ``simulate``.
 
     Source: Bornschein and Bengio (2015), Reweighted Wake-Sleep, section 2.3; Le et al. (2019), section 3.
     """

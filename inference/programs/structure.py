@@ -236,7 +236,7 @@ def _dimensions(site: Site) -> int | None:
 
 def distribution_name(fn: Any) -> str:
     """Return the name of a distribution's class, without the wrapping that makes dimensions an event."""
-    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+    while type(fn).__name__ in ("Independent", "Factorised", "MaskedDistribution", "ExpandedDistribution"):
         fn = fn.base_dist
     return type(fn).__name__
 

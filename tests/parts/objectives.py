@@ -6,9 +6,9 @@ import inspect
 from functools import partial
 
 import torch
-from parts import contract
 from pyro import infer
 
+from parts import contract
 from pyro_vae.inference import objectives
 from pyro_vae.inference.objectives import (
     CIWAE,
