@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import pyro.infer
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int, did_you_mean
 from pyro_vae.inference.objectives.chunks import by_chunk
 from pyro_vae.inference.objectives.gradients import ESTIMATORS, check_reparameterised
+from pyro_vae.inference.objectives.pairs import PerPair, Scales
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.loop import split_particles
 from pyro_vae.inference.programs.vectorize import find_plate_depth, trace_pair
@@ -55,7 +56,7 @@ class Objective(pyro.infer.ELBO):
             self._check_several(num_particles, repr(gradient))
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.gradient, self.chunk_size = gradient, chunk_size
-        self._plate_depths: WeakKeyDictionary[Program, WeakKeyDictionary[Program, int]] = WeakKeyDictionary()
+        self._plate_depths, self._scales = PerPair[int](), PerPair[bool]()
 
     def _check_several(self, num_particles: int, setting: str) -> None:
         """Refuse K = 1 with a setting whose gradient for the guide would be zero in expectation, or undefined."""
@@ -91,6 +92,7 @@ class Objective(pyro.infer.ELBO):
     ) -> WeightTerms:
         """Return the terms of log w for one minibatch, of ``num_particles``, or of all K if None."""
         plate_depth = self._plate_depth(model, guide, args) if self.num_particles > 1 else None
+        tracer = self._minding_scales(model, guide, tracer)
         return weight_terms(
             model, guide, args, num_particles or self.num_particles, plate_depth=plate_depth, tracer=tracer
         )
@@ -151,21 +153,27 @@ class Objective(pyro.infer.ELBO):
 
     def _plate_depth(self, model: Program, guide: Program, args: Args) -> int:
         """Find out once for each pair how its particles can run."""
-        try:
-            known = self._plate_depths.setdefault(model, WeakKeyDictionary())
-            if guide not in known:
-                known[guide] = find_plate_depth(model, guide, args)
-            return known[guide]
-        except TypeError:  # a callable that cannot be hashed or weakly referenced is looked at each time
-            return find_plate_depth(model, guide, args)
+        return self._plate_depths.get(model, guide, lambda: find_plate_depth(model, guide, args))
+
+    def _minding_scales(self, model: Program, guide: Program, tracer: Tracer) -> Tracer:
+        """Return the tracer, which at the first run of a pair warns of scales of its own, and no more after that."""
+        return tracer if self._scales.has(model, guide) else partial(self._mind_scales, (model, guide), tracer)
+
+    def _mind_scales(
+        self, pair: tuple[Program, Program], tracer: Tracer, model: Program, guide: Program, args: Args
+    ) -> tuple[Trace, Trace]:
+        noted = Scales()
+        traces = tracer(noted(model), noted(guide), args)
+        self._scales.get(*pair, noted.warn)
+        return traces
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was found out about programs, which has no meaning in another process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_plate_depths"}
+        return {name: value for name, value in self.__dict__.items() if not isinstance(value, PerPair)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take up the settings; programs are looked at anew."""
-        self.__dict__.update(state, _plate_depths=WeakKeyDictionary())
+        self.__dict__.update(state, _plate_depths=PerPair(), _scales=PerPair())
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         return trace_pair(model, guide, args)

@@ -149,7 +149,7 @@ class ELBO(Objective):
 
     def _enumerated(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the exact bound of the minibatch as the mean over data, repeated for each of them, shape (B,)."""
-        traces = trace_pair(model, guide, args)
+        traces = self._minding_scales(model, guide, trace_pair)(model, guide, args)
         depth = check_structure(*traces, len(args[0]))
         check_enumeration(*traces)
         exact = pyro.infer.TraceEnum_ELBO(max_plate_nesting=depth)
