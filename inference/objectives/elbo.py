@@ -11,13 +11,12 @@ import torch
 from pyro.infer import config_enumerate
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_vae.inference.objectives.base import Objective, PenalisedELBO
 from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.enumeration import Enumerable, check_enumeration
-from pyro_vae.inference.programs.latents import in_one_order, kl_by_dimension
+from pyro_vae.inference.programs.latents import closed_kl, in_one_order, kl_by_dimension
 from pyro_vae.inference.programs.structure import Site, check_structure
 from pyro_vae.inference.programs.vectorize import trace_pair
 from pyro_vae.inference.programs.weights import KLWeight, Tracer, WeightTerms, refuse_auxiliary
@@ -132,7 +131,7 @@ class ELBO(Objective):
         unmasked = prior is not None and prior["mask"] is None and site["mask"] is None
         if prior is not None and unmasked and at_once and in_one_order(terms):
             try:
-                divergence = kl_divergence(site["fn"], prior["fn"])
+                divergence = closed_kl(site["fn"], prior["fn"])
                 return divergence.reshape(*terms.guide[name].shape, -1).sum(-1)
             except NotImplementedError:
                 pass
