@@ -167,14 +167,6 @@ class Objective(pyro.infer.ELBO):
         self._scales.get(*pair, noted.warn)
         return traces
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was found out about programs, which has no meaning in another process."""
-        return {name: value for name, value in self.__dict__.items() if not isinstance(value, PerPair)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take up the settings; programs are looked at anew."""
-        self.__dict__.update(state, _plate_depths=PerPair(), _scales=PerPair())
-
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         return trace_pair(model, guide, args)
 

@@ -47,6 +47,10 @@ class PerPair(Generic[T]):
             known[of_model, of_guide] = find()
         return known[of_model, of_guide]
 
+    def __reduce__(self) -> tuple[type[PerPair[T]], tuple[()]]:
+        """Travel empty: what was found out about programs has no meaning in another process."""
+        return PerPair, ()
+
 
 def _owner(program: Program) -> tuple[Any, str]:
     """Return what a program lives as long as, and its name there."""

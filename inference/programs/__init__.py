@@ -4,5 +4,6 @@
 come ``call`` (modules, devices, modes, random state), ``state`` (what programs keep), ``structure`` (what is refused)
 and ``vectorize`` (how particles run); after it ``latents`` (values and KL of latent sites), ``enumeration`` (all values
 of discrete ones), ``proposals`` (what a guide must be), ``observed`` (what is scored), ``simulate``, ``predictive``
-(p(x|z), q(z|x) and p(z) of programs), ``loop`` (over data and particles) and ``standard_errors``.
+(p(x|z), q(z|x) and p(z) of programs), ``parameters`` (whose they are), ``loop`` (over data and particles) and
+``standard_errors``.
 """
