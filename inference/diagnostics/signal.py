@@ -9,7 +9,7 @@ import pyro.infer
 import torch
 from torch import Tensor
 
-from pyro_vae.inference.programs.call import Data, Program, as_args, check_data, fork_rng
+from pyro_vae.inference.programs.call import Data, Program, as_args, check_data, fork_rng, short_errors
 from pyro_vae.inference.programs.parameters import used_parameters
 from pyro_vae.inference.programs.standard_errors import check_two
 
@@ -31,6 +31,7 @@ class GradientSNR:
     num_repeats: int
 
 
+@short_errors()
 def gradient_snr(
     model: Program,
     guide: Program,
@@ -62,7 +63,7 @@ def gradient_snr(
     """
     check_two(num_repeats, "num_repeats")
     check_data(model, x)
-    args = as_args(x)
+    args = as_args(x, program=model)
     groups = used_parameters(model, guide, args)
     every = list({id(p): p for group in groups for p in group}.values())
     if not every:

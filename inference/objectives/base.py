@@ -16,7 +16,7 @@ from pyro_vae.core.checks import check_positive_int, did_you_mean
 from pyro_vae.inference.objectives.chunks import by_chunk
 from pyro_vae.inference.objectives.gradients import ESTIMATORS, check_reparameterised
 from pyro_vae.inference.objectives.pairs import PerPair, Scales
-from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.call import Args, Program, as_args, short_errors
 from pyro_vae.inference.programs.loop import split_particles
 from pyro_vae.inference.programs.vectorize import find_plate_depth, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
@@ -131,18 +131,20 @@ class Objective(pyro.infer.ELBO):
 
         return by_chunk(weigh, len(counts), args, (model, guide))
 
+    @short_errors()
     def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return -bound averaged over data, a scalar with the chosen estimator's gradient.
 
         Raises:
             ValueError: if the programs cannot have that gradient.
         """
-        return -self.surrogate(model, guide, args).mean()
+        return -self.surrogate(model, guide, as_args(args, program=model)).mean()
 
+    @short_errors()
     def loss(self, model: Program, guide: Program, *args: Any) -> float:
         """Return -bound averaged over data, without gradient."""
         with torch.no_grad():
-            return -self.value(model, guide, args).mean().item()
+            return -self.value(model, guide, as_args(args, program=model)).mean().item()
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return the loss, detached, and add its gradient to every parameter."""

@@ -15,7 +15,7 @@ from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.objectives.pairs import PerPair
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
-from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.call import Args, Program, as_args, short_errors
 from pyro_vae.inference.programs.parameters import used_parameters
 
 
@@ -224,9 +224,10 @@ class CUBO(Objective):
             )
         return learnt
 
+    @short_errors()
     def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return the upper bound averaged over data: this one is minimised."""
-        return self.surrogate(model, guide, args).mean()
+        return self.surrogate(model, guide, as_args(args, program=model)).mean()
 
     def loss(self, model: Program, guide: Program, *args: Any) -> float:
         """Return the upper bound averaged over data, without gradient."""

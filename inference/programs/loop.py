@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from tqdm.auto import tqdm
 
-from pyro_vae.inference.programs.call import Args, Data, Program, as_args, fork_rng, place, training_mode
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args, fork_rng, place, short_errors, training_mode
 from pyro_vae.inference.programs.vectorize import find_plate_depth
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
 
@@ -33,7 +33,7 @@ def evaluation_on_device(
 ) -> Iterator[Args]:
     """Move programs and data to the device, yield the data there, and run in ``evaluation_mode``."""
     args, chosen = place(model, guide, as_args(x), device)
-    with evaluation_mode(model, guide, chosen, seed):
+    with evaluation_mode(model, guide, chosen, seed), short_errors():
         yield args
 
 

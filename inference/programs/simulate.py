@@ -46,7 +46,7 @@ def simulate(model: Program, x: Data) -> Simulation:
 
     Raises:
         ValueError: if an observed site's data are none of the arguments, so that nobody could say where its draw
-            belongs, if two sites observe the same one, or if nothing is observed.
+            belongs, if two sites observe the same one, if a draw has another size, or if nothing is observed.
     """
     args = as_args(x)
     trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
@@ -60,6 +60,7 @@ def simulate(model: Program, x: Data) -> Simulation:
             f"Cannot simulate: the sites {list(places)} observe one argument twice. Pass it for each of them."
         )
     for name, i in places.items():
+        _check_size(name, observed[name]["value"], args[i])
         drawn[i] = observed[name]["value"].reshape(args[i].shape)
     latents = {name: site["value"] for name, site in sites.items() if name not in observed}
     return Simulation(tuple(drawn), latents, places)
@@ -77,6 +78,15 @@ def with_missing(drawn: Simulation, like: Args) -> Simulation:
         if like[i].is_floating_point():
             args[i] = args[i].masked_fill(like[i].isnan(), torch.nan)
     return Simulation(tuple(args), drawn.latents, drawn.places)
+
+
+def _check_size(name: str, draw: Tensor, arg: Tensor) -> None:
+    """Refuse a draw that has not the numbers of the data that it stands for."""
+    if draw.numel() != arg.numel():
+        raise ValueError(
+            f"Cannot simulate: site {name!r} draws values of shape {tuple(draw.shape)} and observes data of shape "
+            f"{tuple(arg.shape)}. Give its distribution the shape of the data."
+        )
 
 
 def _place(name: str, site: Site, args: Args) -> int:

@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Args, Data, Program, as_args
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args, short_errors
 from pyro_vae.inference.programs.structure import PARTICLES, Site, check_structure, sample_sites
 from pyro_vae.inference.programs.vectorize import find_plate_depth, trace_pair
 
@@ -48,6 +48,7 @@ def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1)
     return weight_terms(model, guide, x, num_particles).log_w
 
 
+@short_errors()
 def weight_terms(
     model: Program,
     guide: Program,
@@ -69,7 +70,7 @@ def weight_terms(
         tracer: how the pair is run and scored; the estimators of a gradient run it in ways of their own.
     """
     check_positive_int(num_particles, "num_particles")
-    args = as_args(x)
+    args = as_args(x, program=model)
     num_data = len(args[0])
     if num_particles == 1:
         return _terms(tracer(model, guide, args), num_data)
