@@ -17,6 +17,8 @@ from pyro_vae.inference.diagnostics import (
     elbo_surgery,
     expected_coverage,
     kl_per_dimension,
+    pit,
+    predictive_check,
     rate_distortion,
     sbc,
 )
@@ -69,6 +71,20 @@ def test_coverage_leaves_masked_latents_out(how):
     exact = expected_coverage(*masked(how), 600, x=DATA, alpha=0.001, **quiet)
     narrow = expected_coverage(*masked(how, 0.35), 600, x=DATA, alpha=0.001, **quiet)
     assert (exact.verdict, narrow.verdict) == ("calibrated", "overconfident")
+
+
+@pytest.mark.parametrize("how", MASKS)
+def test_checks_of_the_model_draw_masked_latents_like_the_others(how):
+    """Of data from the model and of data twice as wide: alpha = 0.001, and p-values of a spread between 200 draws."""
+    torch.manual_seed(3)
+    exists = torch.arange(600) % 3 > 0
+    x = torch.randn(600, dtype=torch.float64) * torch.where(exists, 2.0, 1.0).sqrt()
+    spread = {"with": lambda data: data[0][data[1]].std(), "without": lambda data: data[0][~data[1]].std()}
+    for factor, right in ((1.0, True), (2.0, False)):
+        data = (factor * x, exists)
+        assert pit(masked(how)[0], data, alpha=0.001, **quiet).accepted == right
+        check = predictive_check(masked(how)[0], None, data, spread, kind="prior", num_draws=100, **quiet)
+        assert all((p > 0.025) == right for p in check.two_sided.values())
 
 
 @pytest.mark.parametrize("how", MASKS)
