@@ -17,8 +17,8 @@ from pyro_vae.inference.programs.enumeration import Factorised
 class Bernoulli(GuideFamily):
     """Binary codes, q(z|x) = prod_i Bernoulli(z_i; sigmoid(h_i)), z in {0, 1}^D.
 
-    A draw has no derivative: train with ``IWAE(K, gradient="vimco")``, ``ELBO(K, gradient="score")``, or, for at most
-    16 bits, ``ELBO(gradient="enumerate")``, which sums over all 2^D codes. The prior is discrete too.
+    A draw has no derivative: train with ``IWAE(K, gradient="vimco")``, ``ELBO(K, gradient="score")``, or, for few
+    bits, ``ELBO(gradient="enumerate")``, which sums over all 2^D codes. The prior is discrete too.
 
     Args:
         dim: number of bits D.

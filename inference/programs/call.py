@@ -66,10 +66,10 @@ def _called(args: tuple[Any, ...], name: str, program: Program | None) -> list[t
     if len(args) == 1:
         return [(name, name)]
     try:
-        function = program.forward if isinstance(program, nn.Module) else program
-        given = inspect.signature(function).parameters.values() if function is not None else ()
-        known = [p.name for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    except (TypeError, ValueError):  # a callable without a signature
+        function = getattr(program, "check_data", None) or getattr(program, "forward", program)
+        given = inspect.signature(function).parameters.values()
+        known = [p.name for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "name"]
+    except (TypeError, ValueError):  # none is given, or a callable without a signature
         known = []
     rest = range(1, len(args))
     named = [(f"{known[i]} ({name}[{i}])", known[i]) if i < len(known) else (f"{name}[{i}]",) * 2 for i in rest]

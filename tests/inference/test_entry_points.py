@@ -188,6 +188,13 @@ VAES = {
 }
 
 
+def test_arguments_are_called_as_the_model_calls_its_data():
+    """``VAE`` takes no second argument of data, whatever its forward has."""
+    for build, called in ((VAES["missing"][0], r"data\[1\]"), (VAES["classes"][0], r"y \(data\[1\]\)")):
+        with pytest.raises(ValueError, match=f"Expected {called} to be a torch.Tensor; got bool"):
+            fit(build(), AmortizedGuide(6, guides.DiagonalNormal(2), mlp((4,))), (X, True), progress=False)
+
+
 @pytest.mark.parametrize("name", VAES)
 def test_nan_in_labels_covariates_and_data_of_the_models_shipped(name):
     build, data, message = VAES[name]
