@@ -66,7 +66,7 @@ def _called(args: tuple[Any, ...], name: str, program: Program | None) -> list[t
     if len(args) == 1:
         return [(name, name)]
     try:
-        function = getattr(program, "check_data", None) or getattr(program, "forward", program)
+        function: Any = getattr(program, "check_data", None) or getattr(program, "forward", program)
         given = inspect.signature(function).parameters.values()
         known = [p.name for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "name"]
     except (TypeError, ValueError):  # none is given, or a callable without a signature
