@@ -179,8 +179,7 @@ def _masked_as(site: Site, in_model: Site | None) -> Site:
 
     So it is with ``obs_mask``, whose latent ``NAME_unobserved`` the model masks where there is an observation.
     """
-    masked = site["mask"] is not None and site["mask"] is not True
-    if in_model is None or in_model["is_observed"] or in_model["mask"] is None or masked:
+    if in_model is None or in_model["is_observed"] or in_model["mask"] is None:
         return site
     return {**site, "mask": in_model["mask"]}
 

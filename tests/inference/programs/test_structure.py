@@ -212,13 +212,14 @@ def _exists(x):
     return torch.arange(len(x)) % 2 == 0
 
 
-def _masked(model_hides, guide_hides, around=False):
+def _masked(model_hides, guide_hides, around=False, of_guide=lambda x: True):
     """z ~ N(0, 1) where it exists, x | z ~ N(z, 1), else N(0, 1), and the exact guide.
 
     Args:
         model_hides: mask z by ``.mask`` of its distribution in the model.
         guide_hides: the same in the guide.
         around: mask it in the model by ``poutine.mask``.
+        of_guide: the mask of ``poutine.mask`` in the guide.
     """
 
     def model(x):
@@ -228,7 +229,7 @@ def _masked(model_hides, guide_hides, around=False):
             pyro.sample("x", dist.Normal(torch.where(_exists(x), z, 0.0), 1.0), obs=x)
 
     def guide(x):
-        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=True):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=of_guide(x)):
             pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).mask(_exists(x) if guide_hides else True))
 
     return model, guide
@@ -247,3 +248,11 @@ def test_a_mask_of_both_programs_or_around_the_models_site_leaves_the_latent_out
     x = torch.randn(4, dtype=torch.float64)
     exact = torch.where(_exists(x), dist.Normal(0.0, 2**0.5).log_prob(x), dist.Normal(0.0, 1.0).log_prob(x))
     torch.testing.assert_close(log_weights(*_masked(*hides), x, 3), exact.expand(3, -1))
+
+
+def test_where_masks_of_both_programs_differ_that_of_the_model_says_what_a_latent_is():
+    """log q is known everywhere, and counts where log p does."""
+    x = torch.randn(6, dtype=torch.float64)
+    exact = torch.where(_exists(x), dist.Normal(0.0, 2**0.5).log_prob(x), dist.Normal(0.0, 1.0).log_prob(x))
+    programs = _masked(False, False, True, lambda x: torch.arange(len(x)) % 3 == 0)
+    torch.testing.assert_close(log_weights(*programs, x, 3), exact.expand(3, -1))
