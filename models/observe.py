@@ -64,7 +64,9 @@ class GenerativeModel(nn.Module):
         """
         if self.missing and isinstance(x, Tensor) and x.is_floating_point():
             x = fill_missing(x, self._support)
-        check_tensor(x, name)
+        kind = type(self).__name__
+        hint = f", or let NaN be missing: load_data(..., missing=True) and {kind}(..., missing=True)"
+        check_tensor(x, name, "" if self.missing else hint)
         check_event(x, self.event_shape, name)
         hint = getattr(self.likelihood, "hint", "")
         check_support(x, self._support, type(self.likelihood).__name__, name, hint)

@@ -19,7 +19,7 @@ from pyro_vae.inference.diagnostics.uniformity import (
     uniformity,
 )
 from pyro_vae.inference.programs.call import Args, Data, Program
-from pyro_vae.inference.programs.latents import latent_values, terms_at, unit_labels
+from pyro_vae.inference.programs.latents import latent_values, refuse_masked, terms_at, unit_labels
 from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, particle_terms, split_data_with_bar
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate, with_missing
 from pyro_vae.inference.programs.vectorize import find_plates
@@ -82,7 +82,7 @@ def sbc(
         progress: show a progress bar, where there is a terminal to show it.
 
     Raises:
-        ValueError: for programs that ``simulate`` or ``log_weights`` refuses, or draws that are NaN.
+        ValueError: for programs that ``simulate`` or ``log_weights`` refuses, masked latents, or draws that are NaN.
 
     Source: Talts, Betancourt, Simpson, Vehtari and Gelman (2018), Validating Bayesian Inference Algorithms with
     Simulation-Based Calibration; log p(x|z) as a test quantity: Modrák et al. (2023), Simulation-Based Calibration
@@ -94,6 +94,7 @@ def sbc(
     with evaluation_on_device(model, guide, example_data(model, num_data, x), seed, device) as args:
         for drawn, plates in simulations(model, guide, args, num_draws, chunk_size, "calibration", progress):
             truth = terms_at(model, guide, drawn.args, drawn.latents, plates, score_guide=False)
+            refuse_masked(truth, "it has no posterior to be ranked in where it is masked")
             values = {name: drawn.latents[name][None] for name in truth.prior}
             star, labels = _quantities(values, truth)
             counter = RankCounter(star[0])
@@ -186,7 +187,7 @@ def expected_coverage(
     posterior, coverage at c is c. A guide too wide covers more, above the diagonal, which is called conservative; one
     too narrow or shifted covers less. All dimensions are judged at once. A small shift changes coverage only to
     second order, and ``sbc`` sees it sooner. Coverage is an average over x: a guide that ignores x, q(z|x) = p(z),
-    has it too, which the column of log p(x|z) in ``sbc`` finds out.
+    has it too, which the column of log p(x|z) in ``sbc`` finds out. Masked latents are left out of log q.
 
     Args:
         model: Pyro program for p(x, z), which observes its data as they were handed in, ``obs=x``.

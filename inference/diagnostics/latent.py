@@ -14,6 +14,7 @@ from pyro_vae.inference.programs.latents import (
     kl_by_dimension,
     latent_values,
     listed,
+    refuse_masked,
     unit_labels,
 )
 from pyro_vae.inference.programs.loop import evaluation_on_device, terms_by_batch
@@ -94,7 +95,7 @@ def active_units(
         progress: show a progress bar, where there is a terminal to show it.
 
     Raises:
-        ValueError: for fewer than 2 data or particles, or programs that ``log_weights`` refuses.
+        ValueError: for fewer than 2 data or particles, masked latents, or programs that ``log_weights`` refuses.
 
     Source: Burda, Grosse and Salakhutdinov (2016), Importance Weighted Autoencoders, section 5.
     """
@@ -129,6 +130,7 @@ def _spread(mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 def _unit_means(terms: WeightTerms) -> dict[str, Tensor]:
     """Return {site: E[z | x, earlier sites], shape (K, B, *unit, C)}; C = 1 but for a Categorical."""
+    refuse_masked(terms, "its mean moves with the data that have it, and with no others")
     return {name: _mean(terms.guide_sites[name], value, terms) for name, value in latent_values(terms).items()}
 
 

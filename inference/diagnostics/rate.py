@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.diagnostics.latent import kl_groups
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
-from pyro_vae.inference.programs.latents import Given, guide_at, latent_values
+from pyro_vae.inference.programs.latents import Given, guide_at, latent_values, refuse_masked
 from pyro_vae.inference.programs.loop import (
     data_at_once,
     evaluation_on_device,
@@ -77,7 +77,7 @@ def rate_distortion(
         R_n = KL(q(z|x_n) || p(z)),   D_n = -E_q[log p(x_n|z)],   ELBO_n = -(R_n + D_n)
 
     The mean rate is an upper bound on the mutual information of x and z under the guide. R is in closed form where
-    ``kl_per_dimension`` is, D the mean over particles.
+    ``kl_per_dimension`` is, D the mean over particles. A latent that is masked costs nothing.
 
     Args:
         model: Pyro program for p(x, z) with an outermost data plate.
@@ -178,8 +178,8 @@ def elbo_surgery(
         progress: show a progress bar, where there is a terminal to show it.
 
     Raises:
-        ValueError: for K < 2, a guide with auxiliary sites or without an inverse, or programs that ``log_weights``
-            refuses.
+        ValueError: for K < 2, a guide with auxiliary sites or without an inverse, masked latents, or programs that
+            ``log_weights`` refuses.
 
     Source: Hoffman and Johnson (2016), ELBO Surgery: yet another way to carve up the variational evidence lower bound.
     """
@@ -203,6 +203,7 @@ def _information_and_marginal(
 ) -> Tensor:
     """Return log q(z|x_n) - log q(z) and log q(z) - log p(z) of each particle and datum, shape (K, B, 2)."""
     refuse_auxiliary(terms)
+    refuse_masked(terms, "q(z), of which all data are components, is of data that have it")
     draws = {name: value.flatten(0, 1)[:, None] for name, value in latent_values(terms).items()}  # (K B, 1, ...)
     aggregated = _log_aggregated(guide, args, draws, chunk_size, plates).reshape(terms.log_q.shape)
     return torch.stack([terms.log_q - aggregated, aggregated - terms.log_prior], -1)

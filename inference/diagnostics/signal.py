@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pyro.infer
 import torch
-from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.inference.programs.call import Args, Data, Program, as_args, check_data, fork_rng, modules_of
+from pyro_vae.inference.programs.call import Data, Program, as_args, check_data, fork_rng, short_errors
+from pyro_vae.inference.programs.parameters import used_parameters
 from pyro_vae.inference.programs.standard_errors import check_two
-from pyro_vae.inference.training.step import param_sites
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class GradientSNR:
     """Signal-to-noise ratio of a gradient estimate, |mean| / standard deviation, the mean over parameters.
 
     Attributes:
-        model: that of the model's parameters, NaN if it has none.
-        guide: that of the guide's parameters, NaN if it has none.
+        model: that of the parameters that log p(x, z) depends on, NaN if there are none.
+        guide: that of the parameters that q(z | x) depends on, NaN if there are none.
         num_particles: K of the objective.
         num_repeats: number of gradients drawn.
     """
@@ -31,6 +31,7 @@ class GradientSNR:
     num_repeats: int
 
 
+@short_errors()
 def gradient_snr(
     model: Program,
     guide: Program,
@@ -41,6 +42,8 @@ def gradient_snr(
     seed: int = 0,
 ) -> GradientSNR:
     """Measure the signal-to-noise ratio of an objective's gradient, for model and guide apart.
+
+    A parameter of both programs counts in both; see ``used_parameters``.
 
     Args:
         model: Pyro program for p(x, z).
@@ -60,31 +63,17 @@ def gradient_snr(
     """
     check_two(num_repeats, "num_repeats")
     check_data(model, x)
-    args = as_args(x)
-    groups = _parameters(model, guide, args)
-    flat = [p for group in groups for p in group]
-    if not flat:
+    args = as_args(x, program=model)
+    groups = used_parameters(model, guide, args)
+    every = list({id(p): p for group in groups for p in group}.values())
+    if not every:
         raise ValueError("Found no parameters. Announce them with pyro.param or pyro.module.")
     with fork_rng(args[0].device, seed):
-        draws = [_gradient(objective.differentiable_loss(model, guide, *args), flat) for _ in range(num_repeats)]
-    sizes = [sum(p.numel() for p in group) for group in groups]
-    ratios = [_ratio(part) for part in torch.stack(draws).split(sizes, dim=1)]
+        draws = [_gradient(objective.differentiable_loss(model, guide, *args), every) for _ in range(num_repeats)]
+    columns = torch.stack(draws).split([p.numel() for p in every], dim=1)
+    of = dict(zip(map(id, every), columns, strict=True))
+    ratios = [_ratio(torch.cat([of[id(p)] for p in group], 1)) if group else math.nan for group in groups]
     return GradientSNR(ratios[0], ratios[1], objective.num_particles, num_repeats)
-
-
-@torch.no_grad()
-def _parameters(model: Program, guide: Program, args: Args) -> list[list[Tensor]]:
-    """Return the parameters of model and guide: those of their modules and those they announce."""
-    with poutine.trace(param_only=True) as of_guide:
-        drawn = poutine.trace(guide).get_trace(*args)
-    with poutine.trace(param_only=True) as of_model:
-        poutine.replay(model, trace=drawn)(*args)
-    groups = []
-    for program, capture in ((model, of_model), (guide, of_guide)):
-        owned = [p for module in modules_of(program) for p in module.parameters() if p.requires_grad]
-        every = [*owned, *param_sites(capture.trace).values()]
-        groups.append(list({id(p): p for p in every}.values()))
-    return groups
 
 
 def _gradient(loss: Tensor, parameters: list[Tensor]) -> Tensor:

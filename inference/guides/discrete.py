@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from pyro_vae.core.checks import check_positive_int, check_several
 from pyro_vae.core.simplex import Concrete
 from pyro_vae.inference.guides.base import GuideFamily
-
-MAX_BITS = 16
-"""Largest number of bits whose codes are enumerated."""
+from pyro_vae.inference.programs.enumeration import Factorised
 
 
 class Bernoulli(GuideFamily):
@@ -33,31 +31,7 @@ class Bernoulli(GuideFamily):
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         """Return q(z|x) for h of shape (..., D)."""
-        return BernoulliVector(dist.Bernoulli(logits=h), 1)
-
-
-class BernoulliVector(dist.Independent):
-    """Independent bits as one event that can be enumerated, all 2^D codes of it."""
-
-    has_enumerate_support = True
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        """Return all codes, shape (2^D, *batch, D); without ``expand`` (2^D, 1, ..., 1, D).
-
-        Raises:
-            ValueError: if there are too many.
-        """
-        (dim,) = self.event_shape
-        if dim > MAX_BITS:
-            raise ValueError(
-                f'Expected at most {MAX_BITS} bits to enumerate; got {dim}, 2^{dim} codes. Use gradient="vimco" or '
-                '"score".'
-            )
-        logits = self.base_dist.logits
-        bit = torch.arange(dim, device=logits.device)
-        codes = (torch.arange(2**dim, device=logits.device).unsqueeze(-1) >> bit & 1).to(logits.dtype)
-        codes = codes.reshape(-1, *[1] * len(self.batch_shape), dim)
-        return codes.expand(-1, *self.batch_shape, dim) if expand else codes
+        return Factorised(dist.Bernoulli(logits=h), 1)
 
 
 class Categorical(GuideFamily):

@@ -2,7 +2,8 @@
 
 Each is a ``pyro.infer.ELBO`` whose loss is minus the bound, the mean over data, in nats per datum: see ``base``. The
 bounds are in ``elbo``, ``bounds``, ``thermodynamic``, ``wake_sleep`` and ``aggregate``; the estimators in
-``gradients``, which ``rescoring`` serves; ``chunks`` runs many particles in the memory of a few.
+``gradients``, which ``rescoring`` serves; ``chunks`` runs many particles in the memory of a few; ``pairs`` keeps
+what is known of programs.
 """
 
 from pyro_vae.inference.objectives.aggregate import BetaTCVAE as BetaTCVAE

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.objectives.base import PenalisedELBO
 from pyro_vae.inference.programs.call import Program
-from pyro_vae.inference.programs.latents import marginals
+from pyro_vae.inference.programs.latents import marginals, refuse_masked
 from pyro_vae.inference.programs.plates import Site
 from pyro_vae.inference.programs.weights import WeightTerms, refuse_auxiliary
 
@@ -19,6 +19,7 @@ def _only_latent(terms: WeightTerms) -> str:
     if len(terms.prior) != 1:
         raise ValueError(f"Expected one latent site; got {list(terms.prior)}. Use another objective.")
     refuse_auxiliary(terms)
+    refuse_masked(terms, "the aggregated posterior is of data that have it", read=False)
     (name,) = terms.prior
     if terms.plates.inner or len(terms.guide_sites[name]["fn"].event_shape) != 1:
         raise ValueError(f"Expected latent site {name!r} of event shape (D,) in the data plate alone. Flatten it.")
@@ -85,10 +86,7 @@ class BetaTCVAE(PenalisedELBO):
         scale = math.log(len(z) * self.num_data)
         log_q_joint = pairs.sum(-1).logsumexp(1) - scale
         log_q_product = (pairs.logsumexp(1) - scale).sum(-1)
-        prior = terms.model_sites[name]
-        if prior["mask"] is not None:
-            raise ValueError(f"Expected no mask at latent site {name!r}. Use another objective.")
-        log_p = prior["unscaled_log_prob"]
+        log_p = terms.model_sites[name]["unscaled_log_prob"]
         return KLParts(terms.log_q[0] - log_q_joint, log_q_joint - log_q_product, log_q_product - log_p)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import pyro.infer
 import torch
@@ -15,11 +15,15 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int, did_you_mean
 from pyro_vae.inference.objectives.chunks import by_chunk
 from pyro_vae.inference.objectives.gradients import ESTIMATORS, check_reparameterised
-from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.objectives.pairs import PerPair, Scales
+from pyro_vae.inference.programs.call import Args, Program, as_args, short_errors
 from pyro_vae.inference.programs.loop import split_particles
 from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.vectorize import find_plates, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
+
+OF_SEVERAL = ("vimco", "covariance")
+"""Estimators that compare the particles of a datum, and whose gradient for the guide is noise alone at K = 1."""
 
 
 class Objective(pyro.infer.ELBO):
@@ -49,13 +53,19 @@ class Objective(pyro.infer.ELBO):
                 f"Expected gradient of {name} to be one of {', '.join(self.gradients)}; got {gradient!r}."
                 f"{did_you_mean(str(gradient), self.gradients)}"
             )
-        if gradient == "vimco" and num_particles < 2:
-            raise ValueError(
-                f"Expected num_particles >= 2 for {type(self).__name__}({gradient!r}); got {num_particles}."
-            )
+        if gradient in OF_SEVERAL:
+            self._check_several(num_particles, repr(gradient))
         super().__init__(num_particles=num_particles, vectorize_particles=True)
         self.gradient, self.chunk_size = gradient, chunk_size
-        self._known_plates: WeakKeyDictionary[Program, WeakKeyDictionary[Program, Plates]] = WeakKeyDictionary()
+        self._known_plates, self._scales = PerPair[Plates](), PerPair[bool]()
+
+    def _check_several(self, num_particles: int, setting: str) -> None:
+        """Refuse K = 1 with a setting whose gradient for the guide would be zero in expectation, or undefined."""
+        if num_particles < 2:
+            raise ValueError(
+                f"Expected num_particles >= 2 for {type(self).__name__}({setting}); got {num_particles}. It compares "
+                "the particles of a datum: one alone has no gradient for the guide but noise."
+            )
 
     @abstractmethod
     def bound(self, log_w: Tensor) -> Tensor:
@@ -83,6 +93,7 @@ class Objective(pyro.infer.ELBO):
     ) -> WeightTerms:
         """Return the terms of log w for one minibatch, of ``num_particles``, or of all K if None."""
         plates = self._plates(model, guide, args) if self.num_particles > 1 else None
+        tracer = self._minding_scales(model, guide, tracer)
         return weight_terms(model, guide, args, num_particles or self.num_particles, plates=plates, tracer=tracer)
 
     def chunks(self, num_data: int) -> list[int]:
@@ -119,18 +130,20 @@ class Objective(pyro.infer.ELBO):
 
         return by_chunk(weigh, len(counts), args, (model, guide))
 
+    @short_errors()
     def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return -bound averaged over data, a scalar with the chosen estimator's gradient.
 
         Raises:
             ValueError: if the programs cannot have that gradient.
         """
-        return -self.surrogate(model, guide, args).mean()
+        return -self.surrogate(model, guide, as_args(args, program=model)).mean()
 
+    @short_errors()
     def loss(self, model: Program, guide: Program, *args: Any) -> float:
         """Return -bound averaged over data, without gradient."""
         with torch.no_grad():
-            return -self.value(model, guide, args).mean().item()
+            return -self.value(model, guide, as_args(args, program=model)).mean().item()
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return the loss, detached, and add its gradient to every parameter."""
@@ -141,21 +154,19 @@ class Objective(pyro.infer.ELBO):
 
     def _plates(self, model: Program, guide: Program, args: Args) -> Plates:
         """Find out once for each pair how its particles can run."""
-        try:
-            known = self._known_plates.setdefault(model, WeakKeyDictionary())
-            if guide not in known:
-                known[guide] = find_plates(model, guide, args)
-            return known[guide]
-        except TypeError:  # a callable that cannot be hashed or weakly referenced is looked at each time
-            return find_plates(model, guide, args)
+        return self._known_plates.get(model, guide, lambda: find_plates(model, guide, args))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was found out about programs, which has no meaning in another process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_known_plates"}
+    def _minding_scales(self, model: Program, guide: Program, tracer: Tracer) -> Tracer:
+        """Return the tracer, which at the first run of a pair warns of scales of its own, and no more after that."""
+        return tracer if self._scales.has(model, guide) else partial(self._mind_scales, (model, guide), tracer)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take up the settings; programs are looked at anew."""
-        self.__dict__.update(state, _known_plates=WeakKeyDictionary())
+    def _mind_scales(
+        self, pair: tuple[Program, Program], tracer: Tracer, model: Program, guide: Program, args: Args
+    ) -> tuple[Trace, Trace]:
+        noted = Scales()
+        traces = tracer(noted(model), noted(guide), args)
+        self._scales.get(*pair, noted.warn)
+        return traces
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         return trace_pair(model, guide, args)

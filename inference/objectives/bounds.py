@@ -13,8 +13,10 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.gradients import check_reparameterised
+from pyro_vae.inference.objectives.pairs import PerPair
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
-from pyro_vae.inference.programs.call import Args, Program, modules_of
+from pyro_vae.inference.programs.call import Args, Program, as_args, short_errors
+from pyro_vae.inference.programs.parameters import used_parameters
 
 
 def log_mean_exp(x: Tensor) -> Tensor:
@@ -196,7 +198,7 @@ class CUBO(Objective):
         super().__init__(num_particles, chunk_size=chunk_size)
         if not order >= 1:
             raise ValueError(f"Expected order >= 1; got {order!r}.")
-        self.order, self._warned = order, False
+        self.order, self._learns = order, PerPair[bool]()
 
     def bound(self, log_w: Tensor) -> Tensor:
         """Return the log of the power mean of order n."""
@@ -208,22 +210,24 @@ class CUBO(Objective):
         def tracer(chunk: int) -> Rescorer:
             return Rescorer(unaltered, freeze=False, freeze_model=True)
 
-        self._warn_of_a_model_that_stays(model)
+        self._learns.get(model, guide, lambda: self._warn_of_a_model_that_stays(model, guide, args))
         return self.bound(self.log_weights(model, guide, args, tracer, partial(check_reparameterised, self)))
 
-    def _warn_of_a_model_that_stays(self, model: Program) -> None:
-        learnt = any(p.requires_grad for module in modules_of(model) for p in module.parameters())
-        if learnt and not self._warned:
-            self._warned = True
+    def _warn_of_a_model_that_stays(self, model: Program, guide: Program, args: Args) -> bool:
+        of_model, of_guide = used_parameters(model, guide, args)
+        learnt = bool({id(p) for p in of_model} - {id(p) for p in of_guide})
+        if learnt:
             warnings.warn(
                 "CUBO fits the guide alone: the model's parameters stay as they are. Fit both with ELBO or IWAE first, "
                 "and start from that guide with many particles.",
                 stacklevel=2,
             )
+        return learnt
 
+    @short_errors()
     def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return the upper bound averaged over data: this one is minimised."""
-        return self.surrogate(model, guide, args).mean()
+        return self.surrogate(model, guide, as_args(args, program=model)).mean()
 
     def loss(self, model: Program, guide: Program, *args: Any) -> float:
         """Return the upper bound averaged over data, without gradient."""

@@ -11,12 +11,12 @@ import torch
 from pyro.infer import config_enumerate
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_vae.inference.objectives.base import Objective, PenalisedELBO
 from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.latents import in_one_order, kl_by_dimension
+from pyro_vae.inference.programs.enumeration import Enumerable, check_enumeration
+from pyro_vae.inference.programs.latents import closed_kl, in_one_order, kl_by_dimension
 from pyro_vae.inference.programs.plates import Site, event_dim
 from pyro_vae.inference.programs.structure import check_structure
 from pyro_vae.inference.programs.summed import SUMMED
@@ -44,12 +44,15 @@ class ELBO(Objective):
         gradient: "pathwise"; "stl" (or "dreg", here the same), without the guide's score, whose variance is zero
             at the exact posterior; "score" for guides that cannot be reparameterised, with a leave-one-out
             baseline for K > 1 ("vimco" is the same here); "enumerate" sums discrete latents out of the
-            expectation exactly, through ``pyro.infer.TraceEnum_ELBO``.
+            expectation exactly, through ``pyro.infer.TraceEnum_ELBO``: each site over its values, an event of
+            independent entries over all combinations of theirs, at most 2^16. Continuous sites beside them stay
+            Monte Carlo.
         chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
             ``IWAE``.
 
     Raises:
-        ValueError: for beta < 0, or an analytic KL with a gradient other than pathwise.
+        ValueError: for beta < 0, an analytic KL with a gradient other than pathwise, or, enumerated, a discrete guide
+            site without a finite list of values, or whose values explain what lies outside its plate.
 
     Source: Kingma and Welling (2014), equation 3; beta: Higgins et al. (2017), equation 4; stl: Roeder, Wu and
     Duvenaud (2017), equation 8.
@@ -130,7 +133,7 @@ class ELBO(Objective):
         unmasked = prior is not None and prior["mask"] is None and site["mask"] is None and not prior.get(SUMMED)
         if prior is not None and unmasked and at_once and in_one_order(terms):
             try:
-                divergence = terms.by_datum(kl_divergence(site["fn"], prior["fn"]))
+                divergence = terms.by_datum(closed_kl(site["fn"], prior["fn"]))
                 return divergence.reshape(*terms.guide[name].shape, -1).sum(-1)
             except NotImplementedError:
                 pass
@@ -147,10 +150,12 @@ class ELBO(Objective):
 
     def _enumerated(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return the exact bound of the minibatch as the mean over data, repeated for each of them, shape (B,)."""
-        plates = check_structure(*trace_pair(model, guide, args), len(args[0]))
+        traces = self._minding_scales(model, guide, trace_pair)(model, guide, args)
+        plates = check_structure(*traces, len(args[0]))
+        check_enumeration(*traces)
         exact = pyro.infer.TraceEnum_ELBO(max_plate_nesting=plates.depth)
         with KLWeight(self.beta), _Unscaled():
-            loss = exact.differentiable_loss(model, config_enumerate(guide), *args)
+            loss = exact.differentiable_loss(model, config_enumerate(Enumerable()(guide)), *args)
         return (-loss / len(args[0])).expand(len(args[0]))
 
 

@@ -24,7 +24,7 @@ class TVO(Objective):
     of the same K particles.
 
     Args:
-        num_particles: K.
+        num_particles: K, at least 2 for "covariance" and "vimco".
         num_partitions: S, number of intervals: from 0 to beta_1, then evenly in log b up to 1.
         beta_1: the first point after 0.
         gradient: "covariance", the paper's: consistent in K, for any guide; "pathwise", "score" or "vimco", that
@@ -33,7 +33,7 @@ class TVO(Objective):
             ``IWAE``.
 
     Raises:
-        ValueError: if ``beta_1`` is not in (0, 1).
+        ValueError: if ``beta_1`` is not in (0, 1), or K = 1 with "covariance" or "vimco".
 
     Source: Masrani, Le and Wood (2019), The Thermodynamic Variational Objective, equations 6, 8 and 11.
     """

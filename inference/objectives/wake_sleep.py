@@ -25,13 +25,14 @@ class RWS(Objective):
     sleep-phi: the guide ascends d log q(z | x) at (z, x) drawn from the model.
 
     Args:
-        num_particles: K.
+        num_particles: K, at least 2 for "wake", whose gradient for the guide has mean 0 at K = 1.
         phi: "wake", "sleep", or "both", their mean.
         chunk_size: largest number of (particle, datum) pairs whose graph is in memory at once, all if absent; see
             ``IWAE``.
 
     Raises:
-        ValueError: for another ``phi``, or with sleep where the model cannot be simulated; see ``simulate``.
+        ValueError: for another ``phi``, K = 1 with wake, or with sleep where the model cannot be simulated; see
+            ``simulate``.
 
     Source: Bornschein and Bengio (2015), Reweighted Wake-Sleep, section 2.3; Le et al. (2019), section 3.
     """
@@ -42,6 +43,8 @@ class RWS(Objective):
         super().__init__(num_particles, "wake-sleep", chunk_size)
         if phi not in ("wake", "sleep", "both"):
             raise ValueError(f'Expected phi to be "wake", "sleep" or "both"; got {phi!r}.')
+        if phi == "wake":
+            self._check_several(num_particles, 'phi="wake"')
         self.phi = phi
 
     def bound(self, log_w: Tensor) -> Tensor:

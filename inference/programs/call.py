@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,8 +16,9 @@ import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.utils.rnn import PackedSequence
 
-from pyro_vae.core.checks import check_tensor
+from pyro_vae.core.checks import check_dense, check_has_data, check_tensor
 
 _FOREIGN = {"builtins", "functools", "matplotlib", "numpy", "pandas", "pyro", "scipy", "sklearn", "torch", "zuko"}
 """Packages whose functions and objects hold no modules of a user's."""
@@ -26,12 +28,52 @@ Args = tuple[Tensor, ...]
 """The positional arguments of a program: tensors with the data first in each."""
 Data = Tensor | Args
 """What users hand in: x, shape (N, *event), or such a tuple, passed as separate arguments."""
+_ADVICE = (
+    ("log_prob at site", "Give obs and the distribution there one shape, (N, *event): that of the data."),
+    ("inside plate(", "Declare the dimensions of one datum as its event, with .to_event(n)."),
+    ("Multiple sample sites", "Give each site a name of its own."),
+    ("", "Run model and guide on a few data by hand to see where: their shapes are to fit those of the data."),
+)
+"""What to do about errors whose message has these words, the first that fits."""
 _full_precision: ContextVar[bool] = ContextVar("full_precision", default=False)
 
 
-def as_args(x: Data) -> Args:
-    """Return the positional arguments that a program is called with."""
-    return x if isinstance(x, tuple) else (x,)
+def as_args(x: Data, name: str = "x", program: Program | None = None) -> Args:
+    """Return the positional arguments that a program is called with.
+
+    Args:
+        x: data, shape (N, *event), or a tuple of tensors.
+        name: what a message calls them.
+        program: whose arguments they are, for their names.
+
+    Raises:
+        ValueError: for nothing, and for what is no tensor, has no dimension or is not dense; with what to pass instead.
+    """
+    args: tuple[Any, ...] = x if isinstance(x, tuple) and not isinstance(x, PackedSequence) else (x,)
+    if not args:
+        raise ValueError(f"Expected {name} as tensors with the data first; got none.")
+    if not all(
+        isinstance(arg, Tensor) and arg.layout == torch.strided and arg.ndim and not arg.is_nested for arg in args
+    ):
+        for arg, (called, argument) in zip(args, _called(args, name, program), strict=True):
+            check_dense(arg, called, argument)
+            check_has_data(arg, called, argument)
+    return args
+
+
+def _called(args: tuple[Any, ...], name: str, program: Program | None) -> list[tuple[str, str]]:
+    """Return what a message and what a line of code call each argument: "y (x[1])" and "y" for the second."""
+    if len(args) == 1:
+        return [(name, name)]
+    try:
+        function: Any = getattr(program, "check_data", None) or getattr(program, "forward", program)
+        given = inspect.signature(function).parameters.values()
+        known = [p.name for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "name"]
+    except (TypeError, ValueError):  # none is given, or a callable without a signature
+        known = []
+    rest = range(1, len(args))
+    named = [(f"{known[i]} ({name}[{i}])", known[i]) if i < len(known) else (f"{name}[{i}]",) * 2 for i in rest]
+    return [(name, name), *named]
 
 
 def rows(args: Args, index: Tensor) -> Args:
@@ -110,20 +152,19 @@ def check_data(model: Program, x: Data, name: str = "x", guide: Program | None =
     """Refuse data that no program can take, and those that model or guide themselves refuse.
 
     Both may have a method ``check_data(x, name=...)``; one of the model, such as that of ``VAE``, decides about
-    NaN and infinities.
+    NaN and infinities in x, and is heard first about other arguments.
 
     Raises:
         ValueError: for what is no tensor, empty, NaN or infinite, of a wrong dtype or outside the support.
     """
-    args = as_args(x)
-    if not args or any(isinstance(arg, Tensor) and arg.ndim == 0 for arg in args):
-        raise ValueError(f"Expected {name} as tensors with the data first; got none, or one without dimensions.")
-    for arg in args:
-        judged_by_model = arg is args[0] and hasattr(model, "check_data")
-        if not judged_by_model and (not isinstance(arg, Tensor) or arg.is_floating_point() or arg is args[0]):
-            check_tensor(arg, name)
-    for program in (model, guide):
-        _check_by_program(program, args, name)
+    args = as_args(x, name, model)
+    if not hasattr(model, "check_data"):
+        check_tensor(args[0], name, ", or fill them and pass a mask of them to the programs, as a further argument")
+    _check_by_program(model, args, name)
+    for arg, (called, _) in zip(args[1:], _called(args, name, model)[1:], strict=True):
+        if arg.is_floating_point():
+            check_tensor(arg, called)
+    _check_by_program(guide, args, name)
     for arg in args:
         if len(arg) != len(args[0]):
             raise ValueError(f"Expected {len(args[0])} data in every tensor of {name}; got {len(arg)} in one.")
@@ -194,15 +235,31 @@ def fork_rng(device: torch.device, seed: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def short_errors() -> Iterator[None]:
-    """Cut the tables of shapes that Pyro appends to the error of a program, so that its message can be read."""
+    """Say in one line what went wrong in a program, at which site, and what to do, without Pyro's tables of shapes."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        message = str(error)
-        if "Trace Shapes:" not in message and "Param Sites:" not in message:
+        message, table = _without_tables(str(error))
+        if not table:
             raise
-        short = message.partition("Trace Shapes:")[0].partition("Param Sites:")[0].strip()
-        raise type(error)(short) from error
+        raise type(error)(_at_site(message, table)) from error
+
+
+def _without_tables(message: str) -> tuple[str, str]:
+    """Return an error's message in one line, and the tables that Pyro appended to it."""
+    starts = [start for start in map(message.find, ("Trace Shapes:", "Param Sites:", "Sample Sites:")) if start >= 0]
+    start = min(starts, default=len(message))
+    return " ".join(message[:start].split()), message[start:]
+
+
+def _at_site(message: str, table: str) -> str:
+    """Add to an error of a program what to do, and at which site, the last one that ran, where it names none."""
+    if any(advice in message for _, advice in _ADVICE):  # of a program that runs inside another
+        return message
+    advice = next(advice for words, advice in _ADVICE if words in message)
+    sites = re.findall(r"^\s*(\S+) dist\b", table.partition("Sample Sites:")[2], re.MULTILINE)
+    at = "" if re.search(r"\bsites?\b", message) or not sites else f", after site {sites[-1]!r}"
+    return f"{message.rstrip('.')}{at}. {advice}"
 
 
 def seed_rng(device: torch.device, seed: int) -> None:

@@ -17,6 +17,7 @@ from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.plates import Plates, Site, event_dim
+from pyro_vae.inference.programs.structure import distribution_mask
 from pyro_vae.inference.programs.summed import SUMMED, run_model
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
@@ -134,10 +135,42 @@ def kl_by_dimension(site: Site, prior: Site, closed: bool) -> Tensor:
     q, p = marginals(site, "the guide"), marginals(prior, "the prior")
     if closed:
         try:
-            return kl_divergence(q, p)
+            return closed_kl(q, p)
         except NotImplementedError:
             pass
     return q.log_prob(site["value"]) - p.log_prob(site["value"])
+
+
+def closed_kl(q: Any, p: Any) -> Tensor:
+    """Return KL(q || p) in closed form, the batch shapes of the two broadcast, which torch's own does for few.
+
+    Raises:
+        NotImplementedError: if torch has none.
+    """
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    return kl_divergence(*(d if d.batch_shape == shape else d.expand(shape) for d in (q, p)))
+
+
+def refuse_masked(terms: WeightTerms, why: str, read: bool = True) -> None:
+    """Refuse a latent site that is masked, in either program, by ``poutine.mask`` or by ``.mask`` of its distribution.
+
+    Args:
+        terms: of the pair.
+        why: what the site cannot have, to end a sentence.
+        read: let a mask pass that is true everywhere, whose values are then read.
+    """
+    for name in terms.prior:
+        for site in (terms.guide_sites[name], terms.model_sites[name]):
+            if any(_hides(mask, read) for mask in (site["mask"], distribution_mask(site["fn"]))):
+                raise ValueError(
+                    f"Expected no mask at latent site {name!r}: {why}. Leave out the data where it is masked."
+                )
+
+
+def _hides(mask: Any, read: bool) -> bool:
+    if isinstance(mask, Tensor):
+        return not (read and bool(mask.all()))
+    return mask is not None and mask is not True
 
 
 def in_one_order(terms: WeightTerms) -> bool:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from tqdm.auto import tqdm
 
-from pyro_vae.inference.programs.call import Args, Data, Program, as_args, place, seed_rng, training_mode
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args, place, seed_rng, short_errors, training_mode
 from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.trial import check_store, trial
 from pyro_vae.inference.programs.vectorize import find_plates, first_run, is_tied
@@ -40,7 +40,7 @@ def evaluation_on_device(
 ) -> Iterator[Args]:
     """Move programs and data to the device, yield the data there, and run in ``evaluation_mode``."""
     args, chosen = place(model, guide, as_args(x), device)
-    with evaluation_mode(model, guide, chosen, seed):
+    with evaluation_mode(model, guide, chosen, seed), short_errors():
         first_run(model, guide, args, chosen)
         seed_rng(chosen, seed)
         yield args

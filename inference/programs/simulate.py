@@ -51,8 +51,8 @@ def simulate(model: Program, x: Data) -> Simulation:
 
     Raises:
         ValueError: if an observed site's data are none of the arguments, so that nobody could say where its draw
-            belongs, if two sites observe the same one, if nothing is observed, or if a site's distribution depends on
-            what is observed there.
+            belongs, if two sites observe the same one, if nothing is observed, or if a draw has another size, or if a
+            site's distribution depends on what is observed there.
     """
     args = tuple(arg.contiguous() for arg in as_args(x))
     before = RandomState(args[0].device)
@@ -115,7 +115,7 @@ def _check_draw(name: str, draw: Tensor, place: Place) -> None:
     if draw.numel() != place.shape.numel():
         raise ValueError(
             f"Cannot simulate: site {name!r} observes a value of shape {tuple(place.shape)} and draws one of "
-            f"{tuple(draw.shape)}. Give its plates their sizes."
+            f"{tuple(draw.shape)}. Give its distribution the shape of the data, or its plates their sizes."
         )
 
 

@@ -110,7 +110,8 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
                 f"Expected one event shape at latent site {name!r}; model {shapes[0]}, guide {shapes[1]}."
             )
         check_measure(name, site, guide_sites[name])
-        if guide_sites[name]["mask"] is not None and site["mask"] is None:
+        _check_mask_of_distribution(name, site, guide_sites[name])
+        if not _shows_all(guide_sites[name]["mask"]) and _shows_all(site["mask"]):
             raise StructureError(
                 f"Latent site {name!r} is masked in the guide and not in the model: its log q(z | x) would be missing. "
                 "Mask it in both, or in the model alone."
@@ -136,6 +137,37 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
                 f"Expected latent site {name!r} of the guide to be a function of its auxiliary sites, a Delta; it is "
                 "random given them, and q(z | x) is then an integral that is not known."
             )
+
+
+def _check_mask_of_distribution(name: str, site: Site, guide_site: Site) -> None:
+    """Refuse a latent that ``.mask`` of its distribution hides in one program alone: log p or log q would be missing.
+
+    A mask of ``poutine.mask`` in the model alone is carried over to the guide; one within a distribution is not.
+    """
+    for who, here, other, there in (("model", site, "guide", guide_site), ("guide", guide_site, "model", site)):
+        if distribution_mask(here["fn"]) is None or distribution_mask(there["fn"]) is not None:
+            continue
+        if not _shows_all(there["mask"]):
+            continue
+        raise StructureError(
+            f"Latent site {name!r} is masked by .mask(...) of its distribution in the {who} and not in the {other}. "
+            "Mask it in both, or use pyro.poutine.mask."
+        )
+
+
+def _shows_all(mask: Any) -> bool:
+    """Say whether a mask is none, or True; one that is a tensor is not read."""
+    return mask is None or mask is True
+
+
+def distribution_mask(fn: Any) -> Any:
+    """Return the mask that a distribution holds, at any depth; None for none, or one that is True."""
+    while fn is not None:
+        mask = getattr(fn, "_mask", None)
+        if not _shows_all(mask):
+            return mask
+        fn = getattr(fn, "base_dist", None)
+    return None
 
 
 def _check_auxiliary(model_sites: dict[str, Site], guide_sites: dict[str, Site], auxiliary: set[str]) -> None:
@@ -228,7 +260,7 @@ def _dimensions(site: Site) -> int | None:
 
 def distribution_name(fn: Any) -> str:
     """Return the name of a distribution's class, without the wrapping that makes dimensions an event."""
-    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+    while type(fn).__name__ in ("Independent", "Factorised", "MaskedDistribution", "ExpandedDistribution"):
         fn = fn.base_dist
     return type(fn).__name__
 

@@ -14,7 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.call import Args, Data, Program, as_args
+from pyro_vae.inference.programs.call import Args, Data, Program, as_args, short_errors
 from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, Site
 from pyro_vae.inference.programs.structure import check_structure, sample_sites
 from pyro_vae.inference.programs.summed import SUMMED
@@ -51,6 +51,7 @@ def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1)
     return weight_terms(model, guide, x, num_particles).log_w
 
 
+@short_errors()
 def weight_terms(
     model: Program,
     guide: Program,
@@ -72,7 +73,7 @@ def weight_terms(
         tracer: how the pair is run and scored; the estimators of a gradient run it in ways of their own.
     """
     check_positive_int(num_particles, "num_particles")
-    args = as_args(x)
+    args = as_args(x, program=model)
     if num_particles == 1:
         return _of_one_particle(model, guide, args, plates, tracer)
     plates = find_plates(model, guide, args) if plates is None else plates
@@ -203,7 +204,7 @@ def _masked_as(site: Site, in_model: Site | None) -> Site:
 
     So it is with ``obs_mask``, whose latent ``NAME_unobserved`` the model masks where there is an observation.
     """
-    if in_model is None or in_model["is_observed"] or in_model["mask"] is None or site["mask"] is not None:
+    if in_model is None or in_model["is_observed"] or in_model["mask"] is None:
         return site
     return {**site, "mask": in_model["mask"]}
 

@@ -123,7 +123,7 @@ def evidence(
     run = _Evaluation(how, as_args(x), device, num_particles, chunk_size, seed)
     data, precise = hash_of_data(run.args), {"data": hash_of_values(run.args), "precision": precision or ""}
 
-    with evaluation_mode(model, guide, device, seed), at_precision(precision, device, model, guide):
+    with evaluation_mode(model, guide, device, seed), at_precision(precision, device, model, guide), short_errors():
         run = run.fitting(model, guide)
         first, last = run.examples()
         rounding = in_precision(model, precision)

@@ -30,6 +30,7 @@ from pyro_vae.inference.programs.call import (
     modules_of_both,
     place_programs,
     seed_rng,
+    short_errors,
     training_mode,
 )
 from pyro_vae.inference.programs.loop import progress_bar
@@ -142,6 +143,7 @@ def fit(
         FloatingPointError: if the loss stops being finite.
         KeyboardInterrupt: on Ctrl-C, saying where the last checkpoint is.
     """
+    as_args(data, "data", model)  # which refuses what is no tensor
     check_settings(data, epochs, batch_size, valid, patience, kl_warmup, clip_norm, watch)
     check_compile(compile)
     check_precision(precision)
@@ -152,7 +154,8 @@ def fit(
     device = place_programs(model, guide, as_args(data), device)
     batches, valid_args = _load(data, valid, batch_size, transform, device)
 
-    with fork_rng(device, seed), training_mode(model, guide, True), at_precision(precision, device, model, guide):
+    precise = at_precision(precision, device, model, guide)
+    with fork_rng(device, seed), training_mode(model, guide, True), precise, short_errors():
         examples = batches.examples()
         programs = in_precision(model, precision), in_precision(guide, precision)
         stepper = Stepper(*programs, objective, optimizer, clip_norm, examples[0])

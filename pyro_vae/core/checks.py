@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 _IN_WORDS = (
     (constraints.boolean, "{0, 1}"),
@@ -54,21 +56,77 @@ def needs_double(values: np.ndarray) -> bool:
         return bool(((wide.astype(np.float32) != wide) & whole).any())
 
 
-def check_tensor(x: Tensor, name: str = "x") -> None:
+def check_dense(x: object, name: str = "x", argument: str = "") -> None:
+    """Refuse anything but a dense tensor, and say what to pass in its place.
+
+    Args:
+        x: what was handed in.
+        name: what the message calls it.
+        argument: what a line of code calls it, ``name`` if absent.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    argument = argument or name
+    if not isinstance(x, Tensor):
+        raise ValueError(f"Expected {name} to be a torch.Tensor; got {type(x).__name__}. {_instead(x, argument)}")
+    if x.is_nested:
+        raise ValueError(
+            f"Expected {name} to be dense; got a nested tensor. Pad it, {argument}.to_padded_tensor(0.0), and pass the "
+            "mask of its entries as a further argument."
+        )
+    if x.layout != torch.strided:
+        raise ValueError(f"Expected {name} to be dense; got {x.layout}. Convert it: {argument}.to_dense().")
+
+
+def check_has_data(x: Tensor, name: str, argument: str) -> None:
+    """Refuse a tensor without dimensions, as of a constant, with a ``ValueError``."""
+    if x.ndim == 0:
+        raise ValueError(
+            f"Expected {name} with the data first; got a tensor without dimensions. {_constant(argument, '...')}"
+        )
+
+
+def _constant(argument: str, value: str) -> str:
+    keyword = argument if argument.isidentifier() else "name"
+    return f"It is no data: fix a constant in model and guide with functools.partial(program, {keyword}={value})."
+
+
+def _instead(x: object, argument: str) -> str:
+    """Return what to do with something that is no tensor."""
+    if x is None or isinstance(x, bool | int | float | complex | str):
+        return _constant(argument, repr(x))
+    if isinstance(x, PackedSequence):
+        return f"Pass padded tensors and lengths: torch.nn.utils.rnn.pad_packed_sequence({argument}, batch_first=True)."
+    if isinstance(x, DataLoader):
+        return f"Pass the tensors of its dataset, such as {argument}.dataset.tensors; minibatches are made here."
+    if isinstance(x, TensorDataset):
+        return f"Pass its tensors: {argument}.tensors."
+    if isinstance(x, Dataset):
+        return f"Pass its data as tensors, such as torch.stack([item[0] for item in {argument}])."
+    if isinstance(x, Mapping):
+        return "Pass a tuple of its tensors, in the order of the program's arguments."
+    if isinstance(x, list) and any(isinstance(item, Tensor) for item in x):
+        return f"Pass a tuple, tuple({argument}), for several arguments, or one tensor, torch.stack({argument})."
+    if not isinstance(x, list) and not hasattr(x, "__array__"):
+        return "Pass data as tensors with the data first."
+    whole = getattr(getattr(x, "dtype", None), "kind", "f") in "biu"
+    values = f"{argument}.to_numpy()" if hasattr(x, "to_numpy") else argument
+    return f"Convert it: torch.as_tensor({values}{'' if whole else ', dtype=torch.float32'})."
+
+
+def check_tensor(x: Tensor, name: str = "x", hint: str = "") -> None:
     """Refuse anything but a finite floating-point tensor with at least one datum.
 
     Args:
         x: data, shape (N, *event).
         name: what the message calls it.
+        hint: what can be done about NaN beside leaving those data out, ", or ...".
 
     Raises:
         ValueError: if x is not such a tensor; the message names the first bad entry.
     """
-    if not isinstance(x, Tensor):
-        raise ValueError(
-            f"Expected {name} to be a torch.Tensor; got {type(x).__name__}. "
-            f"Convert it: torch.as_tensor({name}, dtype=torch.float32)."
-        )
+    check_dense(x, name)
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError(f"Expected {name} with at least one datum; got shape {tuple(x.shape)}.")
     if not x.is_floating_point():
@@ -76,7 +134,6 @@ def check_tensor(x: Tensor, name: str = "x") -> None:
     finite = torch.isfinite(x)
     if not finite.all():
         index = _first(~finite)
-        hint = ", or let NaN be missing: load_data(..., missing=True) and VAE(..., missing=True)"
         raise ValueError(
             f"Expected {name} without NaN or infinities; got {x[index].item()} at index {index} "
             f"({int((~finite).sum())} such entries). Remove those data{hint if x[index].isnan() else ''}."

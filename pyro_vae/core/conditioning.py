@@ -76,12 +76,22 @@ class Covariates:
             outside = ~y.isfinite()
             allowed = "finite numbers"
         else:
+            self._check_known(y, name, lowest)
             self._check_integer(y, name)
             outside = (y < lowest) | (y >= self.num_classes)
             allowed = f"{{{lowest}, ..., {self.num_classes - 1}}}"
         if outside.any():
             index = tuple(outside.nonzero()[0].tolist())
             raise ValueError(f"Expected {name} in {allowed}; got {y[index].item():g} at index {index}.")
+
+    def _check_known(self, y: Tensor, name: str, lowest: int) -> None:
+        """Refuse labels that are unknown as NaN, which no integer says."""
+        if y.is_floating_point() and y.isnan().any():
+            unknown = f"Give unknown labels as {lowest}: {name}.nan_to_num(nan={lowest}).long()."
+            raise ValueError(
+                f"Expected {name} of class indices, an integer dtype; got {y.dtype} with NaN. "
+                f"{unknown if lowest < 0 else 'Remove those data.'}"
+            )
 
     def _check_integer(self, y: Tensor, name: str = "y") -> None:
         if y.is_floating_point() or y.is_complex():

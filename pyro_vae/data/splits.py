@@ -88,7 +88,8 @@ def to_tensor(value: object, called: str, missing: bool = False) -> Tensor:
     with np.errstate(over="ignore"):
         array = np.array(value, dtype=dtype, order="C", subok=True)
     x = torch.from_numpy(np.ma.filled(array, np.nan))  # a masked entry is a missing one
-    check_tensor(torch.where(x.isnan(), 0.0, x) if missing else x, called)
+    hint = ", or let NaN be missing: load_data(..., missing=True) and VAE(..., missing=True)"
+    check_tensor(torch.where(x.isnan(), 0.0, x) if missing else x, called, hint)
     if x.numel() == 0:
         raise ValueError(f"Expected {called} with values in each datum; got shape {tuple(x.shape)}.")
     return x

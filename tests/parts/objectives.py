@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
+
 import torch
 from pyro import infer
 
+from parts import contract
+from pyro_vae.inference import objectives
 from pyro_vae.inference.objectives import (
     CIWAE,
     CUBO,
@@ -16,6 +21,7 @@ from pyro_vae.inference.objectives import (
     BetaTCVAE,
     FreeBits,
     InfoVAE,
+    Objective,
     Renyi,
 )
 
@@ -51,3 +57,20 @@ STOCK = {
     "TraceGraph_ELBO": lambda: infer.TraceGraph_ELBO(),
     "RenyiELBO": lambda: infer.RenyiELBO(0.5, num_particles=2),
 }
+
+
+def of_one_particle():
+    """Every objective of the room with K = 1, with each gradient and each phi; one that is new is in it by itself."""
+    cases = {}
+    for name in contract.shipped(objectives, Objective):
+        cls = getattr(objectives, name)
+        if inspect.isabstract(cls):
+            continue
+        accepted = inspect.signature(cls).parameters
+        settings = {k: v for k, v in {"num_particles": 1, "num_bounds": 1, "num_data": 60}.items() if k in accepted}
+        option = "phi" if "phi" in accepted else "gradient" if "gradient" in accepted else None
+        values = {"phi": ("wake", "sleep", "both"), "gradient": cls.gradients, None: [None]}[option]
+        for value in values:
+            choice = {} if option is None else {option: value}
+            cases[f"{name}, {value}" if option else name] = partial(cls, **settings, **choice)
+    return dict(sorted(cases.items()))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from programs import double_pair
+from programs import TwoLayers, X, double_pair
 
 from pyro_vae.inference import fit, gradient_snr
 from pyro_vae.inference.objectives import IWAE
@@ -32,3 +34,28 @@ def test_one_repeat_has_no_spread():
     model, guide, x = double_pair()
     with pytest.raises(ValueError, match=r"Expected num_repeats to be an integer >= 2; got 1\. A variance takes two"):
         gradient_snr(model, guide, x, IWAE(4), num_repeats=1)
+
+
+def test_methods_of_one_module_have_ratios_of_their_own():
+    """Each by hand from the same gradients: those of u and w, and those of the guide's four parameters."""
+    layers, objective = TwoLayers(), IWAE(3)
+    model, guide = layers.model, layers.guide
+    objective.loss(model, guide, X)
+    found = gradient_snr(model, guide, X, objective, num_repeats=20, seed=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        draws = torch.stack([layers.gradient(objective.differentiable_loss(model, guide, X)) for _ in range(20)])
+    ratios = draws.mean(0).abs() / draws.std(0)
+    assert found.model == pytest.approx(ratios[:2].mean().item())
+    assert found.guide == pytest.approx(ratios[2:].mean().item())
+
+
+def test_a_program_without_parameters_has_no_ratio_and_looking_leaves_the_generator_alone():
+    layers = TwoLayers()
+    layers.u.requires_grad_(False)
+    layers.w.requires_grad_(False)
+    state = torch.get_rng_state()
+    found = gradient_snr(layers.model, layers.guide, X, IWAE(1), num_repeats=5)
+    assert torch.equal(state, torch.get_rng_state())
+    assert math.isnan(found.model)
+    assert found.guide > 0

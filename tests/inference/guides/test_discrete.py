@@ -81,7 +81,9 @@ def test_evidence_of_discrete_codes_is_the_sum_over_all(name):
 def test_too_many_bits_to_enumerate_are_refused():
     model, guide = discrete_pair("Bernoulli", dim=17)
     x = torch.zeros(2, 4, dtype=torch.float64)
-    with pytest.raises(ValueError, match="Expected at most 16 bits to enumerate; got 17"):
+    with pytest.raises(
+        ValueError, match="at most 65,536 values to sum over at guide site 'z'; got 131,072, 2 for each of 17"
+    ):
         objectives.ELBO(gradient="enumerate").differentiable_loss(model, guide, x)
 
 

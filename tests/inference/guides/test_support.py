@@ -17,7 +17,7 @@ DIFFERENT_MEASURES = {
     "codes for a normal": (
         priors.StandardNormal,
         guides.Bernoulli,
-        r"a density in 3 dimensions \(Normal\) in the model and discrete \(BernoulliVector\) in",
+        r"a density in 3 dimensions \(Normal\) in the model and discrete \(Bernoulli\) in",
     ),
     "one-hot for a normal": (
         priors.StandardNormal,
@@ -59,7 +59,7 @@ OUTSIDE = {
     "codes for one-hot": (
         priors.Categorical,
         guides.Bernoulli,
-        r"\(BernoulliVector\) draws values of 'z' outside",
+        r"\(Bernoulli\) draws values of 'z' outside",
     ),
     "normal for a cube": (
         priors.RelaxedBernoulli,

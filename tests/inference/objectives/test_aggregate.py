@@ -113,3 +113,25 @@ def _two_observed(x):
 def _one_guide(x):
     with pyro.plate("data", x.shape[0]):
         pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+
+@pytest.mark.parametrize("objective", [BetaTCVAE(60), InfoVAE()])
+@pytest.mark.parametrize("within", [True, False])
+def test_masked_latents_have_no_aggregate(objective, within):
+    exists = torch.tensor([True, False, True])
+
+    def site(fn):
+        with pyro.poutine.mask(mask=True if within else exists):
+            return pyro.sample("z", (fn.mask(exists[:, None]) if within else fn).to_event(1))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = site(dist.Normal(torch.zeros(3, 2), 1.0))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            site(dist.Normal(x[:, None].expand(3, 2), 1.0))
+
+    with pytest.raises(ValueError, match="Expected no mask at latent site 'z': the aggregated posterior"):
+        objective.loss(model, guide, torch.randn(3))

@@ -107,6 +107,8 @@ def test_every_objective_trains_a_vae(objective):
         (lambda: IWAE(5, gradient="stl"), "gradient of IWAE to be one of pathwise, dreg, score, vimco; got 'stl'"),
         (lambda: IWAE(5, gradient="dregs"), "Did you mean dreg?"),
         (lambda: IWAE(1, gradient="vimco"), r"Expected num_particles >= 2 for IWAE\('vimco'\); got 1"),
+        (lambda: TVO(1), r"Expected num_particles >= 2 for TVO\('covariance'\); got 1\. It compares"),
+        (lambda: RWS(1), r'Expected num_particles >= 2 for RWS\(phi="wake"\); got 1\. It compares'),
         (lambda: MIWAE(3, 0), "Expected num_bounds to be an integer >= 1"),
         (lambda: CIWAE(3, 1.5), r"Expected alpha in \[0, 1\]; got 1\.5"),
         (lambda: Renyi(3, math.inf), "Expected alpha < inf"),

@@ -49,6 +49,19 @@ def test_analytic_kl_has_the_closed_form_value_and_says_where_it_has_none():
     assert told == pytest.approx(ELBO().loss(model, guide, x))
 
 
+def test_analytic_kl_of_bits_takes_several_particles():
+    """torch's own closed form of two Bernoullis takes them of one batch shape alone."""
+    program = Coin()
+    kl = torch.distributions.kl_divergence(
+        dist.Bernoulli(logits=program.a * X + program.b), dist.Bernoulli(logits=program.logit)
+    )
+    torch.manual_seed(2)
+    value = ELBO(5, kl="analytic").value(program.model, program.guide, (X,))
+    torch.manual_seed(2)
+    terms = ELBO(5).weight_terms(program.model, program.guide, (X,))
+    torch.testing.assert_close(value, terms.likelihood["x"].mean(0) - kl)
+
+
 def test_free_bits_floor_each_dimension_of_the_minibatch_mean():
     model, guide, x = double_pair()
     q = guide.posterior(x)

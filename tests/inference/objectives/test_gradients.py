@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from parts.objectives import of_one_particle
 from programs import Coin, TopDown, TwoLayers, X, mean_gradient, within_errors
 from torch import nn
 
@@ -67,6 +68,46 @@ def test_discrete_gradients_have_the_mean_that_brute_force_gives(name, beta):
     within_errors(*mean_gradient(program, objective, 60, beta=beta), exact)
 
 
+ONE_PARTICLE = of_one_particle()
+NOISE_ALONE = {f"{name}, vimco" for name in ("ELBO", "IWAE", "MIWAE", "CIWAE", "Renyi", "TVO")}
+NOISE_ALONE |= {"TVO, covariance", "RWS, wake"}
+
+
+class Wide(nn.Module):
+    """z ~ N(0, I_2), x | z ~ N(z_1 + z_2, 1), with a guide q(z | x) = N(m x, s^2 I) that is far off."""
+
+    def __init__(self):
+        super().__init__()
+        self.m = nn.Parameter(torch.tensor([1.5, -0.5], dtype=torch.float64))
+        self.log_s = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(self.m), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.m * x[:, None], self.log_s.exp()).to_event(1))
+
+    def gradient(self, loss):
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(self.parameters()))])
+
+
+@pytest.mark.filterwarnings("ignore:CUBO fits the guide alone")
+@pytest.mark.parametrize("name", ONE_PARTICLE)
+def test_one_particle_has_a_gradient_for_the_guide_or_is_refused(name):
+    """The mean of 40 repeats x 600 data; a gradient of mean zero is 6 standard errors off once in 10^8 times."""
+    if name in NOISE_ALONE:
+        with pytest.raises(ValueError, match="Expected num_particles >= 2"):
+            ONE_PARTICLE[name]()
+        return
+    program = Coin() if "enumerate" in name else Wide()
+    mean, error = mean_gradient(program, ONE_PARTICLE[name](), 40)
+    of_guide = slice(-2, None) if isinstance(program, Coin) else slice(None)
+    assert (mean.abs() > 6 * error + 1e-6)[of_guide].any(), (mean, error)
+
+
 @pytest.mark.parametrize("beta", [1.0, 2.5])
 def test_enumeration_is_exact(beta):
     program = Coin()
@@ -90,7 +131,8 @@ def test_enumeration_is_unscaled_validates_and_takes_one_particle():
             program.guide(x)
 
     objective = ELBO(gradient="enumerate")
-    assert objective.loss(scaled, scaled_guide, X) == pytest.approx(-exact)
+    with pytest.warns(UserWarning, match="The scale that poutine.scale sets at 'z', 'x' is left out"):
+        assert objective.loss(scaled, scaled_guide, X) == pytest.approx(-exact)
     result = fit(program.model, program.guide, X, objective=objective, valid=X, batch_size=3, epochs=2, progress=False)
     assert math.isfinite(result.history[-1]["valid_bound"])
     with pytest.raises(ValueError, match='Expected num_particles=1 with gradient="enumerate"'):

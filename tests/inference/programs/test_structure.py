@@ -203,3 +203,53 @@ def test_auxiliary_sites_of_another_dimension_are_refused():
             log_weights(_model_of_one, _through(2), x, num_particles)
     log_w = log_weights(_model_of_one, _through(1), x, 3)  # a shift: the density carries over
     torch.testing.assert_close(log_w, dist.Normal(0.0, 2**0.5).log_prob(x).expand(3, -1), atol=1e-6, rtol=0)
+
+
+def _exists(x):
+    return torch.arange(len(x)) % 2 == 0
+
+
+def _masked(model_hides, guide_hides, around=False, of_guide=lambda x: True):
+    """z ~ N(0, 1) where it exists, x | z ~ N(z, 1), else N(0, 1), and the exact guide.
+
+    Args:
+        model_hides: mask z by ``.mask`` of its distribution in the model.
+        guide_hides: the same in the guide.
+        around: mask it in the model by ``poutine.mask``.
+        of_guide: the mask of ``poutine.mask`` in the guide.
+    """
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            with pyro.poutine.mask(mask=_exists(x) if around else True):
+                z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).mask(_exists(x) if model_hides else True))
+            pyro.sample("x", dist.Normal(torch.where(_exists(x), z, 0.0), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=of_guide(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).mask(_exists(x) if guide_hides else True))
+
+    return model, guide
+
+
+@pytest.mark.parametrize(("model_hides", "guide_hides", "who"), [(True, False, "model"), (False, True, "guide")])
+def test_a_mask_of_the_distribution_in_one_program_alone_is_refused(model_hides, guide_hides, who):
+    x = torch.randn(4, dtype=torch.float64)
+    with pytest.raises(ValueError, match=rf"Latent site 'z' is masked by \.mask\(\.\.\.\) .* in the {who} and not in"):
+        log_weights(*_masked(model_hides, guide_hides), x, 3)
+
+
+@pytest.mark.parametrize("hides", [(True, True, False), (False, True, True), (False, False, True)])
+def test_a_mask_of_both_programs_or_around_the_models_site_leaves_the_latent_out(hides):
+    """The guide's own ``poutine.mask(mask=True)`` hides nothing, and keeps no mask of the model away."""
+    x = torch.randn(4, dtype=torch.float64)
+    exact = torch.where(_exists(x), dist.Normal(0.0, 2**0.5).log_prob(x), dist.Normal(0.0, 1.0).log_prob(x))
+    torch.testing.assert_close(log_weights(*_masked(*hides), x, 3), exact.expand(3, -1))
+
+
+def test_where_masks_of_both_programs_differ_that_of_the_model_says_what_a_latent_is():
+    """log q is known everywhere, and counts where log p does."""
+    x = torch.randn(6, dtype=torch.float64)
+    exact = torch.where(_exists(x), dist.Normal(0.0, 2**0.5).log_prob(x), dist.Normal(0.0, 1.0).log_prob(x))
+    programs = _masked(False, False, True, lambda x: torch.arange(len(x)) % 3 == 0)
+    torch.testing.assert_close(log_weights(*programs, x, 3), exact.expand(3, -1))

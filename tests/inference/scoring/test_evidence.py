@@ -198,7 +198,7 @@ def test_errors_from_inside_a_program_are_one_line():
     [
         ((VALID, torch.zeros(3)), {}, "Expected other data for VAE; got 2 tensors"),
         ((), {}, "Expected x as tensors with the data first; got none"),
-        ((VALID, torch.tensor(1)), {}, "or one without dimensions"),
+        ((VALID, torch.tensor(1)), {}, r"Expected x\[1\] with the data first; got a tensor without dimensions"),
         (VALID, {"seed": 1.5}, r"Expected seed to be an integer of at most 64 bits; got 1\.5"),
         (VALID, {"seed": 2**64}, "of at most 64 bits"),
         (VALID, {"method": ["iw"]}, r"Expected method to be one of .*got \['iw'\]"),
