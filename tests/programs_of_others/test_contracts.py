@@ -24,7 +24,7 @@ from pyro_vae.inference.programs.call import modules_of_both
 from pyro_vae.inference.scoring.posterior import posterior_draws
 
 quiet = dict(progress=False, device="cpu")
-ANNEALED = methods.AIS(num_temperatures=40)
+ANNEALED = methods.AIS(num_temperatures=20)
 OBJECTIVES = {
     **{f"ELBO, {g}": partial(ELBO, 2, gradient=g) for g in ("pathwise", "stl", "dreg", "score", "vimco")},
     **{f"IWAE, {g}": partial(IWAE, 3, gradient=g) for g in ("pathwise", "dreg", "score", "vimco")},
@@ -80,11 +80,10 @@ def scored(method, num_particles, p, row, guide=True):
 
 
 def chunks(p, row):
-    """Twice 7 data at once, and a last short chunk of either kind: other draws, one value."""
-    whole = evidence(p.model, p.guide, p.x, 1000, method="iw", chunk_size=10_000, **quiet)
-    for chunk_size in (13, 300):
-        parts = evidence(p.model, p.guide, p.x, 1000, method="iw", chunk_size=chunk_size, **quiet)
-        close_to_exact(parts.log_px, (parts.std_error**2 + whole.std_error**2).sqrt(), whole.log_px)
+    """A few data at a time, with a last chunk of fewer: other draws, one value."""
+    whole = evidence(p.model, p.guide, p.x, 300, method="iw", chunk_size=10_000, **quiet)
+    parts = evidence(p.model, p.guide, p.x, 300, method="iw", chunk_size=900, **quiet)
+    close_to_exact(parts.log_px, (parts.std_error**2 + whole.std_error**2).sqrt(), whole.log_px)
 
 
 def bounded(name, p, row):
@@ -98,12 +97,13 @@ def bounded(name, p, row):
     differentiable = objective.differentiable_loss(p.model, p.guide, *p.args)
     assert loss == pytest.approx(-bound.mean().item(), abs=1e-5)
     assert differentiable.item() == pytest.approx(-bound.mean().item(), abs=1e-5)
-    gradients = torch.autograd.grad(differentiable, parameters_of(p), allow_unused=True)
-    assert all(g is None or g.isfinite().all() for g in gradients)
+    if parameters := parameters_of(p):
+        gradients = torch.autograd.grad(differentiable, parameters, allow_unused=True)
+        assert all(g is None or g.isfinite().all() for g in gradients)
 
 
 def parameters_of(p):
-    """Return every parameter of the programs, unconstrained; a number beside them where there is none."""
+    """Return every parameter of the programs, unconstrained."""
     with poutine.trace(param_only=True) as capture:
         p.guide(*p.args)
         p.model(*p.args)
@@ -128,7 +128,7 @@ def enumerated(p, row):
 
 
 def sandwiched(p, row):
-    bounds = sandwich(p.model, p.guide, 6, x=p.x, num_particles=4, num_temperatures=60, progress=False, device="cpu")
+    bounds = sandwich(p.model, p.guide, 4, x=p.x, num_particles=4, num_temperatures=30, progress=False, device="cpu")
     assert bounds.mean_gap < 1.0
     if p.log_px is not None:
         assert bounds.contains(p.log_px(*bounds.args), 4.5)
@@ -210,11 +210,11 @@ def gap(p, row):
 CONTRACTS = {
     "weights, K = 1": partial(weights, 1),
     "weights, K = 3": partial(weights, 3),
-    "iw": partial(scored, "iw", 2000),
+    "iw": partial(scored, "iw", 1000),
     "auto": partial(scored, "auto", 1000),
-    "no guide": partial(scored, methods.IW(), 4000, guide=False),
+    "no guide": partial(scored, methods.IW(), 2000, guide=False),
     "laplace": partial(scored, "laplace", 1000),
-    "ais": partial(scored, ANNEALED, 100),
+    "ais": partial(scored, ANNEALED, 50),
     "chunks": chunks,
     **{name: partial(bounded, name) for name in OBJECTIVES},
     "fit": partial(trained, None),
@@ -238,7 +238,7 @@ def cases():
     for name in PROGRAMS:
         row = ROWS.get(name, Row())
         for contract in CONTRACTS:
-            if contract not in row.skipped:
+            if contract in (row.only or CONTRACTS):
                 reason = row.reason(contract)
                 marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
                 yield pytest.param(name, contract, id=f"{name}: {contract}", marks=marks)
