@@ -128,7 +128,7 @@ def enumerated(p, row):
 
 
 def sandwiched(p, row):
-    bounds = sandwich(p.model, p.guide, 4, x=p.x, num_particles=4, num_temperatures=30, progress=False, device="cpu")
+    bounds = sandwich(p.model, p.guide, 4, x=p.x, num_particles=2, num_temperatures=20, progress=False, device="cpu")
     assert bounds.mean_gap < 1.0
     if p.log_px is not None:
         assert bounds.contains(p.log_px(*bounds.args), 4.5)
