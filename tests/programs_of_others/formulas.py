@@ -23,7 +23,7 @@ class Published(NamedTuple):
         model: p(x, z) as its authors would write it.
         guide: q(z | x).
         x: data, a tensor or a tuple of tensors.
-        terms: {site: value, shape (K, B, ...)} and the arguments -> log p(x | z), log p(z) and log q(z | x), each (K, B).
+        terms: {site: value, shape (K, B, ...)} and the arguments -> log p(x | z), log p(z), log q(z | x), each (K, B).
         log_px: the arguments -> the exact log p(x), shape (N,); None where nobody knows it.
     """
 

@@ -1,21 +1,23 @@
-"""Autoencoders of images: Kingma and Welling (2014), M2, a conditional one with a baseline, flows for prior and guide."""
+"""Autoencoders of images: Kingma and Welling's (2014), M2, a conditional one, flows for prior and guide."""
 
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
 import torch
-from programs_of_others.formulas import Published, bernoulli, categorical, integral, normal, plane
 from pyro.distributions.transforms import affine_autoregressive, affine_coupling
 from torch import nn
+
+from programs_of_others.formulas import Published, bernoulli, categorical, integral, normal, plane
 
 PIXELS, CLASSES = 6, 3
 
 
 def network(*widths):
-    layers = [layer for pair in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(*pair), nn.Softplus())]
+    layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.Softplus())]
     return nn.Sequential(*layers[:-1]).double()
 
 

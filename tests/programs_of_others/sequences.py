@@ -5,9 +5,10 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
+from torch import nn
+
 from programs_of_others.formulas import Published, bernoulli, kalman, multivariate_normal, normal
 from programs_of_others.images import moments, network
-from torch import nn
 
 STEPS = 4
 A, Q, H, R = 0.8, 0.7, 1.3, 0.5
@@ -38,7 +39,11 @@ def ragged(masked):
     def make(seed):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            rnn, combine, first = nn.RNN(1, 5, batch_first=True).double(), network(6, 4, 2), nn.Parameter(torch.zeros(1))
+            rnn, combine, first = (
+                nn.RNN(1, 5, batch_first=True).double(),
+                network(6, 4, 2),
+                nn.Parameter(torch.zeros(1)),
+            )
             first.data = first.data.double()
             x, length = torch.randn(7, STEPS).double(), torch.tensor([4, 4, 3, 2, 2, 1, 3])
 

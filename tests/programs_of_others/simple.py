@@ -1,4 +1,4 @@
-"""Small programs as tutorials write them: plates of every kind, conjugate pairs, automatic guides, mixtures, integers."""
+"""Small programs as tutorials write them: plates, conjugate pairs, automatic guides, mixtures, integers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import math
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer import autoguide, config_enumerate
+from pyro.nn import PyroModule, PyroParam
+from torch import nn
+from torch.distributions import constraints
+
 from programs_of_others.formulas import (
     Published,
     bernoulli,
@@ -21,10 +26,6 @@ from programs_of_others.formulas import (
     student_t,
 )
 from programs_of_others.images import bits, network, proposal
-from pyro.infer import autoguide, config_enumerate
-from pyro.nn import PyroModule, PyroParam
-from torch import nn
-from torch.distributions import constraints
 
 N = 7
 ZERO, HALF = torch.tensor(0.0).double(), torch.tensor(0.5).double()
@@ -259,7 +260,7 @@ def embedded(first):
             return decoder(torch.cat([v.expand(*z.shape, -1) for v in (z[..., None], c, user)], -1))
 
         def q(*args):
-            c, user, y = features(*args)
+            _, user, y = features(*args)
             loc, scale = proposal(encoder(torch.cat([user, y.double()[:, None] / OUTCOMES], -1)))
             return loc[:, 0], scale[:, 0]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-from programs_of_others.formulas import Published, bernoulli, categorical, integral, line, normal, poisson
-from programs_of_others.images import moments, network, proposal
 from pyro import poutine
 from pyro.nn import PyroModule
+
+from programs_of_others.formulas import Published, bernoulli, categorical, integral, line, normal, poisson
+from programs_of_others.images import moments, network, proposal
 
 CAUSES = 3
 
@@ -80,7 +81,11 @@ def mixed_columns(seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         decoder, encoder = network(1, 5, 6), network(3, 6, 2)
-        real, bit, count = torch.randn(7).double(), (torch.rand(7) < 0.5).double(), torch.poisson(2 * torch.ones(7)).double()
+        real, bit, count = (
+            torch.randn(7).double(),
+            (torch.rand(7) < 0.5).double(),
+            torch.poisson(2 * torch.ones(7)).double(),
+        )
         kind, there = torch.randint(3, (7,)), torch.arange(7) % 3 > 0
 
     def model(real, bit, count, kind, there):

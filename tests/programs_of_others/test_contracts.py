@@ -14,10 +14,10 @@ from functools import partial
 import pyro
 import pytest
 import torch
-from programs_of_others.table import PROGRAMS, ROWS, Row
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 
+from programs_of_others.table import PROGRAMS, ROWS, Row
 from pyro_vae.inference import diagnostics, evidence, fit, gaps, log_weights, methods, sandwich
 from pyro_vae.inference.objectives import ELBO, IWAE
 from pyro_vae.inference.programs.call import modules_of_both
@@ -128,7 +128,7 @@ def enumerated(p, row):
 
 
 def sandwiched(p, row):
-    bounds = sandwich(p.model, p.guide, 4, x=p.x, num_particles=2, num_temperatures=20, progress=False, device="cpu")
+    bounds = sandwich(p.model, p.guide, 8, x=p.x, num_particles=2, num_temperatures=20, progress=False, device="cpu")
     assert bounds.mean_gap < 1.0
     if p.log_px is not None:
         assert bounds.contains(p.log_px(*bounds.args), 4.5)
@@ -156,9 +156,7 @@ def checked(p, row):
     def mean(x):
         return (x[0] if isinstance(x, tuple) else x).double().mean()
 
-    check = diagnostics.predictive_check(
-        p.model, p.guide, p.x, {"mean": mean}, num_draws=20, num_particles=50, **quiet
-    )
+    check = diagnostics.predictive_check(p.model, p.guide, p.x, {"mean": mean}, num_draws=20, num_particles=50, **quiet)
     assert check.observed["mean"] == pytest.approx(mean(p.x).item())
     assert 0 < check.two_sided["mean"] <= 1
 

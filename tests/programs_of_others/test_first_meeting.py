@@ -6,9 +6,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs_of_others.table import PROGRAMS
 from torch import nn
 
+from programs_of_others.table import PROGRAMS
 from pyro_vae.inference import diagnostics, evidence, fit, gradient_snr, log_weights, sandwich
 from pyro_vae.inference.objectives import ELBO, IWAE
 from pyro_vae.inference.scoring.posterior import posterior_draws

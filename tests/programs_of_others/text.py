@@ -5,6 +5,10 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
+from torch import nn
+from torch.nn.functional import softplus
+
 from programs_of_others.formulas import (
     Published,
     beta,
@@ -19,9 +23,6 @@ from programs_of_others.formulas import (
     zero_inflated,
 )
 from programs_of_others.images import CLASSES, moments, network, one_hot, proposal
-from pyro import poutine
-from torch import nn
-from torch.nn.functional import softplus
 
 WORDS = 5
 
@@ -152,18 +153,22 @@ def global_topics(seed):
 
 
 class Cells(nn.Module):
-    """z1 -> z2 given the kind of a cell, l the library size, zero-inflated counts of genes; every site is scaled."""
+    """z1 -> z2 given the kind of a cell, l the size of its library, zero-inflated counts; every site is scaled."""
 
     genes = 4
 
     def __init__(self):
         super().__init__()
         self.z2_decoder, self.x_decoder = network(1 + CLASSES, 5, 2), network(1, 5, 2 * self.genes)
-        self.encoder, self.classifier, self.z1_encoder = network(self.genes, 6, 4), network(1, CLASSES), network(4, 5, 2)
+        self.encoder, self.classifier, self.z1_encoder = (
+            network(self.genes, 6, 4),
+            network(1, CLASSES),
+            network(4, 5, 2),
+        )
 
-    def of_genes(self, z2, l, theta):
+    def of_genes(self, z2, size, theta):
         gate, mu = self.x_decoder(z2).chunk(2, -1)
-        return gate, (l * mu.softmax(-1) + 5e-3).log() - (theta + 5e-3).log()
+        return gate, (size * mu.softmax(-1) + 5e-3).log() - (theta + 5e-3).log()
 
     def dispersion(self, x):
         positive = torch.distributions.constraints.positive
@@ -177,8 +182,8 @@ class Cells(nn.Module):
             y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(CLASSES)), obs=y)
             h = torch.cat([z1, y.expand(*z1.shape[:-1], CLASSES)], -1)
             z2 = pyro.sample("z2", dist.Normal(*moments(self.z2_decoder(h))).to_event(1))
-            l = pyro.sample("l", dist.LogNormal(2.0, 0.5 * x.new_ones(1)).to_event(1))
-            gate, logits = self.of_genes(z2, l, theta)
+            size = pyro.sample("l", dist.LogNormal(2.0, 0.5 * x.new_ones(1)).to_event(1))
+            gate, logits = self.of_genes(z2, size, theta)
             genes = dist.ZeroInflatedNegativeBinomial(gate_logits=gate, total_count=theta, logits=logits)
             pyro.sample("x", genes.to_event(1), obs=x)
 
@@ -198,17 +203,17 @@ class Cells(nn.Module):
             pyro.sample("z1", dist.Normal(*proposal(self.z1_encoder(h))).to_event(1))
 
     def terms(self, latents, x, y):
-        z1, z2, l = (latents[name] for name in ("z1", "z2", "l"))
+        z1, z2, size = (latents[name] for name in ("z1", "z2", "l"))
         known = y.expand(*z1.shape[:-1], CLASSES)
         theta = torch.full((self.genes,), 10.0).double()
-        gate, logits = self.of_genes(z2, l, theta)
+        gate, logits = self.of_genes(z2, size, theta)
         likelihood = zero_inflated(x, gate, negative_binomial(x, theta, logits)).sum(-1)
         likelihood = likelihood - torch.tensor(float(CLASSES)).log()
         of_z2, of_l = self.heads(x)
         prior = normal(z1, 0.0, 1.0) + normal(z2, *moments(self.z2_decoder(torch.cat([z1, known], -1))))
-        log_q = log_normal(l, *of_l) + normal(z2, *of_z2)
+        log_q = log_normal(size, *of_l) + normal(z2, *of_z2)
         log_q = log_q + normal(z1, *proposal(self.z1_encoder(torch.cat([z2, known], -1))))
-        return likelihood, (prior + log_normal(l, 2.0, 0.5))[..., 0], log_q[..., 0]
+        return likelihood, (prior + log_normal(size, 2.0, 0.5))[..., 0], log_q[..., 0]
 
 
 def cells(blocked):
