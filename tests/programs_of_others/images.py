@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions.transforms import affine_autoregressive, affine_coupling
 from torch import nn
 
@@ -254,6 +256,52 @@ def flows(seed):
     return Published(model, guide, x, terms, lambda x: integral(terms, "z", *plane(), x))
 
 
+def zuko_flows():
+    """Import zuko's flows as a tutorial would, without the switch of validation that comes with it."""
+    before = torch.distributions.Distribution._validate_args
+    try:
+        return importlib.import_module("zuko.flows")
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
+
+
+def of_zuko(z, flow):
+    """Log density of a flow from z to e ~ N(0, I) by the determinant of its Jacobian, which autograd finds."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        e = flow().transform(z)
+        rows = [torch.autograd.grad(e[..., d].sum(), z, retain_graph=True)[0] for d in range(2)]
+    determinant = rows[0][..., 0] * rows[1][..., 1] - rows[0][..., 1] * rows[1][..., 0]
+    return normal(e.detach(), 0.0, 1.0).sum(-1) + determinant.abs().log()
+
+
+def zuko_prior(seed):
+    """A masked autoregressive flow of zuko's as prior, by Pyro's ``ZukoToPyro``, which declares no support."""
+    flow_class = zuko_flows().MAF
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        decoder, encoder, x = network(2, 8, PIXELS), network(PIXELS, 8, 4), bits(7)
+        flow = flow_class(features=2, transforms=2, hidden_features=(6,)).double()
+
+    def model(x):
+        pyro.module("prior", flow)
+        pyro.module("decoder", decoder)
+        with pyro.plate("batch", len(x)):
+            z = pyro.sample("z", ZukoToPyro(flow()))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("batch", len(x)):
+            pyro.sample("z", dist.Normal(*proposal(encoder(x))).to_event(1))
+
+    def terms(latents, x):
+        z = latents["z"]
+        return bernoulli(x, decoder(z)).sum(-1), of_zuko(z, flow), normal(z, *proposal(encoder(x))).sum(-1)
+
+    return Published(model, guide, x, terms, lambda x: integral(terms, "z", *plane(), x))
+
+
 IMAGES = {
     "vae": vae,
     "M2, labelled": m2(True),
@@ -262,4 +310,5 @@ IMAGES = {
     "M2, partly labelled": partly_labelled,
     "cvae": cvae,
     "flows": flows,
+    "prior of zuko's": zuko_prior,
 }

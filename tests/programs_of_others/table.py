@@ -74,6 +74,7 @@ NOT_AN_ARGUMENT = every(SIMULATING, "site '(x_1|picture)' observes something com
 UNTRAINED = every(FITTED, "Found no parameters to train")
 ANNOUNCED = every(HELD, "pyro.module warns of each parameter that the guide's second run holds still")
 NUMBERED = "integers as the first argument are refused: x.float(), which neither an embedding nor a Categorical takes"
+UNSUPPORTED = "an empty NotImplementedError, since ZukoToPyro declares no support and has no sample"
 UNSIZED = "a plate without a size is refused"
 MANY = "the message is Pyro's or torch's shapes, or names another plate, and not what to do"
 MASKED = "pairs a code with another datum's mask: densities in different dimensions"
@@ -90,6 +91,10 @@ ROWS: dict[str, Row] = {
     "M2, partly labelled": Row(refused=DISCRETE),
     "cvae": Row(broken=ANNOUNCED),
     "flows": Row(broken=ANNOUNCED, tolerance=1e-4),
+    "prior of zuko's": Row(
+        broken=ANNOUNCED | every(("iw", "auto", "no guide", "laplace", "ais", "sandwich", "gaps"), UNSUPPORTED),
+        only=(*FEW, *HELD, "laplace", "ais", "predictive check"),
+    ),
     "deep Markov, entries masked": Row(
         refused=NOT_AN_ARGUMENT,
         broken=ANNOUNCED
