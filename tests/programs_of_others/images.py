@@ -10,7 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.contrib.zuko import ZukoToPyro
-from pyro.distributions.transforms import affine_autoregressive, affine_coupling
+from pyro.distributions.transforms import affine_autoregressive, affine_coupling, planar
 from torch import nn
 
 from programs_of_others.formulas import Published, bernoulli, categorical, integral, normal, plane
@@ -256,6 +256,50 @@ def flows(seed):
     return Published(model, guide, x, terms, lambda x: integral(terms, "z", *plane(), x))
 
 
+def before_planar(z, flow):
+    """Return e with z = e + u tanh(w'e + b) and log |dz / de|: along w the map rises, and bisection inverts it."""
+    w, b = flow.w, flow.bias
+    inner = w @ flow.u
+    u = flow.u + (torch.nn.functional.softplus(inner) - 1 - inner) * w / (w @ w)
+    target, slope = z @ w, u @ w
+    low, high = target - slope.abs() - 1.0, target + slope.abs() + 1.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        above = middle + slope * (middle + b).tanh() > target
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    bend = (low + b).tanh()
+    return z - u * bend[..., None], (1 + (1 - bend**2) * slope).abs().log()
+
+
+def planar_guide(seed):
+    """Rezende and Mohamed (2015): planar flows, which have no inverse, on top of what the encoder says."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        decoder, encoder, x = network(2, 8, PIXELS), network(PIXELS, 8, 4), bits(7)
+        flow = planar(2).double()
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x[:, :2]), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        pyro.module("planar", flow)
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(*proposal(encoder(x))).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+    def terms(latents, x):
+        z = latents["z"]
+        e, log_slope = before_planar(z, flow)
+        log_q = normal(e, *proposal(encoder(x))).sum(-1) - log_slope
+        return bernoulli(x, decoder(z)).sum(-1), normal(z, 0.0, 1.0).sum(-1), log_q
+
+    return Published(model, guide, x, terms, lambda x: integral(terms, "z", *plane(), x))
+
+
 def zuko_flows():
     """Import zuko's flows as a tutorial would, without the switch of validation that comes with it."""
     before = torch.distributions.Distribution._validate_args
@@ -310,5 +354,6 @@ IMAGES = {
     "M2, partly labelled": partly_labelled,
     "cvae": cvae,
     "flows": flows,
+    "planar guide": planar_guide,
     "prior of zuko's": zuko_prior,
 }
