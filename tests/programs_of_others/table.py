@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from programs_of_others.flows import FLOWS
 from programs_of_others.formulas import Published
 from programs_of_others.images import IMAGES
+from programs_of_others.plates import PLATES
 from programs_of_others.sequences import SEQUENCES
 from programs_of_others.simple import SIMPLE
 from programs_of_others.tables import TABLES
 from programs_of_others.text import TEXT
 
-PROGRAMS: dict[str, Callable[[int], Published]] = {**IMAGES, **SEQUENCES, **TEXT, **TABLES, **SIMPLE}
+FAMILIES = (IMAGES, FLOWS, SEQUENCES, TEXT, TABLES, PLATES, SIMPLE)
+PROGRAMS: dict[str, Callable[[int], Published]] = {name: make for family in FAMILIES for name, make in family.items()}
 ALL = "*"
 
 
