@@ -41,15 +41,21 @@ class SetUnconstrained(Messenger):
     def __init__(self, vectors: dict[str, Tensor]) -> None:
         super().__init__()
         self.vectors = vectors
-        self.log_jacobians: list[Tensor] = []
+        self.log_jacobians: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if not _is_latent(msg) or (is_to_be_summed(msg) and msg["name"] not in self.vectors):
             return
         support = support_of(msg["fn"])
-        value, log_jacobian = _constrain(map_from_reals(support), support, self.vectors[msg["name"]])
+        transform, u = map_from_reals(support), self.vectors[msg["name"]]
+        value, log_jacobian = _constrain(transform, support, u)
+        if log_jacobian.ndim > u.ndim - transform.domain.event_dim:
+            raise ValueError(
+                f"The support of latent site {msg['name']!r} depends on a discrete latent that is summed out, so that "
+                'there is no one map to it from the reals. Score it with method="iw".'
+            )
         msg["value"], msg["done"] = value, True
-        self.log_jacobians.append(scale_and_mask(log_jacobian, mask=msg["mask"]))
+        self.log_jacobians[msg["name"]] = scale_and_mask(log_jacobian, mask=msg["mask"])
 
 
 def _constrain(transform: Transform, support: Any, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -353,7 +359,7 @@ class _Replay:
         u = next(self.rest)
         at = SetUnconstrained(self.space.split(u))
         model_trace = run_model(at(model), args, self.space.shapes)
-        terms = [self.space.how.by_datum(term, 0, u.shape[1]) for term in at.log_jacobians]
+        terms = [self.space.how.by_datum(term, 0, u.shape[1]) for term in at.log_jacobians.values()]
         self.log_jacobians.append(torch.stack([term.reshape(*u.shape[:2], -1).sum(-1) for term in terms]).sum(0))
         return model_trace, self.space.guide_trace(model_trace, args)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.inference.programs.call import Data, Program, as_args, check_data, fork_rng, short_errors
 from pyro_vae.inference.programs.parameters import used_parameters
 from pyro_vae.inference.programs.standard_errors import check_two
+from pyro_vae.inference.programs.trial import store_kept
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def gradient_snr(
     check_two(num_repeats, "num_repeats")
     check_data(model, x)
     args = as_args(x, program=model)
-    groups = used_parameters(model, guide, args)
-    every = list({id(p): p for group in groups for p in group}.values())
-    if not every:
-        raise ValueError("Found no parameters. Announce them with pyro.param or pyro.module.")
-    with fork_rng(args[0].device, seed):
+    with fork_rng(args[0].device, seed), store_kept():
+        groups = used_parameters(model, guide, args)
+        every = list({id(p): p for group in groups for p in group}.values())
+        if not every:
+            raise ValueError("Found no parameters. Announce them with pyro.param or pyro.module.")
         draws = [_gradient(objective.differentiable_loss(model, guide, *args), every) for _ in range(num_repeats)]
     columns = torch.stack(draws).split([p.numel() for p in every], dim=1)
     of = dict(zip(map(id, every), columns, strict=True))

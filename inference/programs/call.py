@@ -30,7 +30,11 @@ Data = Tensor | Args
 """What users hand in: x, shape (N, *event), or such a tuple, passed as separate arguments."""
 _ADVICE = (
     ("log_prob at site", "Give obs and the distribution there one shape, (N, *event): that of the data."),
-    ("inside plate(", "Declare the dimensions of one datum as its event, with .to_event(n)."),
+    (
+        "inside plate(",
+        "Declare the dimensions of one datum as its event, with .to_event(n). Programs with parameters or latents of "
+        "each datum take the data that they were made with, all at once: batch_size=N.",
+    ),
     ("Multiple sample sites", "Give each site a name of its own."),
     ("", "Run model and guide on a few data by hand to see where: their shapes are to fit those of the data."),
 )
@@ -158,7 +162,7 @@ def check_data(model: Program, x: Data, name: str = "x", guide: Program | None =
         ValueError: for what is no tensor, empty, NaN or infinite, of a wrong dtype or outside the support.
     """
     args = as_args(x, name, model)
-    if not hasattr(model, "check_data"):
+    if not hasattr(model, "check_data") and args[0].is_floating_point():
         check_tensor(args[0], name, ", or fill them and pass a mask of them to the programs, as a further argument")
     _check_by_program(model, args, name)
     for arg, (called, _) in zip(args[1:], _called(args, name, model)[1:], strict=True):
@@ -168,6 +172,8 @@ def check_data(model: Program, x: Data, name: str = "x", guide: Program | None =
     for arg in args:
         if len(arg) != len(args[0]):
             raise ValueError(f"Expected {len(args[0])} data in every tensor of {name}; got {len(arg)} in one.")
+    if not len(args[0]):
+        raise ValueError(f"Expected {name} with at least one datum; got shape {tuple(args[0].shape)}.")
     _check_dtype(model, args[0], name)
 
 
@@ -187,7 +193,7 @@ def _check_by_program(program: Program | None, args: Args, name: str) -> None:
 
 def _check_dtype(model: Program, x: Tensor, name: str) -> None:
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} if isinstance(model, nn.Module) else set()
-    if dtypes and x.dtype not in dtypes:
+    if dtypes and x.is_floating_point() and x.dtype not in dtypes:
         (dtype, *_) = dtypes
         raise ValueError(
             f"Expected {name} of dtype {dtype}, as the model's parameters; got {x.dtype}. "

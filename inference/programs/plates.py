@@ -116,7 +116,7 @@ def find_data_plate(programs: dict[str, dict[str, Site]], num_data: int, known: 
     common = [_common(sites) for sites in programs.values() if sites]
     dims = set.intersection(*(set(plates) for plates in common)) if common else set()
     if not dims:
-        raise StructureError(_without_a_plate(programs))
+        raise StructureError(_without_a_plate(programs, num_data))
     some = next(site for sites in programs.values() for site in sites.values())
     fitting = sorted(dim for dim in dims if size_at(some, dim) == num_data)
     if known in fitting:
@@ -156,10 +156,10 @@ def _of_another_size(site: Site, dim: int, num_data: int) -> str:
     return f"{message} It is subsampled, and log p(x) takes all data: score with subsample_size=None."
 
 
-def _without_a_plate(programs: dict[str, dict[str, Site]]) -> str:
+def _without_a_plate(programs: dict[str, dict[str, Site]], num_data: int) -> str:
     """Say which site is outside the plate that most sites are in."""
     found = [
-        (dim, frame.name)
+        (dim, frame.name, size_at(site, dim))
         for sites in programs.values()
         for site in sites.values()
         for dim, frame in plates_of(site).items()
@@ -169,7 +169,8 @@ def _without_a_plate(programs: dict[str, dict[str, Site]]) -> str:
             "Expected the data inside a vectorised plate; model and guide have none. "
             'Put every sample site inside `with pyro.plate("data", x.shape[0]):`.'
         )
-    dim, plate = max(found, key=found.count)
+    sized = [of for of in found if of[2] == num_data] or found
+    dim, plate, _ = max(sized, key=sized.count)
     outside = (
         f"site {name!r} of the {program}"
         for program, sites in programs.items()

@@ -60,8 +60,8 @@ def check_observations(model: Program, guide: Program, args: Args) -> None:
     for name, site in sample_sites(prune_subsample_sites(guide_trace)).items():
         if site["is_observed"]:
             raise ValueError(
-                f"Expected a guide without observations; its site {name!r} is one, and log p(x) would lack it. Are "
-                "model and guide swapped?"
+                f"Site {name!r} of the guide is scored, as pyro.factor and obs= are, and log p(x) would lack it. Take "
+                f"it out of the guide where it is weighed: pyro.poutine.block(guide, hide=[{name!r}])."
             )
 
 

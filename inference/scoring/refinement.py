@@ -68,6 +68,8 @@ def refine(
     Source: Cremer, Li and Duvenaud (2018), Inference Suboptimality in Variational Autoencoders, section 5.2.
     """
     local = _local_guide(guide, args)
+    if not len(local.local):  # without latents there is nothing to fit
+        return local
     gradient: Function = partial(_gradient, model, local, plates)
     if compiled is not None and compiled.fits(args):
         local, gradient = compiled.started_as(local), compiled.gradient

@@ -76,7 +76,9 @@ def mixture(where):
                     pyro.sample("assignment", dist.Categorical(logits=encoder(x[:, None])))
 
         def terms(latents, x):
-            k = latents["assignment"]
+            k = latents.get("assignment")
+            if k is None:  # summed out: the weight is p(x) itself
+                return log_px(x), torch.zeros(N).double(), torch.zeros(N).double()
             return normal(x, MEANS[k], 0.8), WEIGHTS[k].log(), categorical(k, encoder(x[:, None]))
 
         def log_px(x):

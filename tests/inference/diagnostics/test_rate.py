@@ -12,6 +12,7 @@ from truth import Diagonal, LinearGaussian
 
 from pyro_vae.inference.diagnostics import elbo_surgery, rate_distortion
 from pyro_vae.inference.diagnostics.rate import _log_aggregated
+from pyro_vae.inference.programs.plates import Plates
 
 quiet = {"progress": False, "device": "cpu"}
 
@@ -90,11 +91,11 @@ def test_standard_error_of_surgery_is_that_of_repeats():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, 10_000])
-@pytest.mark.parametrize("plates", [0, 1])
-def test_aggregated_density_does_not_depend_on_chunks(chunk_size, plates):
+@pytest.mark.parametrize("particles", ["one by one", "plate", "copies"])
+def test_aggregated_density_does_not_depend_on_chunks(chunk_size, particles):
     x = torch.randn(9, dtype=torch.float64)
     draws = {name: torch.randn(11, 1, dtype=torch.float64) for name in ("z1", "z2")}
-    found = _log_aggregated(chain_guide, (x,), draws, chunk_size, plates)
+    found = _log_aggregated(chain_guide, (x,), draws, chunk_size, Plates(1, 1, particles))
     each = dist.Normal(x / 3, (2 / 3) ** 0.5).log_prob(draws["z1"])
     each = each + dist.Normal((draws["z1"] + x) / 2, 0.5**0.5).log_prob(draws["z2"])
     torch.testing.assert_close(found, each.logsumexp(1) - math.log(9))

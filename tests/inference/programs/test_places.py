@@ -118,7 +118,7 @@ def test_what_cannot_be_drawn_is_refused():
     refused = {
         "depends on what it observes": of_itself,
         r"the sites \['a', 'b'\] observe one argument twice": overlapping,
-        "'x' observes a value of shape .* Give its plates their sizes": without_size,
+        "'x' observes a value of shape .* or its plates their sizes": without_size,
         "site 'x' observes something computed from the arguments": lambda x: _scaled(x),
     }
     for message, model in refused.items():
