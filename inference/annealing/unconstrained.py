@@ -18,7 +18,9 @@ from torch.distributions.transforms import Transform
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Program, fork_rng, rows, unvalidated
+from pyro_vae.inference.programs.joint import numbers_in, particles_of
 from pyro_vae.inference.programs.latents import refusing_unscorable
+from pyro_vae.inference.programs.particles import Particles
 from pyro_vae.inference.programs.structure import Site, is_delta, map_from_reals, sample_sites
 from pyro_vae.inference.programs.vectorize import find_plate_depth, prior_program, scored, trace_pair
 from pyro_vae.inference.programs.weights import Tracer, WeightTerms, weight_terms
@@ -171,18 +173,20 @@ class Unconstrained:
         self.model, self.args = model, args
         self.guide = prior_program(model) if guide is None else guide
         self.prior_only = guide is None
-        self._check_continuous()
+        self.particles, self._size = self._check_continuous()
         self.plate_depth = find_plate_depth(model, guide, args) if plate_depth is None else plate_depth
-        self.num_particles = num_particles
+        self.num_particles = num_particles if self.particles is None else 1
         recorder = _Recorder()
         with torch.no_grad(), unvalidated():
             self._terms(recorder)
-        self.one_by_one = len(recorder.model_traces) > 1 or num_particles == 1
+        self.one_by_one = len(recorder.model_traces) > 1 or self.num_particles == 1
         first = self._vectors(recorder.model_traces[0])
         if not first:
             raise ValueError('Expected a model with latent sites; there is none. Score it with method="iw".')
-        self.shapes = {name: value.shape[0 if self.one_by_one else 1 :] for name, value in first.items()}
+        self.shapes = {name: self._shape(value) for name, value in first.items()}
         start = torch.cat([self._flat(self._vectors(trace)) for trace in recorder.model_traces])
+        if self.particles is not None and num_particles > 1:
+            self.num_particles, start = num_particles, self._drawn(self.particles, num_particles)
         self.lost = ~start.isfinite().all(-1)
         self.start = start.where(~self.lost[..., None], 0.0)
         self._guide_trace: Trace | None = recorder.guide_trace
@@ -197,6 +201,8 @@ class Unconstrained:
 
         Whatever u is, no error is raised; gradients flow to it.
         """
+        if self.particles is not None and len(u) > 1:
+            return LogDensities(**self.particles.evaluate(("at", self.prior_only), self._at_one, u))
         replay = _Replay(self, u)
         with unvalidated():
             terms = self._terms(replay)
@@ -207,6 +213,26 @@ class Unconstrained:
             likelihood=terms.log_likelihood,
             guide=prior if self.prior_only else terms.log_q + log_jacobian,
         )
+
+    def _at_one(self, u: Tensor) -> dict[str, Tensor]:
+        """Return the log densities of one particle of all data, u of shape (1, D); each of shape (1,)."""
+        one = copy(self)
+        one.num_particles = 1
+        log = one(u[None])
+        return {name: getattr(log, name)[0] for name in ("prior", "likelihood", "guide")}
+
+    def _drawn(self, particles: Particles, number: int) -> Tensor:
+        """Return u of K draws where all data are one datum, shape (K, 1, D)."""
+
+        def draw() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            guide_trace = poutine.trace(self.guide).get_trace(*self.args)
+            model_trace = poutine.trace(poutine.replay(self.model, trace=guide_trace)).get_trace(*self.args)
+            sites = sample_sites(poutine.util.prune_subsample_sites(guide_trace))
+            drawn = {name: site["value"] for name, site in sites.items()}
+            return drawn, {"u": self._flat(self._vectors(model_trace))[0]}
+
+        with unvalidated():
+            return particles.draw(("start", self.prior_only), draw, number, self.args[0].device, self._size)["u"]
 
     def with_data(self, args: Args, num_particles: int | None = None) -> Unconstrained:
         """Return the same programs as functions of u at other data of the same event shapes, or other numbers of them.
@@ -242,6 +268,8 @@ class Unconstrained:
         particles = [] if u.ndim == 2 else [len(u)]
         sizes = [shape[1:].numel() for shape in self.shapes.values()]
         parts = zip(self.shapes.items(), u.split(sizes, -1), strict=True)
+        if self.particles is not None:
+            return {name: part.reshape(shape[1:]) for (name, shape), part in parts}
         return {name: part.reshape(*particles, *shape) for (name, shape), part in parts}
 
     def guide_trace(self, model_trace: Trace) -> Trace:
@@ -266,7 +294,8 @@ class Unconstrained:
 
     def _vectors(self, trace: Trace) -> dict[str, Tensor]:
         """Return {site: T^-1(z)} of a trace of the model."""
-        latents = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
+        sites = sample_sites(poutine.util.prune_subsample_sites(trace))
+        latents = {name: site for name, site in sites.items() if not site["is_observed"]}
         return {name: map_from_reals(site["fn"].support).inv(site["value"]) for name, site in latents.items()}
 
     def _flat(self, vectors: dict[str, Tensor], single: bool = False) -> Tensor:
@@ -274,11 +303,22 @@ class Unconstrained:
         particles = 1 if single or self.one_by_one else self.num_particles
         return torch.cat([value.reshape(particles, len(self.args[0]), -1) for value in vectors.values()], -1)
 
+    def _shape(self, value: Tensor) -> torch.Size:
+        """Return (B, *shape of a datum's value), of a value in the first trace."""
+        if self.particles is not None:
+            return torch.Size((1, *value.shape))
+        return value.shape[0 if self.one_by_one else 1 :]
+
     @torch.no_grad()
-    def _check_continuous(self) -> None:
-        """Run the programs once under a handler that refuses a site before it is drawn."""
+    def _check_continuous(self) -> tuple[Particles | None, int]:
+        """Run the programs once under a handler that refuses a site before it is drawn.
+
+        Returns:
+            how their particles run where all data are one datum, else None; and how many numbers one has.
+        """
         with poutine.block(), fork_rng(self.args[0].device), RequireContinuous():
-            trace_pair(self.model, self.guide, self.args)
+            sites = sample_sites(trace_pair(self.model, self.guide, self.args)[0])
+        return particles_of(sites), numbers_in(sites)
 
 
 class _Recorder:

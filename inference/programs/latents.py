@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.joint import particles_of
 from pyro_vae.inference.programs.structure import Site
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
@@ -29,6 +30,8 @@ def latent_values(terms: WeightTerms) -> dict[str, Tensor]:
     if not terms.prior:
         raise ValueError("Expected programs with latent sites; there is none.")
     sites = {name: terms.guide_sites[name] for name in terms.prior}
+    if particles_of(sites) is not None:
+        return {name: site["value"][None, None] for name, site in sites.items()}
     ndim = 2 + terms.inner_plates
     return {name: with_particles(site["value"], ndim + site["fn"].event_dim) for name, site in sites.items()}
 

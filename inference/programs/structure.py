@@ -10,9 +10,15 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.transforms import IndependentTransform
 
+from pyro_vae.inference.programs.joint import check_joint, particles_of
+
 PARTICLES = "_pyro_vae_particles"
 TRAINING_TERM = "_pyro_vae_training_term"
 """In ``infer`` of a guide's factor: meant as a further term of what is maximised in training."""
+SHARED = (
+    "Of latents that all data share there is one evidence, evidence(..., joint=True), and fit trains them by "
+    "pyro.infer.Trace_ELBO(), its default, with batch_size=N."
+)
 Site = dict[str, Any]
 
 
@@ -30,7 +36,7 @@ def sample_sites(trace: Trace) -> dict[str, Site]:
 
 
 def check_structure(model_trace: Trace, guide_trace: Trace, num_data: int) -> int:
-    """Check a pair of traces; return d where the data plate is batch dimension -d.
+    """Check a pair of traces; return d where the data plate is batch dimension -d, 0 where all data are one datum.
 
     Raises:
         ValueError: if a site is outside the data plate or has no log_prob of its own for each datum, if a plate
@@ -38,6 +44,9 @@ def check_structure(model_trace: Trace, guide_trace: Trace, num_data: int) -> in
     """
     sites = {"guide": sample_sites(guide_trace), "model": sample_sites(model_trace)}
     _check_same_latents(sites["model"], sites["guide"])
+    if particles_of(sites["model"]) is not None:
+        check_joint(sites["model"], sites["guide"])
+        return 0
     dim, plate = _outermost_plate(sites)
     for program, named in sites.items():
         for name, site in named.items():
@@ -57,7 +66,7 @@ def _outermost_plate(sites: dict[str, dict[str, Site]]) -> tuple[int, str]:
     if not plates:
         raise StructureError(
             "Expected the data inside a vectorised plate; model and guide have none. "
-            'Put every sample site inside `with pyro.plate("data", x.shape[0]):`.'
+            'Put every sample site inside `with pyro.plate("data", x.shape[0]):`. ' + SHARED
         )
     outermost = min(plates, key=lambda plate: plate.dim)
     return outermost.dim, outermost.name
@@ -69,7 +78,7 @@ def _check_plates(site: Site, where: str, dim: int, plate: str, num_data: int) -
         raise StructureError(
             f"Expected {where} inside the data plate {plate!r}, the outermost one (dim={dim}): outside it, its log "
             "weight is shared by all data. Put it inside, make it a parameter, or give the data plate the leftmost "
-            "dim, dim=-2 around an inner plate of dim=-1."
+            "dim, dim=-2 around an inner plate of dim=-1. " + SHARED
         )
     inner = [p for d, p in plates.items() if d != dim]
     if plates[dim].size != num_data:

@@ -40,6 +40,8 @@ def find_plate_depth(model: Program, guide: Program | None, args: Args) -> int:
     guide = prior_program(model) if guide is None else guide
     with poutine.block(), fork_rng(args[0].device), training_mode(model, guide, False), full_precision():
         probe, depth = _few(model, guide, args)
+        if depth == 0:  # one datum of which the programs do not know that it is one: see Particles
+            return 0
         num_data = len(probe[0])
         try:
             with pyro.plate(PARTICLES, 2, dim=-1 - depth):
@@ -90,6 +92,8 @@ def _few(model: Program, guide: Program, args: Args) -> tuple[Args, int]:
 @torch.no_grad()
 def runs_on_fewer(program: Program, args: Args) -> bool:
     """Say whether a program runs on a single one of the data, and is not tied to their number, as by its parameters."""
+    if len(args[0]) == 1:
+        return True
     with poutine.block(), fork_rng(args[0].device):
         try:
             trace = poutine.trace(program).get_trace(*(arg[:1] for arg in args))

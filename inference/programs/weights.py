@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args
+from pyro_vae.inference.programs.joint import numbers_in, particles_of
 from pyro_vae.inference.programs.structure import PARTICLES, Site, check_structure, sample_sites
 from pyro_vae.inference.programs.vectorize import find_plate_depth, trace_pair
 
@@ -75,7 +76,7 @@ def weight_terms(
         return _terms(tracer(model, guide, args), num_data)
     plate_depth = find_plate_depth(model, guide, args) if plate_depth is None else plate_depth
     if plate_depth == 0:
-        return _stack([_terms(tracer(model, guide, args), num_data) for _ in range(num_particles)])
+        return _one_by_one(lambda: _terms(tracer(model, guide, args), num_data), num_particles, tracer)
     with pyro.plate(PARTICLES, num_particles, dim=-1 - plate_depth):
         return _terms(tracer(model, guide, args), num_data)
 
@@ -169,7 +170,7 @@ def _terms(traces: tuple[Trace, Trace], num_data: int) -> WeightTerms:
         log_q=sum(guide.values(), nothing),
         guide_sites=guide_sites,
         model_sites=sites,
-        inner_plates=depth - 1,
+        inner_plates=max(depth - 1, 0),
     )
 
 
@@ -186,8 +187,32 @@ def _masked_as(site: Site, in_model: Site | None) -> Site:
 def _per_datum(site: Site, depth: int, num_data: int) -> Tensor:
     """Sum a site's unscaled log_prob over all plates inside the data plate: (K, B)."""
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+    if depth == 0:  # all data are one datum
+        return log_prob.sum(dtype=torch.float64).to(log_prob.dtype).reshape(1, 1)
     particles = log_prob.shape[0] if log_prob.ndim > depth else 1
     return log_prob.reshape(particles, num_data, -1).sum(-1)
+
+
+def _one_by_one(run: Callable[[], WeightTerms], num_particles: int, tracer: Tracer) -> WeightTerms:
+    """Return the terms of particles each of which is a run; where all data are one datum, of runs at once if can be."""
+    first = run()
+    particles = particles_of(first.model_sites)
+    if particles is None:
+        return _stack([first, *(run() for _ in range(num_particles - 1))])
+
+    def drawn() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        terms = run()
+        values = {name: site["value"] for name, site in terms.guide_sites.items()}
+        results = {f"{part} {n}": v for part in _PARTS for n, v in getattr(terms, part).items()}
+        return values, results | {"log_q": terms.log_q}
+
+    name = getattr(tracer, "__qualname__", repr(tracer)), *first.guide
+    found = particles.draw(name, drawn, num_particles, first.log_q.device, numbers_in(first.model_sites))
+    parts = {part: {n: found[f"{part} {n}"][:, 0] for n in getattr(first, part)} for part in _PARTS}
+    return replace(first, **parts, log_q=found["log_q"].reshape(num_particles, -1))
+
+
+_PARTS = ("likelihood", "prior", "guide")
 
 
 def _stack(singles: list[WeightTerms]) -> WeightTerms:

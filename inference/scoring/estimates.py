@@ -30,7 +30,7 @@ _PER_DATUM = ("log_px", "std_error", "ess", "khat", "elbo")
 _WHERE_THERE = ("acceptance", "counts", "choice", "no_mode")
 """Per datum, of some methods."""
 _FACTS = ("num_particles", "seed", "method", "data", "debiased")
-_IN_NEWER_FILES = ("estimators", "seconds", "notes", "scored", "precision")
+_IN_NEWER_FILES = ("estimators", "seconds", "notes", "scored", "precision", "joint")
 TOO_MANY = 0.05
 """Share of flagged data above which the mean is said to be a bound."""
 
@@ -74,6 +74,7 @@ class Evidence:
         scored: which arguments the model observes, and by density or mass, in words; "" where that is not known.
         precision: that of the networks' products, "" for their own.
         debiased: whether the bias of first order has been taken off.
+        joint: N, where the one estimate is of log p(x_1, ..., x_N); 0 where each datum has its own.
         acceptance: mean acceptance rate of annealed importance sampling, shape (N,); None for other methods.
         counts: K of each datum, shape (N,).
         estimators: names of the estimators among which one was chosen for each datum; empty where there is one.
@@ -97,6 +98,7 @@ class Evidence:
     scored: str = ""
     precision: str = ""
     debiased: bool = False
+    joint: int = 0
     acceptance: Tensor | None = None
     counts: Tensor | None = None
     estimators: tuple[str, ...] = ()
@@ -117,8 +119,11 @@ class Evidence:
 
         s / sqrt(N), with s the sample standard deviation of log_px: each estimate carries its own independent
         Monte Carlo noise, so that s^2 already contains the mean Monte Carlo variance, and adding it would
-        count it twice. NaN for N = 1. The noise's downward bias is in ``bias``, not here.
+        count it twice. NaN for N = 1. The noise's downward bias is in ``bias``, not here. Of a joint estimate it is
+        Monte Carlo's alone: the data are given.
         """
+        if self.joint:
+            return self.mc_stderr
         return standard_error(self.log_px).item()
 
     @property
@@ -197,11 +202,12 @@ class Evidence:
         """The result in one line; >= for = where it is a bound in expectation."""
         how = self.title if self.estimators else f"K={self.num_particles}"
         relation = ">=" if self.many_flagged and not self.debiased else "="
-        flagged = "unknown, K < 26" if self.khat.isnan().all() else f"{self.num_flagged} of {len(self.khat)}"
-        return (
-            f"log p(x) {relation} {self.mean:.2f} +- {self.stderr:.2f} nats  "
-            f"({how}, N={len(self.log_px)}, flagged: {flagged})"
-        )
+        if self.joint:
+            what, number, flagged = f"log p(x_1, ..., x_{self.joint})", "", "yes" if self.num_flagged else "no"
+        else:
+            what, number, flagged = "log p(x)", f"N={len(self.log_px)}, ", f"{self.num_flagged} of {len(self.khat)}"
+        flagged = "unknown, K < 26" if self.khat.isnan().all() else flagged
+        return f"{what} {relation} {self.mean:.2f} +- {self.stderr:.2f} nats  ({how}, {number}flagged: {flagged})"
 
     def __str__(self) -> str:
         """Return the result in one line, and where many data are flagged what to try next."""

@@ -30,6 +30,7 @@ from pyro_vae.inference.programs.call import (
     short_errors,
     unvalidated,
 )
+from pyro_vae.inference.programs.joint import as_one_datum
 from pyro_vae.inference.programs.loop import (
     evaluation_mode,
     progress_bar,
@@ -56,6 +57,7 @@ def evidence(
     num_particles: int | None = None,
     *,
     method: str | Estimator = "auto",
+    joint: bool = False,
     chunk_size: int = 10_000,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -120,7 +122,10 @@ def evidence(
     check_precision(precision)
     check_data(model, x, guide=guide)
     device = place_programs(model, guide, as_args(x), device)
-    run = _Evaluation(how, as_args(x), device, num_particles, chunk_size, seed)
+    source, args = Source(model, guide, as_args(x), device), as_args(x)
+    if joint:
+        model, guide, args = as_one_datum(model, guide, args)
+    run = _Evaluation(how, args, device, num_particles, chunk_size, seed)
     data, precise = hash_of_data(run.args), {"data": hash_of_values(run.args), "precision": precision or ""}
 
     with evaluation_mode(model, guide, device, seed), at_precision(precision, device, model, guide):
@@ -128,15 +133,16 @@ def evidence(
         programs = _prepare(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
         programs = replace(programs, chunk_size=chunk_size)
         facts = {**precise, "scored": what_is_scored(model, first), "notes": tuple(how.notes(programs, first))}
+        facts |= {"joint": len(source.args[0]) if joint else 0, "source": source}
         of_programs = hash_of_programs(programs.model, programs.guide, first)
         settings = (how, num_particles, chunk_size, seed, device.type, data, of_programs)
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
         # By what there is in all, not what is left: a call that goes on rounds as it would have undisturbed.
         programs = compile_method(how, programs, compile, run.num_rounds, (first, last), run.count)
-        with _errors_for_users(model):
+        with _errors_for_users(source.model):
             run.score(programs, partial, progress)
     partial.remove()
-    return run.result(partial.done, (model, guide), facts)
+    return run.result(partial.done, facts)
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,7 @@ class _Evaluation:
                 partial.write()
                 raise
 
-    def result(self, parts: list[WeightSummary], programs: tuple[Program, Program], facts: dict[str, Any]) -> Evidence:
+    def result(self, parts: list[WeightSummary], facts: dict[str, Any]) -> Evidence:
         """Join the chunks of data; refuse NaN and inf rather than average over it."""
         joined = WeightSummary.join(parts)
         log_px = joined.log_px
@@ -215,7 +221,6 @@ class _Evaluation:
             **facts,
             debiased=self.how.debiased,
             estimators=self.how.estimators,
-            source=Source(*programs, self.args, self.device),
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae.core.checks import check_int
 from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.programs.call import Args, Program, unvalidated
+from pyro_vae.inference.programs.joint import particles_of
 from pyro_vae.inference.programs.proposals import check_proposal
 from pyro_vae.inference.programs.structure import PARTICLES, Site, sample_sites
 from pyro_vae.inference.programs.vectorize import scored
@@ -77,7 +78,9 @@ def _trace_mixture(model: Program, guide: Program, args: Args, share: float) -> 
 
 
 def _particles_and_data(site: Site) -> torch.Size:
-    """Return the part of a latent value's shape that counts particles and data, (K, B) or (B,)."""
+    """Return the part of a latent value's shape that counts particles and data: (K, B), (B,), or () of a joint one."""
+    if particles_of({site["name"]: site}) is not None:
+        return torch.Size()
     frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
     data = min(frame.dim for frame in frames if frame.name != PARTICLES)
     event = len(site["fn"].event_shape)

@@ -1,0 +1,119 @@
+"""A whole data set as one datum: programs whose latents all data share have one log weight, log p(x_1, ..., x_N, z)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro.distributions import ImproperUniform, MaskedDistribution, Unit
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.particles import Particles
+
+MARK = "_pyro_vae_joint"
+"""In ``infer`` of a site whose log_prob, over all of its plates, is a term of one log weight."""
+Site = dict[str, Any]
+
+
+class Joint:
+    """A program that takes a whole data set as its one datum, and marks its sites so.
+
+    It is called with tensors of shape (1, *shape) and calls the program with those of ``shape``.
+
+    Args:
+        program: the user's model or guide.
+        particles: how many of its particles run; that of the model is the guide's too.
+    """
+
+    def __init__(self, program: Program, particles: Particles) -> None:
+        self.program, self.particles = program, particles
+
+    def __call__(self, *args: Tensor) -> Any:
+        """Run the program on the data set."""
+        with _Mark(self.particles):
+            return self.program(*(arg[0] for arg in args))
+
+
+class _Mark(Messenger):
+    def __init__(self, particles: Particles) -> None:
+        super().__init__()
+        self.particles = particles
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["infer"][MARK] = self.particles
+
+
+def as_one_datum(model: Program, guide: Program, args: Args) -> tuple[Joint, Joint, Args]:
+    """Return programs and data of which the data set is the only datum."""
+    particles = Particles()
+    return Joint(model, particles), Joint(guide, particles), tuple(arg[None] for arg in args)
+
+
+def particles_of(sites: dict[str, Site]) -> Particles | None:
+    """Return how the particles of a joint program run, None of one that has a weight for each datum."""
+    return next((site["infer"][MARK] for site in sites.values() if MARK in site["infer"]), None)
+
+
+def numbers_in(sites: dict[str, Site]) -> int:
+    """Return how many numbers there are at the sites of one particle, about, with the matrices of distributions."""
+    return sum(max(t.numel() for t in (site["log_prob"], *_tensors_of(site["fn"]))) for site in sites.values())
+
+
+def _tensors_of(fn: Any) -> list[Tensor]:
+    own = [value for value in vars(fn).values() if isinstance(value, Tensor)]
+    return own + (_tensors_of(fn.base_dist) if hasattr(fn, "base_dist") else [])
+
+
+def check_joint(model_sites: dict[str, Site], guide_sites: dict[str, Site]) -> None:
+    """Refuse sites of which the log joint density would lack a part, or count one twice.
+
+    Raises:
+        ValueError: for a subsampled plate, an improper latent, or a value of another shape than its density.
+    """
+    auxiliary = any(site["infer"].get("is_auxiliary") for site in guide_sites.values())
+    for program, sites in (("guide", guide_sites), ("model", model_sites)):
+        for name, site in sites.items():
+            where = f"site {name!r} of the {program}"
+            _check_plates(site, where)
+            _check_shape(site, where)
+            if program == "model" and not site["is_observed"]:
+                _check_proper(site, name, auxiliary)
+
+
+def _check_plates(site: Site, where: str) -> None:
+    for plate in site["cond_indep_stack"]:
+        if plate.full_size not in (None, plate.size):
+            raise ValueError(
+                f"Expected {where} to score all of plate {plate.name!r}; it is subsampled, {plate.size} of "
+                f"{plate.full_size}, and the rest would be missing from log p(x_1, ..., x_N). Take subsample and "
+                "subsample_size off the plate."
+            )
+
+
+def _check_proper(site: Site, name: str, auxiliary: bool) -> None:
+    fn, masked = site["fn"], site["mask"] is False
+    while not isinstance(fn, ImproperUniform | MaskedDistribution) and hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    if isinstance(site["mask"], Tensor):
+        masked = not site["mask"].all() if auxiliary else not site["mask"].any()
+    if masked or isinstance(fn, ImproperUniform | MaskedDistribution):
+        kind = "its density is masked" if masked else type(fn).__name__
+        raise ValueError(
+            f"Latent site {name!r} is improper ({kind}): p(x_1, ..., x_N) is known up to a constant at best, and no "
+            "evidence. Use a proper prior."
+        )
+
+
+def _check_shape(site: Site, where: str) -> None:
+    """Refuse a value that broadcasts against its distribution: numbers would count more than once."""
+    fn = site["fn"]
+    if isinstance(fn, Unit):  # pyro.factor observes nothing
+        return
+    event, value = len(fn.event_shape), tuple(site["value"].shape)
+    own, scored = value[: len(value) - event], tuple(site["log_prob"].shape)
+    if own != scored or (not site["is_observed"] and own != tuple(fn.batch_shape)):
+        raise ValueError(
+            f"Expected the value at {where} of the shape of its distribution, {tuple(fn.shape())}; got {value}. It "
+            "would broadcast, and numbers count more than once or be left out: give both one shape."
+        )
