@@ -55,7 +55,7 @@ def _constrain(transform: Transform, support: Any, u: Tensor) -> tuple[Tensor, T
     value = transform(u)
     inside = support.check(value)
     log_jacobian = transform.log_abs_det_jacobian(u, value).where(inside, torch.nan)
-    inside = inside.reshape(*inside.shape, *[1] * (value.ndim - inside.ndim))
+    inside = inside.reshape((*inside.shape, *[1] * (value.ndim - inside.ndim)))
     return value.where(inside, transform(torch.zeros_like(u))), log_jacobian
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_vae.core.files import atomic_path
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.joint import as_one_datum
 from pyro_vae.inference.programs.loop import evaluation_mode, send
 from pyro_vae.inference.programs.simulate import example_data, simulate
 from pyro_vae.inference.programs.standard_errors import monte_carlo_error, standard_error
@@ -256,6 +257,8 @@ class Evidence:
             arguments as they are
             constant_data         log_px, std_error, ess, khat, elbo, dims (data,)
 
+        Of a joint estimate there is no dimension ``data`` in any group but observed_data: the draws are of all latents.
+
         There is no group log_likelihood, so that ``az.loo`` and ``az.compare`` refuse: a log p(x_n | z) is that of a
         datum given a latent of its own, and LOO of it is not the score of a new datum, which log p(x) is. Programs are
         run as they are now: further training changes the draws, though not the estimates.
@@ -312,8 +315,9 @@ def to_arviz(evidence: Evidence, num_draws: int = 100, seed: int = 0) -> Any:
         )
     source = replace(source, args=send(source.args, source.device))
     with evaluation_mode(source.model, source.guide, source.device, seed):
-        groups = _groups(source, num_draws)
-    groups["constant_data"] = _dataset({name: getattr(evidence, name) for name in _PER_DATUM}, ("data",))
+        groups = _groups_of_all(source, num_draws) if evidence.joint else _groups(source, num_draws)
+    scores = {name: getattr(evidence, name) for name in _PER_DATUM}
+    groups["constant_data"] = _dataset(_first(scores, 0), ()) if evidence.joint else _dataset(scores, ("data",))
     facts = {"inference_library": "pyro-vae", "method": evidence.method, "num_particles": evidence.num_particles}
     return _assemble(groups, facts)
 
@@ -335,6 +339,36 @@ def _groups(source: Source, num_draws: int) -> Groups:
         "prior_predictive": _dataset(_one_chain(_observed(simulated.args, simulated.places)), sampled[:2]),
         "observed_data": _dataset(_observed(source.args, simulated.places), ("data",)),
     }
+
+
+def _groups_of_all(source: Source, num_draws: int) -> Groups:
+    """Return the groups of a joint estimate, of which all data are one datum."""
+    drawn = posterior_draws(*as_one_datum(source.model, source.guide, source.args), num_draws)
+    sampled = ("chain", "draw")
+    groups = {
+        "posterior": _dataset(_one_chain(_first(drawn.latents, 1)), sampled),
+        "posterior_predictive": _dataset(_one_chain(_first(drawn.predictive, 1)), sampled),
+        "importance_weights": _dataset(_one_chain({"log_w": drawn.log_w[:, 0]}), sampled),
+    }
+    try:
+        draws = [simulate(source.model, source.args) for _ in range(num_draws)]
+    except ValueError:  # as above
+        return groups
+    latents = [draw.latents for draw in draws]
+    data = [_observed(draw.args, draw.places) for draw in draws]
+    return groups | {
+        "prior": _dataset(_one_chain(_stacked(latents)), sampled),
+        "prior_predictive": _dataset(_one_chain(_stacked(data)), sampled),
+        "observed_data": _dataset(_observed(source.args, draws[0].places), ("data",)),
+    }
+
+
+def _first(values: Mapping[str, Tensor], dim: int) -> dict[str, Tensor]:
+    return {name: value.select(dim, 0) for name, value in values.items()}
+
+
+def _stacked(draws: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
 
 
 def _observed(args: Args, places: Mapping[str, int]) -> dict[str, Tensor]:

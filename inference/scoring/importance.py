@@ -71,7 +71,7 @@ def _trace_mixture(model: Program, guide: Program, args: Args, share: float) -> 
             raise ValueError(f"Expected no auxiliary site in the guide for a defensive mixture; got {name!r}.")
         if from_prior is None:
             from_prior = torch.rand(_particles_and_data(site), device=site["value"].device) < share
-        chosen = from_prior.reshape(*from_prior.shape, *[1] * (site["value"].ndim - from_prior.ndim))
+        chosen = from_prior.reshape((*from_prior.shape, *[1] * (site["value"].ndim - from_prior.ndim)))
         mixed.nodes[name] = {**site, "value": torch.where(chosen, prior[name]["value"], site["value"])}
     with unvalidated():
         return tuple(scored(poutine.trace(poutine.replay(p, trace=mixed)).get_trace(*args)) for p in (model, guide))

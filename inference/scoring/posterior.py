@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Program, check_data
+from pyro_vae.inference.programs.joint import Joint
 from pyro_vae.inference.programs.latents import latent_values
 from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, particle_terms, split_data_with_bar
 from pyro_vae.inference.programs.structure import PARTICLES, sample_sites
@@ -159,6 +160,9 @@ def predict(model: Program, args: Args, latents: dict[str, Tensor], plate_depth:
         {site: draw, shape (S, B, ...)}.
     """
     count = len(next(iter(latents.values())))
+    if isinstance(model, Joint):  # of which the data set is the one datum
+        runs = [_observed(model, args, {name: value[s, 0] for name, value in latents.items()}) for s in range(count)]
+        return {name: torch.stack([run[name] for run in runs])[:, None] for name in runs[0]}
     if plate_depth == 0:
         runs = [_observed(model, args, {name: value[s] for name, value in latents.items()}) for s in range(count)]
         return {name: torch.stack([run[name] for run in runs]) for name in runs[0]}

@@ -27,7 +27,7 @@ def transformed(transform: Transform | None, batch: Args) -> Args:
 
 
 class Minibatches:
-    """The minibatches of one epoch after another, each epoch in another random order.
+    """The minibatches of one epoch after another, each epoch in another random order; all data at once in their own.
 
     Data that are resident lie on the device. Of others each minibatch is gathered in the CPU's memory and copied
     one step before it is used, so that the device does not wait for the gathering. The order, the random numbers
@@ -54,6 +54,8 @@ class Minibatches:
     def __iter__(self) -> Iterator[Args]:
         """Yield the minibatches of an epoch."""
         order = torch.randperm(len(self)).to(self.args[0].device)
+        if len(self) <= self.batch_size:  # programs may have parameters for single data, as AutoNormal has of latents
+            order = order.sort().values
         batches = (self._take(index) for index in order.split(self.batch_size))
         for batch in batches if self.resident else one_ahead(batches):
             yield self._transformed(batch)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyro.infer
 import torch
 from pyro import poutine
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -154,10 +155,12 @@ def _find_parameters(
 ) -> tuple[dict[str, Tensor], int | None]:
     """Run both programs once; return their param sites and the full size of a subsampled data plate."""
     few = tuple(arg[: max(1, len(arg) // 2)] for arg in batch)  # fewer than all, so that a full size stands out
-    with torch.no_grad(), poutine.trace(param_only=True) as capture:
-        guide_trace = poutine.trace(guide).get_trace(*few)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*few)
-    _check_names(capture.trace, owned)
+    try:
+        model_trace, guide_trace, params = _traces(model, guide, few)
+    except Exception:  # programs that are tied to the number of data; the run on all says what is wrong, if anything
+        few = batch
+        model_trace, guide_trace, params = _traces(model, guide, batch)
+    _check_names(params, owned)
     check_latents(model_trace, guide_trace)
     frames = [
         frame
@@ -169,7 +172,15 @@ def _find_parameters(
     outermost = min(frames, key=lambda frame: frame.dim, default=None)
     full_size = None if outermost is None else outermost.full_size
     of_batch = outermost is None or full_size in (outermost.size, len(few[0]))
-    return param_sites(capture.trace), None if of_batch else full_size
+    return param_sites(params), None if of_batch else full_size
+
+
+def _traces(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace, Trace]:
+    """Return traces of model and guide, and one of their parameters."""
+    with torch.no_grad(), poutine.trace(param_only=True) as capture:
+        guide_trace = poutine.trace(guide).get_trace(*args)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    return model_trace, guide_trace, capture.trace
 
 
 def _check_names(trace: Any, owned: Mapping[int, Tensor]) -> None:
