@@ -155,6 +155,7 @@ class Unconstrained:
         num_particles: K.
         plate_depth: batch dimensions that the programs' own plates use, 0 to run particles one by one; found out if
             None, see ``find_plate_depth``.
+        draws_only: ask nothing of the guide but draws, so that it may have auxiliary sites, as Pyro's AutoGuides.
 
     Attributes:
         start: u of K draws from the guide, or from the prior without one, shape (K, B, D); 0 where ``lost``.
@@ -166,14 +167,21 @@ class Unconstrained:
     """
 
     def __init__(
-        self, model: Program, guide: Program | None, args: Args, num_particles: int, *, plate_depth: int | None = None
+        self,
+        model: Program,
+        guide: Program | None,
+        args: Args,
+        num_particles: int,
+        *,
+        plate_depth: int | None = None,
+        draws_only: bool = False,
     ) -> None:
         check_positive_int(num_particles, "num_particles")
         model = _Unmasked()(model) if guide is None else model
         self.model, self.args = model, args
         self.guide = prior_program(model) if guide is None else guide
         self.prior_only = guide is None
-        self.particles, self._size = self._check_continuous()
+        self.particles, self._size = self._check_continuous(draws_only)
         self.plate_depth = find_plate_depth(model, guide, args) if plate_depth is None else plate_depth
         self.num_particles = num_particles if self.particles is None else 1
         recorder = _Recorder()
@@ -310,14 +318,21 @@ class Unconstrained:
         return value.shape[0 if self.one_by_one else 1 :]
 
     @torch.no_grad()
-    def _check_continuous(self) -> tuple[Particles | None, int]:
+    def _check_continuous(self, draws_only: bool) -> tuple[Particles | None, int]:
         """Run the programs once under a handler that refuses a site before it is drawn.
+
+        Args:
+            draws_only: let the guide's auxiliary sites pass, and what is made of them.
 
         Returns:
             how their particles run where all data are one datum, else None; and how many numbers one has.
         """
-        with poutine.block(), fork_rng(self.args[0].device), RequireContinuous():
-            sites = sample_sites(trace_pair(self.model, self.guide, self.args)[0])
+        with poutine.block(), fork_rng(self.args[0].device):
+            drawn = sample_sites(poutine.trace(self.guide).get_trace(*self.args)) if draws_only else {}
+            auxiliary = any(site["infer"].get("is_auxiliary") for site in drawn.values())
+            with RequireContinuous():
+                guide = prior_program(self.model) if auxiliary else self.guide
+                sites = sample_sites(trace_pair(self.model, guide, self.args)[0])
         return particles_of(sites), numbers_in(sites)
 
 

@@ -66,6 +66,8 @@ class Auto(Estimator):
     Args:
         chains: chains of the annealed paths for each datum: k-hat takes some 200 of them.
         defensive: share of the prior in all proposals, at the least.
+        longest: temperatures of an annealed path at most, 128 if absent; where the pilot's weights rest on a few chains
+            and this allows it, pilots with four times as many temperatures follow. Joint estimates have 1,024.
 
     Raises:
         ValueError: for a setting out of its range.
@@ -79,8 +81,11 @@ class Auto(Estimator):
     estimators: ClassVar = NAMES
     chains: int = 200
     defensive: float = 0.05
+    longest: int | None = None
 
     def __post_init__(self) -> None:
+        if self.longest is not None:
+            check_int(self.longest, "longest", 1, "It is the number of temperatures of the longest path.")
         check_int(self.chains, "chains", 2, "k-hat of fewer than 200 says little.")
         Laplace(defensive=self.defensive)
 
@@ -192,13 +197,14 @@ class _Ladder:
         if isinstance(dim, str):
             return
         if dim > MOST_DIMENSIONS:
-            self.rungs.append(FromGuideRung(programs, batch, settings.chains))
+            self.rungs.append(FromGuideRung(programs, batch, settings.chains, settings.longest))
             return
         depth = find_plate_depth(programs.model, None, batch)
         space = Unconstrained(programs.model, None, batch, NUM_DRAWS, plate_depth=depth)
         laplace = LaplaceRung(settings.defensive, programs, space)
         adapted = AdaptedRung(settings.defensive, programs, space, laplace)
-        self.rungs += [laplace, adapted, AnnealedRung(settings.defensive, programs, space, adapted, settings.chains)]
+        how = settings.chains, settings.longest
+        self.rungs += [laplace, adapted, AnnealedRung(settings.defensive, programs, space, adapted, *how)]
 
     def choose(self) -> tuple[Tensor, WeightSummary]:
         """Return the rung of each datum, shape (B,), and what draws of the guide alone give."""

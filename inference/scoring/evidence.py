@@ -48,6 +48,9 @@ from pyro_vae.inference.scoring.estimates import Evidence, Source
 from pyro_vae.inference.scoring.partial import PartialResults, hash_of_programs, hash_of_text
 from pyro_vae.inference.scoring.tail import WeightSummary
 
+JOINT_AUTO = methods.Auto(chains=500, longest=1024)
+"""The default where all data are one datum, for which there is time."""
+
 
 @torch.no_grad()
 def evidence(
@@ -113,7 +116,7 @@ def evidence(
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 3; standard error: the delta method.
     """
-    how, seed = as_method(method), check_seed(seed)
+    how, seed = JOINT_AUTO if joint and method == "auto" else as_method(method), check_seed(seed)
     guide = prior_program(model) if guide is None else guide
     num_particles = how.default_particles if num_particles is None else num_particles
     check_positive_int(num_particles, "num_particles")
