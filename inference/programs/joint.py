@@ -42,6 +42,8 @@ class _Mark(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         msg["infer"][MARK] = self.particles
+        if not msg["is_observed"]:
+            _refuse_improper(msg["name"], msg["fn"])
 
 
 def as_one_datum(model: Program, guide: Program, args: Args) -> tuple[Joint, Joint, Args]:
@@ -78,7 +80,7 @@ def check_joint(model_sites: dict[str, Site], guide_sites: dict[str, Site]) -> N
             _check_plates(site, where)
             _check_shape(site, where)
             if program == "model" and not site["is_observed"]:
-                _check_proper(site, name, auxiliary)
+                _check_masks(site, name, auxiliary)
 
 
 def _check_plates(site: Site, where: str) -> None:
@@ -91,18 +93,28 @@ def _check_plates(site: Site, where: str) -> None:
             )
 
 
-def _check_proper(site: Site, name: str, auxiliary: bool) -> None:
-    fn, masked = site["fn"], site["mask"] is False
+def _refuse_improper(name: str, fn: Any) -> None:
+    """Refuse a distribution without a density that integrates to 1, before it is asked for a draw."""
     while not isinstance(fn, ImproperUniform | MaskedDistribution) and hasattr(fn, "base_dist"):
         fn = fn.base_dist
-    if isinstance(site["mask"], Tensor):
-        masked = not site["mask"].all() if auxiliary else not site["mask"].any()
-    if masked or isinstance(fn, ImproperUniform | MaskedDistribution):
-        kind = "its density is masked" if masked else type(fn).__name__
-        raise ValueError(
-            f"Latent site {name!r} is improper ({kind}): p(x_1, ..., x_N) is known up to a constant at best, and no "
-            "evidence. Use a proper prior."
-        )
+    if isinstance(fn, ImproperUniform | MaskedDistribution):
+        raise _improper(name, type(fn).__name__)
+
+
+def _improper(name: str, kind: str) -> ValueError:
+    return ValueError(
+        f"Latent site {name!r} is improper ({kind}): p(x_1, ..., x_N) is known up to a constant at best, and there is "
+        "no evidence. Use a proper prior."
+    )
+
+
+def _check_masks(site: Site, name: str, auxiliary: bool) -> None:
+    """Refuse a latent whose density is masked; a part of it may be where the guide masks that too."""
+    mask = site["mask"]
+    if isinstance(mask, Tensor):
+        mask = bool(mask.all() if auxiliary else mask.any())
+    if mask is False:
+        raise _improper(name, "its density is masked")
 
 
 def _check_shape(site: Site, where: str) -> None:
