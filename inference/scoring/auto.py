@@ -66,8 +66,9 @@ class Auto(Estimator):
     Args:
         chains: chains of the annealed paths for each datum: k-hat takes some 200 of them.
         defensive: share of the prior in all proposals, at the least.
-        longest: temperatures of an annealed path at most, 128 if absent; where the pilot's weights rest on a few chains
-            and this allows it, pilots with four times as many temperatures follow. Joint estimates have 1,024.
+        longest: temperatures of an annealed path at most, 128 if absent. Where it is given there is patience: if the
+            pilot's weights rest on a few chains, pilots with four times as many temperatures follow, and chains from
+            the prior are tried too and taken where their pilot finds clearly more. Joint estimates have 1,024.
 
     Raises:
         ValueError: for a setting out of its range.
@@ -167,6 +168,10 @@ class _Pilot:
         return _Pilot(self.log_px[index], self.std_error[index], self.khat[index], self.ess[index])
 
 
+def _fields(pilot: _Pilot) -> tuple[Tensor, ...]:
+    return pilot.log_px, pilot.std_error, pilot.khat, pilot.ess
+
+
 def _best(pilots: list[_Pilot]) -> Tensor:
     """Return for data at the last estimator its number, or that of an earlier one whose pilot found clearly more.
 
@@ -194,6 +199,7 @@ class _Ladder:
         self.num_data = len(batch[0])
         self.guide = GuideRung(programs, batch, settings.defensive)
         self.rungs: list[Rung] = [self.guide]
+        self.reserve: FromGuideRung | None = None
         if isinstance(dim, str):
             return
         if dim > MOST_DIMENSIONS:
@@ -205,6 +211,8 @@ class _Ladder:
         adapted = AdaptedRung(settings.defensive, programs, space, laplace)
         how = settings.chains, settings.longest
         self.rungs += [laplace, adapted, AnnealedRung(settings.defensive, programs, space, adapted, *how)]
+        if settings.longest:
+            self.reserve = FromGuideRung(programs, batch, *how, start="prior")
 
     def choose(self) -> tuple[Tensor, WeightSummary]:
         """Return the rung of each datum, shape (B,), and what draws of the guide alone give."""
@@ -219,7 +227,12 @@ class _Ladder:
             if not len(left):
                 break
         if len(left) and len(pilots) > 1:
-            choice[left] = _best(pilots)
+            choice[left] = best = _best(pilots)
+            if self.reserve is not None:
+                found = _Pilot.of(self.reserve.timed_pilot(left))
+                kept = _Pilot(*(torch.stack(each).gather(0, best[None])[0] for each in zip(*map(_fields, pilots))))
+                choice[left[found.exceeds(kept)]] = len(self.rungs)
+        self.rungs += [] if self.reserve is None else [self.reserve]
         return choice, first
 
     def score(
@@ -234,7 +247,7 @@ class _Ladder:
                 advance(len(part[0]) * num_particles)
         summaries = [replace(summary, bounds={}) for _, summary in parts]
         scores = WeightSummary.join(summaries).at(torch.cat([index for index, _ in parts]).argsort())
-        seconds = dict.fromkeys(NAMES, 0.0) | {rung.name: rung.seconds for rung in self.rungs}
+        seconds = {name: sum((rung.seconds for rung in self.rungs if rung.name == name), 0.0) for name in NAMES}
         return replace(
             scores,
             elbo=first.elbo,

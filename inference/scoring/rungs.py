@@ -270,9 +270,14 @@ class FromGuideRung(Rung):
 
     name = "annealed"
 
-    def __init__(self, programs: Programs, batch: Args, num_chains: int, longest: int | None) -> None:
+    def __init__(
+        self, programs: Programs, batch: Args, num_chains: int, longest: int | None, start: str = "guide"
+    ) -> None:
         super().__init__(programs, batch)
-        self.batch, self.num_chains, self.longest, self.start = batch, num_chains, longest, "guide"
+        self.batch, self.num_chains, self.longest, self.start = batch, num_chains, longest, start
+        if start == "prior":
+            self.depth = find_plate_depth(programs.model, None, batch)
+            return
         try:
             self.depth = find_plate_depth(programs.model, programs.guide, batch)
             Unconstrained(programs.model, programs.guide, batch, 2, plate_depth=self.depth)
