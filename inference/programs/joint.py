@@ -78,7 +78,10 @@ def as_one_datum(model: Program, guide: Program, args: Args) -> tuple[Joint, Joi
     in float32 a search for modes finds their rounding errors, hundreds of nats, where the prior lets it go far.
     """
     in_double = any(arg.dtype == torch.float32 for arg in args)
-    particles, whole = Particles(), tuple(arg[None].double() if arg.dtype == torch.float32 else arg[None] for arg in args)
+    particles, whole = (
+        Particles(),
+        tuple(arg[None].double() if arg.dtype == torch.float32 else arg[None] for arg in args),
+    )
     return Joint(model, particles, in_double), Joint(guide, particles, in_double), whole
 
 

@@ -1,4 +1,4 @@
-"""Many runs of what runs one particle: all at once by ``torch.vmap`` where that is right, one after another elsewhere."""
+"""Many runs of what runs one particle: at once by ``torch.vmap`` where that is right, one after another elsewhere."""
 
 from __future__ import annotations
 

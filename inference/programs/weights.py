@@ -208,7 +208,7 @@ def _one_by_one(run: Callable[[], WeightTerms], num_particles: int, tracer: Trac
 
     name = getattr(tracer, "__qualname__", repr(tracer)), *first.guide
     found = particles.draw(name, drawn, num_particles, first.log_q.device, numbers_in(first.model_sites))
-    parts = {part: {n: found[f"{part} {n}"][:, 0] for n in getattr(first, part)} for part in _PARTS}
+    parts: dict[str, Any] = {part: {n: found[f"{part} {n}"][:, 0] for n in getattr(first, part)} for part in _PARTS}
     return replace(first, **parts, log_q=found["log_q"].reshape(num_particles, -1))
 
 

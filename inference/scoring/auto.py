@@ -168,8 +168,10 @@ class _Pilot:
         return _Pilot(self.log_px[index], self.std_error[index], self.khat[index], self.ess[index])
 
 
-def _fields(pilot: _Pilot) -> tuple[Tensor, ...]:
-    return pilot.log_px, pilot.std_error, pilot.khat, pilot.ess
+def _chosen(pilots: list[_Pilot], choice: Tensor) -> _Pilot:
+    """Return what the pilots of the estimators that are chosen say, by their numbers, shape (b,)."""
+    names = ("log_px", "std_error", "khat", "ess")
+    return _Pilot(*(torch.stack([getattr(p, name) for p in pilots]).gather(0, choice[None])[0] for name in names))
 
 
 def _best(pilots: list[_Pilot]) -> Tensor:
@@ -230,8 +232,7 @@ class _Ladder:
             choice[left] = best = _best(pilots)
             if self.reserve is not None:
                 found = _Pilot.of(self.reserve.timed_pilot(left))
-                kept = _Pilot(*(torch.stack(each).gather(0, best[None])[0] for each in zip(*map(_fields, pilots))))
-                choice[left[found.exceeds(kept)]] = len(self.rungs)
+                choice[left[found.exceeds(_chosen(pilots, best))]] = len(self.rungs)
         self.rungs += [] if self.reserve is None else [self.reserve]
         return choice, first
 

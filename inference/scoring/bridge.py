@@ -42,7 +42,9 @@ class Bridge(Path):
         self, space: Unconstrained, mixture: StudentMixture, num_particles: int, num_temperatures: int = 0
     ) -> None:
         self.num_leapfrog, self.mixture = NUM_LEAPFROG, mixture
-        self.num_calls = 0 if space.particles is None else NUM_LEAPFROG * num_temperatures  # else recording does not pay
+        self.num_calls = (
+            0 if space.particles is None else NUM_LEAPFROG * num_temperatures
+        )  # else recording does not pay
         self.space = space.with_data(space.args, num_particles)
         u, self.share = draw(space, mixture, [num_particles])
         self.loc, self.factor = mixture.heaviest

@@ -77,6 +77,14 @@ def evidence(
     chains; see ``methods.Auto``. With method="iw" it is the guide for all data. Without a guide it is the prior, and
     method="iw" the plain Monte Carlo estimate, log (1/K) sum_k p(x_n | z_k).
 
+    With ``joint=True`` it is one number, log p(x_1, ..., x_N), the marginal likelihood of a model whose latents all
+    data may share: regressions, hierarchical models, Gaussian processes. Then ``log_px`` and all else have shape (1,),
+    and every error is Monte Carlo's. The log joint density is the sum over all sites and plates, unscaled, in float64,
+    whatever the programs are written in: sums over data are large, and rounding errors would pass for evidence.
+    Particles run at once by ``torch.vmap`` where that gives what each gives alone, and one by one elsewhere. Proposals
+    are as before, Pyro's AutoGuides with a density among them, trained by ``fit`` with ``batch_size=N``. The default
+    has 500 chains and paths of up to 1,024 temperatures then, and tries chains from the prior too.
+
     Weights are streamed: at most ``chunk_size`` (particle, datum) pairs exist at once, with "auto" at least 200 chains
     of one datum, so that memory is
     chunk_size times what the programs need for one pair, plus 3 sqrt(K) + log2(K) + 7 numbers for each datum of a
@@ -94,7 +102,8 @@ def evidence(
             200 chains.
         method: "auto", "iw", "jackknife", "laplace" or "ais", or one of ``methods`` with its settings, such as
             ``methods.IW(defensive=0.1)``.
-        chunk_size: largest number of (particle, datum) pairs in memory at once.
+        joint: estimate log p(x_1, ..., x_N), the data being one datum.
+        chunk_size: largest number of (particle, datum) pairs in memory at once; of joint ones, particles.
         seed: seed of the draws; the global generator is left as it was.
         device: "auto" (a GPU where there is one), or a torch device.
         compile: True compiles the weights of a chunk as one graph, and the gradients by which guides are refined and
@@ -112,7 +121,8 @@ def evidence(
 
     Raises:
         ValueError: for data that the model cannot have produced, K < 1, programs that ``log_weights`` refuses, a
-            point-mass guide, or log weights that are NaN or +inf.
+            point-mass guide, or log weights that are NaN or +inf; of joint ones for subsampled plates, of which the
+            rest of the data would be missing, and improper priors, which have no evidence.
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 3; standard error: the delta method.
     """
@@ -135,8 +145,8 @@ def evidence(
         first, last = run.examples()
         programs = _prepare(how, in_precision(model, precision), in_precision(guide, precision), first, num_particles)
         programs = replace(programs, chunk_size=chunk_size)
-        facts = {**precise, "scored": what_is_scored(model, first), "notes": tuple(how.notes(programs, first))}
-        facts |= {"joint": len(source.args[0]) if joint else 0, "source": source}
+        facts: dict[str, Any] = {**precise, "scored": what_is_scored(model, first)}
+        facts |= {"notes": tuple(how.notes(programs, first)), "joint": len(source.args[0]) if joint else 0}
         of_programs = hash_of_programs(programs.model, programs.guide, first)
         settings = (how, num_particles, chunk_size, seed, device.type, data, of_programs)
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
@@ -145,7 +155,7 @@ def evidence(
         with _errors_for_users(source.model):
             run.score(programs, partial, progress)
     partial.remove()
-    return run.result(partial.done, facts)
+    return run.result(partial.done, {**facts, "source": source})
 
 
 @dataclass(frozen=True)

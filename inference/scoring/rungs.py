@@ -323,7 +323,7 @@ def settings_of_guide(programs: Programs, batch: Args, share: float) -> IW:
 
 
 def is_saturated(log_w: Tensor) -> bool:
-    """Say whether of some datum's chains, log weights of shape (K, B), too few carry the weight to foretell a length."""
+    """Say whether too few of some datum's chains, log weights (K, B), carry the weight to foretell a length."""
     share = log_w.softmax(0).nan_to_num(1.0)
     return bool((share.square().sum(0) * len(log_w) * SATURATED > 1).any())
 
@@ -343,7 +343,8 @@ def path_lengths(log_w: Tensor, temperatures: int = PILOT_TEMPERATURES, longest:
     share = log_w.softmax(0).nan_to_num(1.0)
     spread = (len(log_w) * share.square().sum(0)).log()
     lengths = torch.tensor(LENGTHS, device=log_w.device)
-    return lengths[torch.searchsorted(lengths, (temperatures * spread / VARIANCE).clamp(max=longest))].clamp(max=longest)
+    wanted = (temperatures * spread / VARIANCE).clamp(max=longest)
+    return lengths[torch.searchsorted(lengths, wanted).clamp(max=len(lengths) - 1)].clamp(max=longest)
 
 
 def spread_of_draws(guide: Program, space: Unconstrained, how: Laplace) -> StudentMixture:

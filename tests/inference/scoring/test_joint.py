@@ -82,9 +82,11 @@ def conjugate(x):
 def log_p_of_conjugate(x):
     """A multivariate Student-t: x = mu 1 + e given s2, so that its covariance is s2 (I + 4 11')."""
     shape = torch.eye(len(x), dtype=F64) + 4
-    return dist.MultivariateStudentT(
-        number(6.0), torch.zeros_like(x), torch.linalg.cholesky(shape * 2 / 3)
-    ).log_prob(x).item()
+    return (
+        dist.MultivariateStudentT(number(6.0), torch.zeros_like(x), torch.linalg.cholesky(shape * 2 / 3))
+        .log_prob(x)
+        .item()
+    )
 
 
 def schools(y, sigma):
@@ -348,7 +350,8 @@ def test_joint_and_per_datum_estimates_are_not_compared():
 def test_what_it_prints_and_what_tables_hold(tmp_path):
     args = regression_data()
     ev = joint(regression, None, args, 500)
-    assert str(ev).startswith(f"log p(x_1, ..., x_40) = {ev.mean:.2f} +- {ev.std_error.item():.2f} nats  (auto, flagged: no)")
+    said = f"log p(x_1, ..., x_40) = {ev.mean:.2f} +- {ev.std_error.item():.2f} nats  (auto, flagged: no)"
+    assert str(ev) == said
     assert ev.by_method()["data"].sum() == 1
     assert len(ev.to_dataframe()) == 1
     ev.save(tmp_path / "ev.npz")
@@ -361,8 +364,6 @@ def test_what_it_prints_and_what_tables_hold(tmp_path):
 
 def test_arviz_has_draws_of_the_shared_latents():
     x, y = regression_data()
-    precision = torch.eye(3, dtype=F64) + 4 * x.T @ x
-    mean = torch.linalg.solve(precision, 4 * x.T @ y)
     groups = joint(regression, autoguide.AutoNormal(regression), (x, y), 100, method="laplace").to_arviz(400)
     beta = groups["posterior"]["beta"]
     assert beta.dims == ("chain", "draw", "beta_dim_0")
@@ -371,11 +372,10 @@ def test_arviz_has_draws_of_the_shared_latents():
     assert groups["observed_data"]["y"].dims[0] == "data"
     assert groups["constant_data"]["log_px"].shape == ()
     assert groups["importance_weights"]["log_w"].shape == (1, 400)
-    assert np.isfinite(mean.numpy()).all()
 
 
 def test_draws_of_arviz_follow_the_posterior():
-    """The mean of 400 draws is within 5 of its standard errors: fails at a few in a million, with ties a few in 1,000."""
+    """The mean of 400 draws is within 5 of its standard errors: fails at a few in 1,000, with their ties."""
     x, y = regression_data()
     guide = trained(autoguide.AutoMultivariateNormal, regression, (x, y))
     precision = torch.eye(3, dtype=F64) + 4 * x.T @ x
@@ -410,6 +410,20 @@ def test_thousands_of_data_in_single_precision():
     quadratic = 4 * y.square().sum() - b @ torch.linalg.solve(precision, b)
     exact = -(4000 * math.log(2 * math.pi) + 4000 * math.log(0.25) + precision.logdet() + quadratic) / 2
     assert abs(ev.mean - exact.item()) < 4 * ev.stderr + 0.01
+
+
+def test_float32_programs_are_scored_in_float64():
+    """log p of a beta distribution of concentrations of 1e8 is off by nats in float32."""
+    data = torch.linspace(0.49990, 0.50010, 20)
+
+    def model(x):
+        concentration = pyro.sample("log", dist.Uniform(17.0 + 0 * x[0], 18.0)).exp()
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Beta(concentration, concentration), obs=x)
+
+    single, double = (joint(model, None, x, 1000, method="iw") for x in (data, data.double()))
+    assert single.log_px.dtype == F64
+    assert abs(single.mean - double.mean) < 0.1
 
 
 def test_programs_are_left_as_they_were():
