@@ -152,6 +152,7 @@ def fit(
         examples = batches.examples()
         programs = in_precision(model, precision), in_precision(guide, precision)
         stepper = Stepper(*programs, objective, optimizer, clip_norm, examples[0])
+        _check_shared(stepper.shared, batch_size, len(as_args(data)[0]))
         schedule = scheduler and scheduler(stepper.optimizer)
         watched = valid_args if watch == "evidence" else None
         watching = None if watched is None else Watch(model, guide, watched, patience, seed, device)
@@ -243,6 +244,16 @@ def _load(
     if valid_args is not None and resident:
         valid_args = tuple(arg.to(device) for arg in valid_args)
     return Minibatches(args, batch_size, device, transform, resident), valid_args
+
+
+def _check_shared(name: str | None, batch_size: int, num_data: int) -> None:
+    """Refuse a latent that all data share in minibatches, each of which would count all of its prior."""
+    if name is not None and batch_size < num_data:
+        raise ValueError(
+            f"Latent site {name!r} is shared by all data, and its prior would count in each minibatch of {batch_size} as "
+            f"much as in all: the fit would be to {batch_size} data. Pass batch_size={num_data}, or give the data plate "
+            "its full size, pyro.plate(name, size, subsample_size=len(x)), by which it scales the likelihood."
+        )
 
 
 def _is_chunked(objective: pyro.infer.ELBO, batch_size: int) -> bool:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.programs.call import Args, Program, modules_of_both
 from pyro_vae.inference.programs.proposals import check_latents
+from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.weights import KLWeight
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Stepper:
         self.model, self.guide, self.objective, self.clip_norm = model, guide, objective, clip_norm
         modules = modules_of_both(model, guide)
         owned = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-        sites, self.full_size = _find_parameters(model, guide, first, owned)
+        sites, self.full_size, self.shared = _find_parameters(model, guide, first, owned)
         self.loose = {name: p for name, p in sites.items() if id(p) not in owned}
         self.parameters = [*owned.values(), *{id(p): p for p in self.loose.values()}.values()]
         if not self.parameters:
@@ -152,8 +153,8 @@ def _gradients_aside(parameters: list[Tensor]) -> Iterator[None]:
 
 def _find_parameters(
     model: Program, guide: Program, batch: Args, owned: Mapping[int, Tensor]
-) -> tuple[dict[str, Tensor], int | None]:
-    """Run both programs once; return their param sites and the full size of a subsampled data plate."""
+) -> tuple[dict[str, Tensor], int | None, str | None]:
+    """Run both programs once; return their param sites, a subsampled data plate's full size, and a shared latent."""
     few = tuple(arg[: max(1, len(arg) // 2)] for arg in batch)  # fewer than all, so that a full size stands out
     try:
         model_trace, guide_trace, params = _traces(model, guide, few)
@@ -172,7 +173,17 @@ def _find_parameters(
     outermost = min(frames, key=lambda frame: frame.dim, default=None)
     full_size = None if outermost is None else outermost.full_size
     of_batch = outermost is None or full_size in (outermost.size, len(few[0]))
-    return param_sites(params), None if of_batch else full_size
+    shared = _shared_latent(model_trace, len(few[0])) if of_batch else None
+    return param_sites(params), None if of_batch else full_size, shared
+
+
+def _shared_latent(model_trace: Trace, num_data: int) -> str | None:
+    """Return the name of a latent site outside every plate of the data, None where there is none or sites are scaled."""
+    sites = sample_sites(poutine.util.prune_subsample_sites(model_trace))
+    if any(isinstance(site["scale"], Tensor) or site["scale"] != 1 for site in sites.values()):
+        return None
+    latents = {name: site["cond_indep_stack"] for name, site in sites.items() if not site["is_observed"]}
+    return next((n for n, plates in latents.items() if all(plate.size != num_data for plate in plates)), None)
 
 
 def _traces(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace, Trace]:
