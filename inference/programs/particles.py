@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -130,15 +131,22 @@ def _all_equal(value: Tensor) -> bool:
 
 
 class _Given(Messenger):
-    """Handler that gives latent sites values instead of draws."""
+    """Handler that gives latent sites values instead of draws, but for point masses, which say no by a rounding error."""
 
     def __init__(self, values: Values) -> None:
         super().__init__()
         self.values = values
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not site_is_subsample(msg) and msg["name"] in self.values:
+        drawn = not (msg["is_observed"] or site_is_subsample(msg) or _is_point(msg["fn"]))
+        if drawn and msg["name"] in self.values:
             msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+def _is_point(fn: Any) -> bool:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
 
 
 @contextmanager
