@@ -204,7 +204,8 @@ class AnnealingPath(Path):
         self.num_leapfrog = settings.num_leapfrog
         self.space = Unconstrained(model, start_of(guide, settings), args, num_particles, plates=plates)
         self.start = self.space.start
-        self.num_calls = 0 if self.space.one_by_one else settings.num_temperatures * settings.num_leapfrog
+        alone = self.space.one_by_one and self.space.particles is None
+        self.num_calls = 0 if alone else settings.num_temperatures * settings.num_leapfrog
         self._compiled = compiled
 
     def _compiled_target(self) -> Target | None:

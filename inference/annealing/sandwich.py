@@ -210,11 +210,12 @@ def sandwich(
     with evaluation_on_device(model, model if guide is None else guide, example, seed, device) as args:
         simulation = simulate(model, args)
         check_data(model, simulation.args)
-        chunks = _chunks(simulation, data_at_once(num_data, num_particles, chunk_size, together=True))
-        start_guide = start_of(guide, settings)
+        size = data_at_once(num_data, num_particles, chunk_size, together=True)
+        first, start_guide = tuple(arg[:size] for arg in simulation.args), start_of(guide, settings)
         if start_guide is not None:
-            check_proposal(model, start_guide, chunks[0][0])
-        plates = find_plates(model, start_guide, chunks[0][0])
+            check_proposal(model, start_guide, first)
+        plates = find_plates(model, start_guide, first)
+        chunks = _chunks(simulation, size)
         total = 2 * num_data * num_particles * num_temperatures
         with progress_bar(total, progress, "sandwich", unit="weight") as bar:
             parts = [

@@ -19,9 +19,11 @@ from torch.distributions.transforms import Transform
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.again import RandomState
 from pyro_vae.inference.programs.call import Args, Program, rows, unvalidated
+from pyro_vae.inference.programs.joint import numbers_in, particles_of
 from pyro_vae.inference.programs.latents import Given, refusing_unscorable
+from pyro_vae.inference.programs.particles import Particles
 from pyro_vae.inference.programs.plates import Plates, event_dim
-from pyro_vae.inference.programs.structure import is_delta, map_from_reals, sample_sites, support_of
+from pyro_vae.inference.programs.structure import distribution_mask, is_delta, map_from_reals, sample_sites, support_of
 from pyro_vae.inference.programs.summed import is_to_be_summed, run_model
 from pyro_vae.inference.programs.trial import trial
 from pyro_vae.inference.programs.vectorize import Prior, find_plates, latents_of, scored, trace_pair
@@ -63,7 +65,7 @@ def _constrain(transform: Transform, support: Any, u: Tensor) -> tuple[Tensor, T
     value = transform(u)
     inside = support.check(value)
     log_jacobian = transform.log_abs_det_jacobian(u, value).where(inside, torch.nan)
-    inside = inside.reshape(*inside.shape, *[1] * (value.ndim - inside.ndim))
+    inside = inside.reshape((*inside.shape, *[1] * (value.ndim - inside.ndim)))
     return value.where(inside, transform(torch.zeros_like(u))), log_jacobian
 
 
@@ -93,7 +95,7 @@ def _check_site(site: Any) -> None:
             f"Latent site {name!r} is a point mass, which has no density. Make it a pyro.deterministic "
             "site if the model has it; use a guide that has a spread if the guide does."
         )
-    if isinstance(fn, ImproperUniform):
+    if isinstance(fn, ImproperUniform) or _has_no_density(site):
         raise ValueError(
             f"Latent site {name!r} is improper ({kind}): it has no p(z) to draw from, and the model no p(x). Use a "
             "proper prior."
@@ -130,8 +132,13 @@ class _Unmasked(Messenger):
     """
 
     def _pyro_sample(self, msg: Any) -> None:
-        if _is_latent(msg):
+        if _is_latent(msg) and not _has_no_density(msg):
             msg["mask"], msg["fn"] = None, _unmasked(msg["fn"])
+
+
+def _has_no_density(site: Any) -> bool:
+    """Say whether a latent is masked out whole, by ``False``: so a flat prior is written."""
+    return site["mask"] is False or distribution_mask(site["fn"]) is False
 
 
 def _unmasked(fn: Any) -> Any:
@@ -183,6 +190,7 @@ class Unconstrained:
         args: their arguments, B data, tensors of shape (B, *event).
         num_particles: K.
         plates: how the programs' plates lie, and how particles run; found out if None, see ``find_plates``.
+        draws_only: ask nothing of the guide but draws, so that it may have auxiliary sites, as Pyro's AutoGuides.
 
     Attributes:
         start: u of K draws from the guide, or from the prior without one, shape (K, B, D); 0 where ``lost``.
@@ -194,16 +202,23 @@ class Unconstrained:
     """
 
     def __init__(
-        self, model: Program, guide: Program | None, args: Args, num_particles: int, *, plates: Plates | None = None
+        self,
+        model: Program,
+        guide: Program | None,
+        args: Args,
+        num_particles: int,
+        *,
+        plates: Plates | None = None,
+        draws_only: bool = False,
     ) -> None:
         check_positive_int(num_particles, "num_particles")
         self.prior_only = guide is None or isinstance(guide, Prior)
         self.model: Program = _Unmasked()(model) if self.prior_only else model
         self.args = args
         self.guide: Program = Prior(self.model) if guide is None or self.prior_only else guide
-        self._check_continuous()
+        self.particles, self._size = self._check_continuous(draws_only)
         self.plates = find_plates(self.model, self.guide, args) if plates is None else plates
-        self.num_particles = num_particles
+        self.num_particles = num_particles if self.particles is None else 1
         recorder = _Recorder()
         with torch.no_grad(), unvalidated():
             self._terms(recorder)
@@ -212,6 +227,8 @@ class Unconstrained:
             raise ValueError('Expected a model with latent sites; there is none. Score it with method="iw".')
         self.shapes = {name: value.shape[2:] for name, value in first.items()}
         start = torch.cat([self._flat(self._vectors(trace)) for trace in recorder.model_traces])
+        if self.particles is not None and num_particles > 1:
+            self.num_particles, start = num_particles, self._drawn(self.particles, num_particles)
         self.lost = ~start.isfinite().all(-1)
         self.start = start.where(~self.lost[..., None], 0.0)
         self._guide_trace: Trace | None = recorder.guide_trace
@@ -236,6 +253,8 @@ class Unconstrained:
 
         Whatever u is, no error is raised; gradients flow to it.
         """
+        if self.particles is not None and len(u) > 1:
+            return LogDensities(**self.particles.evaluate(("at", self.prior_only), self._at_one, u))
         replay = _Replay(self, u)
         with unvalidated():
             terms = self._terms(replay)
@@ -246,6 +265,26 @@ class Unconstrained:
             likelihood=terms.log_likelihood,
             guide=prior if self.prior_only else terms.log_q + log_jacobian,
         )
+
+    def _at_one(self, u: Tensor) -> dict[str, Tensor]:
+        """Return the log densities of one particle of all data, u of shape (1, D); each of shape (1,)."""
+        one = copy(self)
+        one.num_particles = 1
+        log = one(u[None])
+        return {name: getattr(log, name)[0] for name in ("prior", "likelihood", "guide")}
+
+    def _drawn(self, particles: Particles, number: int) -> Tensor:
+        """Return u of K draws where all data are one datum, shape (K, 1, D)."""
+
+        def draw() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            guide_trace = poutine.trace(self.guide).get_trace(*self.args)
+            model_trace = run_model(poutine.replay(self.model, trace=guide_trace), self.args, guide_trace.nodes)
+            sites = sample_sites(poutine.util.prune_subsample_sites(guide_trace))
+            drawn = {name: site["value"] for name, site in sites.items()}
+            return drawn, {"u": self._flat(self._vectors(model_trace))[0]}
+
+        with unvalidated():
+            return particles.draw(("start", self.prior_only), draw, number, self.args[0].device, self._size)["u"]
 
     def with_data(self, args: Args, num_particles: int | None = None) -> Unconstrained:
         """Return the same programs as functions of u at other data of the same event shapes, or other numbers of them.
@@ -316,23 +355,36 @@ class Unconstrained:
         return torch.cat([value.reshape(*value.shape[:2], -1) for value in vectors.values()], -1)
 
     @torch.no_grad()
-    def _check_continuous(self) -> None:
-        """Run the programs once under a handler that refuses a site before it is drawn; refuse random programs."""
+    def _check_continuous(self, draws_only: bool) -> tuple[Particles | None, int]:
+        """Run the programs once under a handler that refuses a site before it is drawn; refuse random programs.
+
+        Args:
+            draws_only: let the guide's auxiliary sites pass, and what is made of them.
+
+        Returns:
+            how their particles run where all data are one datum, else None; and how many numbers one has.
+        """
         device = self.args[0].device
-        with trial(self.model, self.guide, device), RequireContinuous():
-            model_trace, _ = trace_pair(self.model, self.guide, self.args)
-            for site in sample_sites(model_trace).values():
+        with trial(self.model, self.guide, device):
+            drawn = sample_sites(poutine.trace(self.guide).get_trace(*self.args)) if draws_only else {}
+            auxiliary = any(site["infer"].get("is_auxiliary") for site in drawn.values())
+            guide = Prior(self.model) if auxiliary else self.guide
+            with RequireContinuous():
+                model_trace, _ = trace_pair(self.model, guide, self.args)
+            sites = sample_sites(model_trace)
+            for site in sites.values():
                 if _is_latent(site):
                     _check_site(site)
             before = RandomState(device)
             run_model(poutine.replay(self.model, trace=model_trace), self.args, model_trace.nodes)
-            if not self.prior_only:
-                poutine.replay(self.guide, trace=model_trace)(*self.args)
+            if not isinstance(guide, Prior):
+                poutine.replay(guide, trace=model_trace)(*self.args)
             if not before.holds():
                 raise ValueError(
                     "Model or guide draws random numbers beside its sites, as with dropout, so that its density at "
                     'given latents is another each time. Score it with method="iw".'
                 )
+        return particles_of(sites), numbers_in(sites)
 
 
 class _Recorder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from pyro_vae.inference.compile.graph import Node, choose_in_place
 from pyro_vae.inference.compile.worthwhile import is_worthwhile
 from pyro_vae.inference.programs.call import fork_rng, unvalidated
+from pyro_vae.inference.programs.particles import cholesky_or_nan
 
 Function = Callable[..., tuple[Tensor | None, ...]]
 Tensors = TypeVar("Tensors", bound=tuple[Tensor, ...])
@@ -139,11 +139,6 @@ def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
     return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).long()
 
 
-def _cholesky(matrix: Tensor, **options: Any) -> Tensor:
-    factor, failure = torch.linalg.cholesky_ex(matrix, **options)
-    return torch.where(failure[..., None, None] == 0, factor, math.nan)
-
-
 def _normal(mean: Any, std: Any, *rest: Any, **options: Any) -> Tensor:
     if not isinstance(mean, Tensor) or not isinstance(std, Tensor) or rest or options:
         return torch.normal(mean, std, *rest, **options)
@@ -161,7 +156,7 @@ def _set_item(y: Tensor, index: Any, value: Any) -> None:
 
 _UNASKED: dict[Any, Callable[..., Tensor | None]] = {
     one_hot: _one_hot,
-    torch.linalg.cholesky: _cholesky,
+    torch.linalg.cholesky: cholesky_or_nan,
     torch.normal: _normal,
     Tensor.__setitem__: _set_item,
 }

@@ -8,6 +8,12 @@ from typing import Any
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
+from pyro_vae.inference.programs.joint import particles_of
+
+SHARED = (
+    "Of latents that all data share there is one evidence, evidence(..., joint=True), and fit trains them by "
+    "pyro.infer.Trace_ELBO(), its default, with batch_size=N."
+)
 PARTICLES = "_pyro_vae_particles"
 Site = dict[str, Any]
 
@@ -25,7 +31,7 @@ class Plates:
     """How the batch dimensions of a pair of programs lie, and how particles run beside them.
 
     Attributes:
-        depth: batch dimensions that the programs' own plates use.
+        depth: batch dimensions that the programs' own plates use; 0 where all data are one datum, see ``joint``.
         data: d where batch dimension -d is that of the data.
         particles: "plate", in a plate around the programs; "copies", as further data, K copies of each; or
             "one by one".
@@ -43,7 +49,7 @@ class Plates:
     @property
     def inner(self) -> int:
         """Batch dimensions besides that of the data."""
-        return self.depth - 1
+        return max(self.depth - 1, 0)
 
     @property
     def tied(self) -> Plates:
@@ -63,6 +69,8 @@ class Plates:
             event_dim: dimensions of the event.
             num_data: B.
         """
+        if not self.depth:  # all data are one datum
+            return value[None, None]
         missing = self.depth + 1 - (value.ndim - event_dim)
         value = value.reshape(*[1] * missing, *value.shape) if missing else value
         value = value.movedim(-self.data - event_dim, 1) if self.data < self.depth else value
@@ -74,6 +82,8 @@ class Plates:
         Without the dimension of particles where there is one of them, and without empty dimensions on the left where
         that of the data is not the leftmost.
         """
+        if not self.depth:
+            return value[0, 0]
         value = value.flatten(0, 1)[None] if self.particles == "copies" else value
         value = value.movedim(1, -self.data - event_dim) if self.data < self.depth else value
         while len(value) == 1 and value.ndim > self.data + event_dim:
@@ -82,7 +92,13 @@ class Plates:
 
     def weighing(self, weights: Tensor, event_dim: int) -> Tensor:
         """Return weights of particles and data, (K, B), in a shape that multiplies values of a run."""
+        if not self.depth:
+            return weights[0, 0]
         return self.as_run(weights.reshape(*weights.shape, *[1] * (self.inner + event_dim)), event_dim)
+
+
+ONE_DATUM = Plates(0, 0, "one by one")
+"""Of programs whose data are one datum: sites have one log weight over all their plates."""
 
 
 def event_dim(site: Site) -> int:
@@ -138,6 +154,8 @@ def plates_at(sites: dict[str, Site], num_data: int) -> Plates:
     Raises:
         ValueError: as ``find_data_plate`` does.
     """
+    if particles_of(sites) is not None:
+        return ONE_DATUM
     data = find_data_plate({"model": sites}, num_data)
     return Plates(-min(min(plates_of(site)) for site in sites.values()), -data)
 
@@ -167,7 +185,7 @@ def _without_a_plate(programs: dict[str, dict[str, Site]], num_data: int) -> str
     if not found:
         return (
             "Expected the data inside a vectorised plate; model and guide have none. "
-            'Put every sample site inside `with pyro.plate("data", x.shape[0]):`.'
+            'Put every sample site inside `with pyro.plate("data", x.shape[0]):`. ' + SHARED
         )
     sized = [of for of in found if of[2] == num_data] or found
     dim, plate, _ = max(sized, key=sized.count)
@@ -179,5 +197,5 @@ def _without_a_plate(programs: dict[str, dict[str, Site]], num_data: int) -> str
     )
     return (
         f"Expected {next(outside)} inside the data plate {plate!r} (dim={dim}): outside it, its log weight is shared "
-        "by all data. Put it inside, with the same dim in model and guide, or make it a parameter."
+        f"by all data. Put it inside, with the same dim in model and guide, or make it a parameter. {SHARED}"
     )

@@ -33,7 +33,15 @@ def check_proposal(model: Program, guide: Program, args: Args) -> None:
     model_trace, guide_trace = _traces(model, guide, args)
     check_latents(model_trace, guide_trace)
     guide_sites = sample_sites(guide_trace)
-    if any(site["infer"].get("is_auxiliary") for site in guide_sites.values()):
+    auxiliary = {name: site for name, site in guide_sites.items() if site["infer"].get("is_auxiliary")}
+    for name, site in auxiliary.items():
+        if is_delta(site):
+            raise ValueError(
+                f"Guide site {name!r} is a point mass, which has no density: log p(x) cannot be estimated with it. "
+                "Score with a guide that has a spread; of an AutoLaplaceApproximation that is what its "
+                "laplace_approximation(...) returns."
+            )
+    if auxiliary:
         return
     for name, site in _shared_latents(model_trace, guide_trace).items():
         if is_delta(guide_sites[name]) and not is_delta(site):

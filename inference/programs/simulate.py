@@ -33,7 +33,7 @@ class Simulation:
 
 
 @torch.no_grad()
-def simulate(model: Program, x: Data) -> Simulation:
+def simulate(model: Program, x: Data, *, shared: bool = False) -> Simulation:
     """Draw (z, x) ~ p(z) p(x|z), by running a model with its observations taken away.
 
     Arguments that are no observation, such as the covariates of a conditional model, stay as they are; masked
@@ -45,6 +45,7 @@ def simulate(model: Program, x: Data) -> Simulation:
             ``obs=x[:, t]``.
         x: example data, shape (N, *event), or a tuple of tensors: the shape of what is observed matters, not its
             values.
+        shared: let data share latents, whose values are then returned as the model draws them.
 
     Returns:
         the simulated arguments and latents.
@@ -56,12 +57,12 @@ def simulate(model: Program, x: Data) -> Simulation:
     """
     args = tuple(arg.contiguous() for arg in as_args(x))
     before = RandomState(args[0].device)
-    drawn = _draw(model, args)
+    drawn = _draw(model, args, shared)
     if recording():
         return drawn
     for _ in drawn.places:
         before.put_back()
-        again = _draw(model, drawn.args, drawn.places)
+        again = _draw(model, drawn.args, shared, drawn.places)
         if all(torch.equal(*pair) for pair in zip(again.args, drawn.args, strict=True)):
             return drawn
         drawn = again  # a site depends on what another observes, as in a sequence: now on the draw
@@ -70,7 +71,7 @@ def simulate(model: Program, x: Data) -> Simulation:
     )
 
 
-def _draw(model: Program, args: Args, places: dict[str, Place] | None = None) -> Simulation:
+def _draw(model: Program, args: Args, shared: bool, places: dict[str, Place] | None = None) -> Simulation:
     """Draw latents and, at the places where they are observed, data; other entries of the arguments stay."""
     trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
     sites = sample_sites(poutine.util.prune_subsample_sites(trace))
@@ -81,12 +82,10 @@ def _draw(model: Program, args: Args, places: dict[str, Place] | None = None) ->
     for name, place in places.items():
         _check_draw(name, observed[name]["value"], place)
         drawn[place.argument] = place.put(observed[name]["value"], drawn[place.argument])
-    plates = _plates(model, sites, args)
-    latents = {
-        name: plates.by_datum(site["value"], event_dim(site), len(args[0]))[0]
-        for name, site in sites.items()
-        if name not in observed
-    }
+    latents = {name: site["value"] for name, site in sites.items() if name not in observed}
+    if not shared:
+        plates = _plates(model, sites, args)
+        latents = {n: plates.by_datum(v, event_dim(sites[n]), len(args[0]))[0] for n, v in latents.items()}
     return Simulation(tuple(drawn), latents, places)
 
 

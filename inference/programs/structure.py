@@ -11,7 +11,16 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 from torch.distributions.transforms import IndependentTransform
 
-from pyro_vae.inference.programs.plates import Plates, Site, StructureError, find_data_plate, plates_of, size_at
+from pyro_vae.inference.programs.joint import check_joint, particles_of
+from pyro_vae.inference.programs.plates import (
+    ONE_DATUM,
+    Plates,
+    Site,
+    StructureError,
+    find_data_plate,
+    plates_of,
+    size_at,
+)
 
 TRAINING_TERM = "_pyro_vae_training_term"
 """In ``infer`` of a guide's factor: meant as a further term of what is maximised in training."""
@@ -41,6 +50,9 @@ def check_structure(model_trace: Trace, guide_trace: Trace, num_data: int, known
     """
     sites = {"guide": sample_sites(guide_trace), "model": sample_sites(model_trace)}
     _check_same_latents(sites["model"], sites["guide"])
+    if particles_of(sites["model"]) is not None:
+        check_joint(sites["model"], sites["guide"])
+        return ONE_DATUM
     data = find_data_plate(sites, num_data, None if known is None else -known.data)
     depth = 0
     for program, named in sites.items():

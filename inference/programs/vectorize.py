@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_vae.inference.programs.call import Args, Program, full_precision, training_mode
 from pyro_vae.inference.programs.plates import (
+    ONE_DATUM,
     PARTICLES,
     Plates,
     SeveralPlatesError,
@@ -56,6 +57,8 @@ def find_plates(model: Program, guide: Program | None, args: Args) -> Plates:
     guide = Prior(model) if guide is None else guide
     with training_mode(model, guide, False), full_precision(), trial(model, guide, args[0].device):
         few, plates = _few(model, guide, args)
+        if plates == ONE_DATUM:  # of which the programs do not know that it is one: see Particles
+            return plates
         reason = _why_not(model, guide, few, plates)
         if not reason:
             return plates
@@ -156,6 +159,8 @@ def _why_not(model: Program, guide: Program, args: Args, plates: Plates) -> str:
 @torch.no_grad()
 def runs_on_fewer(program: Program, args: Args) -> bool:
     """Say whether a program runs on a single one of the data, and is not tied to their number, as by its parameters."""
+    if len(args[0]) == 1:
+        return True
     with trial(program, program, args[0].device):
         try:
             trace = poutine.trace(program).get_trace(*(arg[:1] for arg in args))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, short_errors
+from pyro_vae.inference.programs.joint import numbers_in, particles_of
 from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, Site
 from pyro_vae.inference.programs.structure import check_structure, sample_sites
 from pyro_vae.inference.programs.summed import SUMMED
@@ -78,7 +79,7 @@ def weight_terms(
         return _of_one_particle(model, guide, args, plates, tracer)
     plates = find_plates(model, guide, args) if plates is None else plates
     if not plates.together:
-        return _stack([_terms(tracer(model, guide, args), args, args, plates) for _ in range(num_particles)])
+        return _one_by_one(lambda: _terms(tracer(model, guide, args), args, args, plates), num_particles, tracer)
     with particles_beside(plates, num_particles, args) as many:
         return _terms(tracer(model, guide, many), args, many, plates)
 
@@ -212,8 +213,32 @@ def _masked_as(site: Site, in_model: Site | None) -> Site:
 def _per_datum(site: Site, plates: Plates, num_data: int) -> Tensor:
     """Sum a site's unscaled log_prob over all plates but that of the data: (K, B)."""
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+    if not plates.depth:  # all data are one datum
+        return log_prob.sum(dtype=torch.float64).to(log_prob.dtype).reshape(1, 1)
     by_datum = plates.by_datum(log_prob, 0, num_data)
     return by_datum.reshape(*by_datum.shape[:2], -1).sum(-1)
+
+
+def _one_by_one(run: Callable[[], WeightTerms], num_particles: int, tracer: Tracer) -> WeightTerms:
+    """Return the terms of particles each of which is a run; where all data are one datum, of runs at once if can be."""
+    first = run()
+    particles = particles_of(first.model_sites)
+    if particles is None:
+        return _stack([first, *(run() for _ in range(num_particles - 1))])
+
+    def drawn() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        terms = run()
+        values = {name: site["value"] for name, site in terms.guide_sites.items()}
+        results = {f"{part} {n}": v for part in _PARTS for n, v in getattr(terms, part).items()}
+        return values, results | {"log_q": terms.log_q}
+
+    name = getattr(tracer, "__qualname__", repr(tracer)), *first.guide
+    found = particles.draw(name, drawn, num_particles, first.log_q.device, numbers_in(first.model_sites))
+    parts: dict[str, Any] = {part: {n: found[f"{part} {n}"][:, 0] for n in getattr(first, part)} for part in _PARTS}
+    return replace(first, **parts, log_q=found["log_q"].reshape(num_particles, -1))
+
+
+_PARTS = ("likelihood", "prior", "guide")
 
 
 def _stack(singles: list[WeightTerms]) -> WeightTerms:

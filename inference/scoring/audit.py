@@ -32,12 +32,14 @@ class Audit:
         gap: the annealed estimate minus the other, nats, shape (n,): positive is evidence that the other has missed.
         std_error: Monte Carlo standard error of each, shape (n,).
         method: how they were annealed, in words.
+        joint: whether the one datum is all data, of a joint estimate.
     """
 
     index: Tensor
     gap: Tensor
     std_error: Tensor
     method: str
+    joint: bool = False
 
     @property
     def mean(self) -> float:
@@ -60,6 +62,8 @@ class Audit:
         line = (
             f"audit: annealing from the prior finds {self.mean:+.2f} +- {self.stderr:.2f} nats on {len(self.gap)} data "
             f"drawn at random, at most {self.gap.max():+.2f}"
+            if not self.joint
+            else f"audit: annealing from the prior finds {self.mean:+.2f} +- {self.stderr:.2f} nats in all"
         )
         return f"{line}: the estimate misses a part of p(x)" if self.missed else line
 
@@ -82,7 +86,7 @@ def audit(
 
     Args:
         estimate: what ``evidence`` returned.
-        num_data: data, at most all.
+        num_data: data, at most all; a joint estimate is of all of them.
         num_particles: chains for each of them.
         num_temperatures: steps of the path.
         seed: of the choice and of the chains.
@@ -102,16 +106,17 @@ def audit(
     annealed = evidence(
         source.model,
         source.guide,
-        rows(source.args, index),
+        (source.args if estimate.joint else rows(source.args, index)),
         num_particles,
         method=AIS(num_temperatures),
+        joint=bool(estimate.joint),
         seed=seed,
         device=source.device,
         compile=compile,
         progress=progress,
     )
     error = (annealed.std_error.square() + estimate.std_error[index].square()).sqrt()
-    return Audit(index, annealed.log_px - estimate.log_px[index], error, annealed.method)
+    return Audit(index, annealed.log_px - estimate.log_px[index], error, annealed.method, bool(estimate.joint))
 
 
 @dataclass(frozen=True)

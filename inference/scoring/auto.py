@@ -66,6 +66,9 @@ class Auto(Estimator):
     Args:
         chains: chains of the annealed paths for each datum: k-hat takes some 200 of them.
         defensive: share of the prior in all proposals, at the least.
+        longest: temperatures of an annealed path at most, 128 if absent. Where it is given there is patience: if the
+            pilot's weights rest on a few chains, pilots with four times as many temperatures follow, and chains from
+            the prior are tried too and taken where their pilot finds clearly more. Joint estimates have 1,024.
 
     Raises:
         ValueError: for a setting out of its range.
@@ -79,8 +82,11 @@ class Auto(Estimator):
     estimators: ClassVar = NAMES
     chains: int = 200
     defensive: float = 0.05
+    longest: int | None = None
 
     def __post_init__(self) -> None:
+        if self.longest is not None:
+            check_int(self.longest, "longest", 1, "It is the number of temperatures of the longest path.")
         check_int(self.chains, "chains", 2, "k-hat of fewer than 200 says little.")
         Laplace(defensive=self.defensive)
 
@@ -162,6 +168,12 @@ class _Pilot:
         return _Pilot(self.log_px[index], self.std_error[index], self.khat[index], self.ess[index])
 
 
+def _chosen(pilots: list[_Pilot], choice: Tensor) -> _Pilot:
+    """Return what the pilots of the estimators that are chosen say, by their numbers, shape (b,)."""
+    names = ("log_px", "std_error", "khat", "ess")
+    return _Pilot(*(torch.stack([getattr(p, name) for p in pilots]).gather(0, choice[None])[0] for name in names))
+
+
 def _best(pilots: list[_Pilot]) -> Tensor:
     """Return for data at the last estimator its number, or that of an earlier one whose pilot found clearly more.
 
@@ -189,16 +201,20 @@ class _Ladder:
         self.num_data = len(batch[0])
         self.guide = GuideRung(programs, batch, settings.defensive)
         self.rungs: list[Rung] = [self.guide]
+        self.reserve: FromGuideRung | None = None
         if isinstance(dim, str):
             return
         if dim > MOST_DIMENSIONS:
-            self.rungs.append(FromGuideRung(programs, batch, settings.chains))
+            self.rungs.append(FromGuideRung(programs, batch, settings.chains, settings.longest))
             return
         depth = find_plates(programs.model, None, batch)
         space = Unconstrained(programs.model, None, batch, NUM_DRAWS, plates=depth)
         laplace = LaplaceRung(settings.defensive, programs, space)
         adapted = AdaptedRung(settings.defensive, programs, space, laplace)
-        self.rungs += [laplace, adapted, AnnealedRung(settings.defensive, programs, space, adapted, settings.chains)]
+        how = settings.chains, settings.longest
+        self.rungs += [laplace, adapted, AnnealedRung(settings.defensive, programs, space, adapted, *how)]
+        if settings.longest:
+            self.reserve = FromGuideRung(programs, batch, *how, start="prior")
 
     def choose(self) -> tuple[Tensor, WeightSummary]:
         """Return the rung of each datum, shape (B,), and what draws of the guide alone give."""
@@ -213,7 +229,11 @@ class _Ladder:
             if not len(left):
                 break
         if len(left) and len(pilots) > 1:
-            choice[left] = _best(pilots)
+            choice[left] = best = _best(pilots)
+            if self.reserve is not None:
+                found = _Pilot.of(self.reserve.timed_pilot(left))
+                choice[left[found.exceeds(_chosen(pilots, best))]] = len(self.rungs)
+        self.rungs += [] if self.reserve is None else [self.reserve]
         return choice, first
 
     def score(
@@ -228,7 +248,7 @@ class _Ladder:
                 advance(len(part[0]) * num_particles)
         summaries = [replace(summary, bounds={}) for _, summary in parts]
         scores = WeightSummary.join(summaries).at(torch.cat([index for index, _ in parts]).argsort())
-        seconds = dict.fromkeys(NAMES, 0.0) | {rung.name: rung.seconds for rung in self.rungs}
+        seconds = {name: sum((rung.seconds for rung in self.rungs if rung.name == name), 0.0) for name in NAMES}
         return replace(
             scores,
             elbo=first.elbo,

@@ -32,15 +32,19 @@ class Bridge(Path):
         space: the programs as functions of u, at the data of the mixture.
         mixture: q, one for each datum.
         num_particles: chains K.
+        num_temperatures: of the path to come; where all data are one datum, a long one is worth recording the target.
 
     Attributes:
         lost: chains that start where the map from the reals overflows, outside the support: their weight is 0.
     """
 
-    num_calls = 0  # of so short a path recording the target does not pay
-
-    def __init__(self, space: Unconstrained, mixture: StudentMixture, num_particles: int) -> None:
+    def __init__(
+        self, space: Unconstrained, mixture: StudentMixture, num_particles: int, num_temperatures: int = 0
+    ) -> None:
         self.num_leapfrog, self.mixture = NUM_LEAPFROG, mixture
+        self.num_calls = (
+            0 if space.particles is None else NUM_LEAPFROG * num_temperatures
+        )  # else recording does not pay
         self.space = space.with_data(space.args, num_particles)
         u, self.share = draw(space, mixture, [num_particles])
         self.loc, self.factor = mixture.heaviest

@@ -33,6 +33,9 @@ def compare(evidences: Mapping[str, Evidence]) -> pd.DataFrame:
     probability mass of x, are refused where the programs show it. They do not show a likelihood that conditions on a
     part of x, as the multinomial does on its total. float32 and float64 copies of data count as the same.
 
+    Of joint estimates, ``evidence(..., joint=True)``, the difference is the log Bayes factor of the best model over the
+    other, and both errors are Monte Carlo's, of independent noise: there is no other, the data being given.
+
     Args:
         evidences: {name: what ``evidence`` returned}, of the same data, by the same method, at the same K.
 
@@ -58,7 +61,8 @@ def compare(evidences: Mapping[str, Evidence]) -> pd.DataFrame:
     best = evidences[names[0]]
     rows = [_row(rank, evidences[name], best) for rank, name in enumerate(names)]
     table = pd.DataFrame(rows, index=pd.Index(names, name="model"))
-    table.attrs["protocol"] = f"{best.method}, K = {best.num_particles}, N = {len(best.log_px)}; nats per datum"
+    number, unit = (best.joint, "nats, joint") if best.joint else (len(best.log_px), "nats per datum")
+    table.attrs["protocol"] = f"{best.method}, K = {best.num_particles}, N = {number}; {unit}"
     return table
 
 
@@ -71,7 +75,7 @@ def _row(rank: int, evidence: Evidence, best: Evidence) -> dict[str, float]:
         "log_px": evidence.mean,
         "stderr": evidence.stderr,
         "diff": difference.mean().item(),
-        "diff_stderr": 0.0 if same else standard_error(difference).item(),
+        "diff_stderr": 0.0 if same else noise if best.joint else standard_error(difference).item(),
         "diff_mc_stderr": 0.0 if same else noise,
         "bias": evidence.bias,
         "num_flagged": evidence.num_flagged,
@@ -97,7 +101,8 @@ def check_comparable(evidences: Mapping[str, Evidence]) -> None:
 
 def check_same_data(evidences: Mapping[str, Evidence]) -> None:
     """Refuse estimates of different data, with a ``ValueError`` that names the first two."""
-    _check_same(evidences, lambda e: {"number of data": len(e.log_px), "data": e.data or "no hash"})
+    _check_same(evidences, lambda e: {"quantity": "one log p(x_1, ..., x_N)" if e.joint else "log p(x) of each datum"})
+    _check_same(evidences, lambda e: {"number of data": e.joint or len(e.log_px), "data": e.data or "no hash"})
 
 
 def _check_same(evidences: Mapping[str, Evidence], facts: Callable[[Evidence], dict[str, object]]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_vae.core.files import atomic_path
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.joint import as_one_datum
 from pyro_vae.inference.programs.loop import evaluation_mode, send
 from pyro_vae.inference.programs.places import Place
 from pyro_vae.inference.programs.simulate import example_data, simulate
@@ -31,7 +32,7 @@ _PER_DATUM = ("log_px", "std_error", "ess", "khat", "elbo")
 _WHERE_THERE = ("acceptance", "counts", "choice", "no_mode")
 """Per datum, of some methods."""
 _FACTS = ("num_particles", "seed", "method", "data", "debiased")
-_IN_NEWER_FILES = ("estimators", "seconds", "notes", "scored", "precision")
+_IN_NEWER_FILES = ("estimators", "seconds", "notes", "scored", "precision", "joint")
 TOO_MANY = 0.05
 """Share of flagged data above which the mean is said to be a bound."""
 
@@ -75,6 +76,7 @@ class Evidence:
         scored: which arguments the model observes, and by density or mass, in words; "" where that is not known.
         precision: that of the networks' products, "" for their own.
         debiased: whether the bias of first order has been taken off.
+        joint: N, where the one estimate is of log p(x_1, ..., x_N); 0 where each datum has its own.
         acceptance: mean acceptance rate of annealed importance sampling, shape (N,); None for other methods.
         counts: K of each datum, shape (N,).
         estimators: names of the estimators among which one was chosen for each datum; empty where there is one.
@@ -98,6 +100,7 @@ class Evidence:
     scored: str = ""
     precision: str = ""
     debiased: bool = False
+    joint: int = 0
     acceptance: Tensor | None = None
     counts: Tensor | None = None
     estimators: tuple[str, ...] = ()
@@ -118,8 +121,11 @@ class Evidence:
 
         s / sqrt(N), with s the sample standard deviation of log_px: each estimate carries its own independent
         Monte Carlo noise, so that s^2 already contains the mean Monte Carlo variance, and adding it would
-        count it twice. NaN for N = 1. The noise's downward bias is in ``bias``, not here.
+        count it twice. NaN for N = 1. The noise's downward bias is in ``bias``, not here. Of a joint estimate it is
+        Monte Carlo's alone: the data are given.
         """
+        if self.joint:
+            return self.mc_stderr
         return standard_error(self.log_px).item()
 
     @property
@@ -198,11 +204,12 @@ class Evidence:
         """The result in one line; >= for = where it is a bound in expectation."""
         how = self.title if self.estimators else f"K={self.num_particles}"
         relation = ">=" if self.many_flagged and not self.debiased else "="
-        flagged = "unknown, K < 26" if self.khat.isnan().all() else f"{self.num_flagged} of {len(self.khat)}"
-        return (
-            f"log p(x) {relation} {self.mean:.2f} +- {self.stderr:.2f} nats  "
-            f"({how}, N={len(self.log_px)}, flagged: {flagged})"
-        )
+        if self.joint:
+            what, number, flagged = f"log p(x_1, ..., x_{self.joint})", "", "yes" if self.num_flagged else "no"
+        else:
+            what, number, flagged = "log p(x)", f"N={len(self.log_px)}, ", f"{self.num_flagged} of {len(self.khat)}"
+        flagged = "unknown, K < 26" if self.khat.isnan().all() else flagged
+        return f"{what} {relation} {self.mean:.2f} +- {self.stderr:.2f} nats  ({how}, {number}flagged: {flagged})"
 
     def __str__(self) -> str:
         """Return the result in one line, and where many data are flagged what to try next."""
@@ -250,6 +257,8 @@ class Evidence:
             prior, prior_predictive, and observed_data with dims (data, ...), where the model observes its
             arguments as they are
             constant_data         log_px, std_error, ess, khat, elbo, dims (data,)
+
+        Of a joint estimate there is no dimension ``data`` in any group but observed_data: the draws are of all latents.
 
         There is no group log_likelihood, so that ``az.loo`` and ``az.compare`` refuse: a log p(x_n | z) is that of a
         datum given a latent of its own, and LOO of it is not the score of a new datum, which log p(x) is. Programs are
@@ -307,8 +316,9 @@ def to_arviz(evidence: Evidence, num_draws: int = 100, seed: int = 0) -> Any:
         )
     source = replace(source, args=send(source.args, source.device))
     with evaluation_mode(source.model, source.guide, source.device, seed):
-        groups = _groups(source, num_draws)
-    groups["constant_data"] = _dataset({name: getattr(evidence, name) for name in _PER_DATUM}, ("data",))
+        groups = _groups_of_all(source, num_draws) if evidence.joint else _groups(source, num_draws)
+    scores = {name: getattr(evidence, name) for name in _PER_DATUM}
+    groups["constant_data"] = _dataset(_first(scores, 0), ()) if evidence.joint else _dataset(scores, ("data",))
     facts = {"inference_library": "pyro-vae", "method": evidence.method, "num_particles": evidence.num_particles}
     return _assemble(groups, facts)
 
@@ -334,6 +344,36 @@ def _groups(source: Source, num_draws: int) -> Groups:
 
 def _observed(args: Args, places: Mapping[str, Place]) -> dict[str, Tensor]:
     return {name: place.of(args) for name, place in places.items()}
+
+
+def _groups_of_all(source: Source, num_draws: int) -> Groups:
+    """Return the groups of a joint estimate, of which all data are one datum."""
+    drawn = posterior_draws(*as_one_datum(source.model, source.guide, source.args), num_draws)
+    sampled = ("chain", "draw")
+    groups = {
+        "posterior": _dataset(_one_chain(_first(drawn.latents, 1)), sampled),
+        "posterior_predictive": _dataset(_one_chain(_first(drawn.predictive, 1)), sampled),
+        "importance_weights": _dataset(_one_chain({"log_w": drawn.log_w[:, 0]}), sampled),
+    }
+    try:
+        draws = [simulate(source.model, source.args, shared=True) for _ in range(num_draws)]
+    except ValueError:  # as above
+        return groups
+    latents = [draw.latents for draw in draws]
+    data = [_observed(draw.args, draw.places) for draw in draws]
+    return groups | {
+        "prior": _dataset(_one_chain(_stacked(latents)), sampled),
+        "prior_predictive": _dataset(_one_chain(_stacked(data)), sampled),
+        "observed_data": _dataset(_observed(source.args, draws[0].places), ("data",)),
+    }
+
+
+def _first(values: Mapping[str, Tensor], dim: int) -> dict[str, Tensor]:
+    return {name: value.select(dim, 0) for name, value in values.items()}
+
+
+def _stacked(draws: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
 
 
 def _one_chain(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

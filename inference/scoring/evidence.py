@@ -30,6 +30,7 @@ from pyro_vae.inference.programs.call import (
     short_errors,
     unvalidated,
 )
+from pyro_vae.inference.programs.joint import as_one_datum
 from pyro_vae.inference.programs.loop import (
     evaluation_mode,
     progress_bar,
@@ -47,6 +48,9 @@ from pyro_vae.inference.scoring.estimates import Evidence, Source
 from pyro_vae.inference.scoring.partial import PartialResults, hash_of_programs, hash_of_text
 from pyro_vae.inference.scoring.tail import WeightSummary
 
+JOINT_AUTO = methods.Auto(chains=500, longest=1024)
+"""The default where all data are one datum, for which there is time."""
+
 
 @torch.no_grad()
 def evidence(
@@ -56,6 +60,7 @@ def evidence(
     num_particles: int | None = None,
     *,
     method: str | Estimator = "auto",
+    joint: bool = False,
     chunk_size: int = 10_000,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -71,6 +76,14 @@ def evidence(
     with q the guide where that is good enough, a Student-t at the posterior's modes where it is not, or annealed
     chains; see ``methods.Auto``. With method="iw" it is the guide for all data. Without a guide it is the prior, and
     method="iw" the plain Monte Carlo estimate, log (1/K) sum_k p(x_n | z_k).
+
+    With ``joint=True`` it is one number, log p(x_1, ..., x_N), the marginal likelihood of a model whose latents all
+    data may share: regressions, hierarchical models, Gaussian processes. Then ``log_px`` and all else have shape (1,),
+    and every error is Monte Carlo's. The log joint density is the sum over all sites and plates, unscaled, in float64,
+    whatever the programs are written in: sums over data are large, and rounding errors would pass for evidence.
+    Particles run at once by ``torch.vmap`` where that gives what each gives alone, and one by one elsewhere. Proposals
+    are as before, Pyro's AutoGuides with a density among them, trained by ``fit`` with ``batch_size=N``. The default
+    has 500 chains and paths of up to 1,024 temperatures then, and tries chains from the prior too.
 
     Weights are streamed: at most ``chunk_size`` (particle, datum) pairs exist at once, with "auto" at least 200 chains
     of one datum, so that memory is
@@ -89,7 +102,8 @@ def evidence(
             200 chains.
         method: "auto", "iw", "jackknife", "laplace" or "ais", or one of ``methods`` with its settings, such as
             ``methods.IW(defensive=0.1)``.
-        chunk_size: largest number of (particle, datum) pairs in memory at once.
+        joint: estimate log p(x_1, ..., x_N), the data being one datum.
+        chunk_size: largest number of (particle, datum) pairs in memory at once; of joint ones, particles.
         seed: seed of the draws; the global generator is left as it was.
         device: "auto" (a GPU where there is one), or a torch device.
         compile: True compiles the weights of a chunk as one graph, and the gradients by which guides are refined and
@@ -107,11 +121,12 @@ def evidence(
 
     Raises:
         ValueError: for data that the model cannot have produced, K < 1, programs that ``log_weights`` refuses, a
-            point-mass guide, or log weights that are NaN or +inf.
+            point-mass guide, or log weights that are NaN or +inf; of joint ones for subsampled plates, of which the
+            rest of the data would be missing, and improper priors, which have no evidence.
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 3; standard error: the delta method.
     """
-    how, seed = as_method(method), check_seed(seed)
+    how, seed = JOINT_AUTO if joint and method == "auto" else as_method(method), check_seed(seed)
     guide = Prior(model) if guide is None else guide
     num_particles = how.default_particles if num_particles is None else num_particles
     check_positive_int(num_particles, "num_particles")
@@ -120,7 +135,11 @@ def evidence(
     check_precision(precision)
     check_data(model, x, guide=guide)
     device = place_programs(model, guide, as_args(x), device)
-    run = _Evaluation(how, as_args(x), device, num_particles, chunk_size, seed)
+    source, args = Source(model, guide, as_args(x), device), as_args(x)
+    if joint:
+        model, guide, args = as_one_datum(model, guide, args)
+        guide = Prior(model) if isinstance(source.guide, Prior) else guide
+    run = _Evaluation(how, args, device, num_particles, chunk_size, seed)
     data, precise = hash_of_data(run.args), {"data": hash_of_values(run.args), "precision": precision or ""}
 
     with evaluation_mode(model, guide, device, seed), at_precision(precision, device, model, guide), short_errors():
@@ -130,16 +149,17 @@ def evidence(
         proposal = Prior(rounding) if isinstance(guide, Prior) else in_precision(guide, precision)
         programs = _prepare(how, rounding, proposal, first, num_particles)
         programs = replace(programs, chunk_size=chunk_size)
-        facts = {**precise, "scored": what_is_scored(model, first), "notes": tuple(how.notes(programs, first))}
+        facts: dict[str, Any] = {**precise, "scored": what_is_scored(model, first)}
+        facts |= {"notes": tuple(how.notes(programs, first)), "joint": len(source.args[0]) if joint else 0}
         of_programs = hash_of_programs(programs.model, programs.guide, first)
         settings = (how, num_particles, chunk_size, seed, device.type, data, of_programs)
         partial = PartialResults(checkpoint, hash_of_text(repr(settings)))
         # By what there is in all, not what is left: a call that goes on rounds as it would have undisturbed.
         programs = compile_method(how, programs, compile, run.num_rounds, (first, last), run.count)
-        with _errors_for_users(model):
+        with _errors_for_users(source.model):
             run.score(programs, partial, progress)
     partial.remove()
-    return run.result(partial.done, (model, guide), facts)
+    return run.result(partial.done, {**facts, "source": source})
 
 
 @dataclass(frozen=True)
@@ -205,7 +225,7 @@ class _Evaluation:
                 partial.write()
                 raise
 
-    def result(self, parts: list[WeightSummary], programs: tuple[Program, Program], facts: dict[str, Any]) -> Evidence:
+    def result(self, parts: list[WeightSummary], facts: dict[str, Any]) -> Evidence:
         """Join the chunks of data; refuse NaN and inf rather than average over it."""
         joined = WeightSummary.join(parts)
         log_px = joined.log_px
@@ -227,7 +247,6 @@ class _Evaluation:
             **facts,
             debiased=self.how.debiased,
             estimators=self.how.estimators,
-            source=Source(*programs, self.args, self.device),
         )
 
 

@@ -178,9 +178,9 @@ def _starts(guide: Program, space: Unconstrained, scale: Tensor, number: int) ->
     """
     best = _best(space, space.start)[None]
     try:
-        drawn = Unconstrained(space.model, guide, space.args, NUM_PILOT).start
+        drawn = Unconstrained(space.model, guide, space.args, NUM_PILOT, draws_only=True).start
         starts = torch.cat([drawn.mean(0, keepdim=True), _best(space, drawn)[None], best])[:number]
-    except ValueError:  # auxiliary sites, as in Pyro's AutoGuides: the prior alone says where to start
+    except ValueError:  # a guide with a point mass or other latents: the prior alone says where to start
         starts = best
     data = torch.arange(best.shape[1], device=best.device)
     while len(starts) < number:

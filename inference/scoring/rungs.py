@@ -40,8 +40,12 @@ DEGREES_OF_FREEDOM = 10.0
 """Of the Student-t that annealed chains start from; annealing has less use for heavy tails than weighting has."""
 VARIANCE = 0.6
 """Variance of log w that annealed paths are made long enough for: k-hat of 200 such weights is above 0.7 at 0.3%."""
-LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128)
-"""Numbers of temperatures that annealed paths may have: data that would take more are flagged, and left to AIS."""
+LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+"""Numbers of temperatures that annealed paths may have."""
+LONGEST = 128
+"""The most of them by default: data that would take more are flagged, and left to AIS."""
+SATURATED = 1 / 16
+"""Share of effective chains of a pilot run below which log(K / ESS) says too little of the variance of log w."""
 
 
 class Rung(ABC):
@@ -215,37 +219,51 @@ class AnnealedRung(ProposalRung):
     name = "annealed"
 
     def __init__(
-        self, share: float, programs: Programs, space: Unconstrained, before: AdaptedRung, num_chains: int
+        self,
+        share: float,
+        programs: Programs,
+        space: Unconstrained,
+        before: AdaptedRung,
+        num_chains: int,
+        longest: int | None,
     ) -> None:
         super().__init__(share, programs, space)
-        self.before, self.num_chains = before, num_chains
+        self.before, self.num_chains, self.longest = before, num_chains, longest
 
     def pilot(self, index: Tensor) -> WeightSummary:
         """Return the summary of pilot draws for these data, in ascending order."""
         start = replace(self.before.adapted.at(self.before.places(index)), df=DEGREES_OF_FREEDOM)
         self.index, self.mixture = index, start
+        temperatures, log_w = PILOT_TEMPERATURES, self._run_pilots(index, PILOT_TEMPERATURES)
+        while self.longest and 8 * temperatures <= self.longest and is_saturated(log_w):
+            temperatures = 4 * temperatures
+            log_w = self._run_pilots(index, temperatures)
+        self.lengths = path_lengths(log_w, temperatures, self.longest or LONGEST).cpu()
+        return summary_of(log_w)
+
+    def _run_pilots(self, index: Tensor, temperatures: int) -> Tensor:
+        """Run pilot chains, tune to them and move the proposals to where they end; return their log weights."""
         runs, moved = [], []
         for part in self.blocks(index, PILOT_CHAINS):
-            run = pilot_run(self._path(part, PILOT_CHAINS), PILOT_TEMPERATURES)
+            run = pilot_run(self._path(part, PILOT_CHAINS, temperatures), temperatures)
             runs.append(run)
-            moved.append(start.at(self.places(part)).adapted(run.u, run.log_w, run.log_prior))
+            moved.append(self.mixture.at(self.places(part)).adapted(run.u, run.log_w, run.log_prior))
         self.mixture = StudentMixture.join(moved)
         self.tuning = replace(runs[0].tuning, step_sizes=torch.cat([run.tuning.step_sizes for run in runs], 1))
-        self.lengths = path_lengths(torch.cat([run.log_w for run in runs], 1)).cpu()
-        return WeightSummary.join([summary_of(run.log_w) for run in runs])
+        return torch.cat([run.log_w for run in runs], 1)
 
     def scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
         """Yield some of the data, and the summary of their weights, at a time."""
         chains, lengths = self.num_chains, self.lengths[self.places(index)]
         for length in lengths.unique().tolist():
             for part in self.blocks(index[lengths == length], chains):
-                path = self._path(part, chains)
+                path = self._path(part, chains, length)
                 tuning = replace(self.tuning, step_sizes=self.tuning.step_sizes[:, self.places(part)])
                 log_w = path.follow(path.start, even_schedule(length), tuning).log_w
                 yield part, summary_of(log_w.where(~path.lost, -math.inf))
 
-    def _path(self, index: Tensor, chains: int) -> Bridge:
-        return Bridge(self.space.at(index), self.mixture.at(self.places(index)), chains)
+    def _path(self, index: Tensor, chains: int, temperatures: int) -> Bridge:
+        return Bridge(self.space.at(index), self.mixture.at(self.places(index)), chains, temperatures)
 
 
 class FromGuideRung(Rung):
@@ -253,9 +271,14 @@ class FromGuideRung(Rung):
 
     name = "annealed"
 
-    def __init__(self, programs: Programs, batch: Args, num_chains: int) -> None:
+    def __init__(
+        self, programs: Programs, batch: Args, num_chains: int, longest: int | None, start: str = "guide"
+    ) -> None:
         super().__init__(programs, batch)
-        self.batch, self.num_chains, self.start = batch, num_chains, "guide"
+        self.batch, self.num_chains, self.longest, self.start = batch, num_chains, longest, start
+        if start == "prior":
+            self.depth = find_plates(programs.model, None, batch)
+            return
         try:
             self.depth = find_plates(programs.model, programs.guide, batch)
             Unconstrained(programs.model, programs.guide, batch, 2, plates=self.depth)
@@ -265,9 +288,16 @@ class FromGuideRung(Rung):
     def pilot(self, index: Tensor) -> WeightSummary:
         """Return the summary of pilot draws for these data, in ascending order."""
         self.index = index
-        log_w = [self._anneal(part, PILOT_CHAINS, PILOT_TEMPERATURES) for part in self.blocks(index, PILOT_CHAINS)]
-        self.lengths = path_lengths(torch.cat(log_w, 1)).cpu()
-        return WeightSummary.join([summary_of(part) for part in log_w])
+        temperatures, log_w = PILOT_TEMPERATURES, self._run_pilots(index, PILOT_TEMPERATURES)
+        while self.longest and 8 * temperatures <= self.longest and is_saturated(log_w):
+            temperatures = 4 * temperatures
+            log_w = self._run_pilots(index, temperatures)
+        self.lengths = path_lengths(log_w, temperatures, self.longest or LONGEST).cpu()
+        return summary_of(log_w)
+
+    def _run_pilots(self, index: Tensor, temperatures: int) -> Tensor:
+        parts = self.blocks(index, PILOT_CHAINS)
+        return torch.cat([self._anneal(part, PILOT_CHAINS, temperatures) for part in parts], 1)
 
     def scores(self, index: Tensor, num_particles: int) -> Iterator[tuple[Tensor, WeightSummary]]:
         """Yield some of the data, and the summary of their weights, at a time."""
@@ -305,7 +335,13 @@ def _scores_given(guide: Program, trace: Trace, batch: Args) -> bool:
     return True
 
 
-def path_lengths(log_w: Tensor) -> Tensor:
+def is_saturated(log_w: Tensor) -> bool:
+    """Say whether too few of some datum's chains, log weights (K, B), carry the weight to foretell a length."""
+    share = log_w.softmax(0).nan_to_num(1.0)
+    return bool((share.square().sum(0) * len(log_w) * SATURATED > 1).any())
+
+
+def path_lengths(log_w: Tensor, temperatures: int = PILOT_TEMPERATURES, longest: int = LONGEST) -> Tensor:
     """Return the number of temperatures that each datum's path takes, by the spread of the pilot's weights.
 
         T = T_pilot log(K / ESS) / target
@@ -314,17 +350,20 @@ def path_lengths(log_w: Tensor) -> Tensor:
 
     Args:
         log_w: of the pilot run, shape (K, B).
+        temperatures: T_pilot.
+        longest: the most that is returned.
     """
     share = log_w.softmax(0).nan_to_num(1.0)
     spread = (len(log_w) * share.square().sum(0)).log()
     lengths = torch.tensor(LENGTHS, device=log_w.device)
-    return lengths[torch.searchsorted(lengths, (PILOT_TEMPERATURES * spread / VARIANCE).clamp(max=LENGTHS[-1]))]
+    wanted = (temperatures * spread / VARIANCE).clamp(max=longest)
+    return lengths[torch.searchsorted(lengths, wanted).clamp(max=len(lengths) - 1)].clamp(max=longest)
 
 
 def spread_of_draws(guide: Program, space: Unconstrained, how: Laplace) -> StudentMixture:
     """Return one Student-t for each datum with location and covariance of draws of the guide, or of the prior."""
     try:
-        u = Unconstrained(space.model, guide, space.args, SPREAD_DRAWS).start.double()
+        u = Unconstrained(space.model, guide, space.args, SPREAD_DRAWS, draws_only=True).start.double()
     except ValueError:
         u = Unconstrained(space.model, None, space.args, SPREAD_DRAWS, plates=space.plates).start.double()
     loc = u.mean(0)

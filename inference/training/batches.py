@@ -27,7 +27,7 @@ def transformed(transform: Transform | None, batch: Args) -> Args:
 
 
 class Minibatches:
-    """The minibatches of one epoch after another, each epoch in another random order.
+    """The minibatches of one epoch after another, each epoch in another random order; all data at once in their own.
 
     Data that are resident lie on the device. Of others each minibatch is gathered in the CPU's memory and copied
     one step before it is used, so that the device does not wait for the gathering. The order, the random numbers

@@ -159,6 +159,7 @@ def fit(
         examples = batches.examples()
         programs = in_precision(model, precision), in_precision(guide, precision)
         stepper = Stepper(*programs, objective, optimizer, clip_norm, examples[0])
+        _check_shared(stepper.shared, batch_size, len(as_args(data)[0]))
         batches.in_order = _is_tied(*programs, batches, stepper.loose)
         schedule = scheduler and scheduler(stepper.optimizer)
         watched = valid_args if watch == "evidence" else None
@@ -269,6 +270,16 @@ def _is_tied(model: Program, guide: Program, batches: Minibatches, loose: dict[s
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
     return True
+
+
+def _check_shared(name: str | None, batch_size: int, num_data: int) -> None:
+    """Refuse a latent that all data share in minibatches, each of which would count all of its prior."""
+    if name is not None and batch_size < num_data:
+        raise ValueError(
+            f"Latent site {name!r} is shared by all data, and its prior would count in each minibatch of {batch_size} "
+            f"as much as in all: the fit would be to {batch_size} data. Pass batch_size={num_data}, or give the data "
+            "plate its full size, pyro.plate(name, size, subsample_size=len(x)), by which it scales the likelihood."
+        )
 
 
 def _is_chunked(objective: pyro.infer.ELBO, batch_size: int) -> bool:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyro.infer
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.programs.call import Args, Program, modules_of_both
-from pyro_vae.inference.programs.plates import plates_of
+from pyro_vae.inference.programs.plates import Site, plates_of, size_at
 from pyro_vae.inference.programs.proposals import check_latents
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.trial import check_store, trial
@@ -42,7 +41,7 @@ class Stepper:
         check_store(model, guide)
         modules = modules_of_both(model, guide)
         owned = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-        sites, self.full_size = _find_parameters(model, guide, first, owned)
+        sites, self.full_size, self.shared = _find_parameters(model, guide, first, owned)
         self.loose = {name: p for name, p in sites.items() if id(p) not in owned}
         self.parameters = [*owned.values(), *{id(p): p for p in self.loose.values()}.values()]
         if not self.parameters:
@@ -156,8 +155,8 @@ def _gradients_aside(parameters: list[Tensor]) -> Iterator[None]:
 
 def _find_parameters(
     model: Program, guide: Program, batch: Args, owned: Mapping[int, Tensor]
-) -> tuple[dict[str, Tensor], int | None]:
-    """Run both programs once; return their param sites and the full size of a subsampled data plate.
+) -> tuple[dict[str, Tensor], int | None, str | None]:
+    """Run both programs once; return their param sites, a subsampled data plate's full size, and a shared latent.
 
     The first run is on a whole minibatch, since parameters may be made by what it sees.
     """
@@ -166,23 +165,38 @@ def _find_parameters(
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
     _check_names(capture.trace, owned)
     check_latents(model_trace, guide_trace)
-    return param_sites(capture.trace), _full_size(model, guide, batch)
+    sites, count = _sites_of_few(model, guide, batch)
+    frames = [frame for site in sites.values() for frame in plates_of(site).values()]
+    full_size = next((f.full_size for f in frames if f.full_size not in (None, f.size, count)), None)
+    shared = _shared_latent(sites, count) if full_size is None else None
+    return param_sites(capture.trace), full_size, shared
 
 
 @torch.no_grad()
-def _full_size(model: Program, guide: Program, batch: Args) -> int | None:
-    """Return the size to which a plate of the model scales its data, None without one that is not the minibatch's."""
-    for count in (max(1, len(batch[0]) // 2), len(batch[0])):  # of fewer data than all a full size stands out
+def _sites_of_few(model: Program, guide: Program, batch: Args) -> tuple[dict[str, Site], int]:
+    """Return the model's sites on half of the data, or all where it runs on all alone, and how many these are.
+
+    On fewer data than a minibatch the full size of a plate stands out.
+    """
+    sites: dict[str, Site] = {}
+    for count in (max(1, len(batch[0]) // 2), len(batch[0])):
         few = tuple(arg[:count] for arg in batch)
         try:
             with trial(model, guide, few[0].device):
                 trace = poutine.trace(poutine.replay(model, trace=poutine.trace(guide).get_trace(*few))).get_trace(*few)
         except Exception:  # on fewer data than programs were made for
             continue
-        sites = [site for site in sample_sites(trace).values() if not site_is_subsample(site)]
-        frames = [frame for site in sites for frame in plates_of(site).values()]
-        return next((f.full_size for f in frames if f.full_size not in (None, f.size, count)), None)
-    return None
+        return sample_sites(poutine.util.prune_subsample_sites(trace)), count
+    return sites, len(batch[0])
+
+
+def _shared_latent(sites: dict[str, Site], num_data: int) -> str | None:
+    """Return the name of a latent outside every plate of the data, None where there is none or sites are scaled."""
+    if any(isinstance(site["scale"], Tensor) or site["scale"] != 1 for site in sites.values()):
+        return None
+    latents = {name: site for name, site in sites.items() if not site["is_observed"]}
+    sizes = {name: [size_at(site, dim) for dim in plates_of(site)] for name, site in latents.items()}
+    return next((name for name, found in sizes.items() if num_data not in found), None)
 
 
 def _check_names(trace: Any, owned: Mapping[int, Tensor]) -> None:
