@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from pyro import poutine
@@ -10,7 +11,8 @@ from torch import Tensor
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.objectives.bounds import log_mean_exp
 from pyro_vae.inference.objectives.gradients import at_fixed_draws, weighted_sum, with_gradient_of
-from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.objectives.pairs import PerPair
+from pyro_vae.inference.programs.call import Args, Program, fork_rng
 from pyro_vae.inference.programs.simulate import simulate
 from pyro_vae.inference.programs.structure import sample_sites
 from pyro_vae.inference.programs.vectorize import scored
@@ -45,7 +47,7 @@ class RWS(Objective):
             raise ValueError(f'Expected phi to be "wake", "sleep" or "both"; got {phi!r}.')
         if phi == "wake":
             self._check_several(num_particles, 'phi="wake"')
-        self.phi = phi
+        self.phi, self._num_runs = phi, PerPair[int]()
 
     def bound(self, log_w: Tensor) -> Tensor:
         """Return log-mean-exp of log w over particles."""
@@ -63,7 +65,13 @@ class RWS(Objective):
 
     def _sleep(self, model: Program, guide: Program, args: Args) -> Tensor:
         """Return log q(z | x) at as many draws of (z, x) from the model as there are data, shape (B,)."""
-        dream = simulate(model, args)
+        num_runs = self._num_runs.get(model, guide, partial(_runs_of, model, args))
+        dream = simulate(model, args, num_runs=num_runs)
         trace = scored(poutine.trace(poutine.condition(guide, data=dream.latents)).get_trace(*dream.args))
         sites = sample_sites(trace).items()
         return sum_terms({name: site["unscaled_log_prob"].reshape(len(args[0]), -1).sum(-1) for name, site in sites})
+
+
+def _runs_of(model: Program, args: Args) -> int:
+    with fork_rng(args[0].device):
+        return simulate(model, args).num_runs

@@ -153,7 +153,7 @@ def _check_masks(site: Site, name: str, auxiliary: bool) -> None:
 def _check_shape(site: Site, where: str) -> None:
     """Refuse a value that broadcasts against its distribution: numbers would count more than once."""
     fn = site["fn"]
-    if isinstance(fn, Unit):  # pyro.factor observes nothing
+    if isinstance(fn, Unit) or site.get("summed_out"):  # a factor observes nothing; checked where it was summed
         return
     event, value = len(fn.event_shape), tuple(site["value"].shape)
     own, scored = value[: len(value) - event], tuple(site["log_prob"].shape)

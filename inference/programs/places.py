@@ -24,12 +24,14 @@ class Place:
     Attributes:
         argument: which of the arguments it is, or is a part of.
         shape: that of what is observed.
+        like: that of the argument.
         entries: where each of its entries is in the argument, counted in the order of its memory, flat; None where it
             is all of the argument, in its order.
     """
 
     argument: int
     shape: torch.Size
+    like: torch.Size
     entries: Tensor | None = None
 
     def put(self, value: Tensor, into: Tensor) -> Tensor:
@@ -49,9 +51,9 @@ class Place:
         argument = args[self.argument]
         if self.entries is None:
             return argument
-        seen = torch.zeros(argument.numel(), dtype=torch.bool, device=argument.device)
+        seen = torch.zeros(self.like.numel(), dtype=torch.bool, device=argument.device)
         seen[self.entries] = True
-        rows = seen.reshape(len(argument), -1)
+        rows = seen.reshape(self.like[0], -1)
         if not (rows == rows[0]).all():
             raise ValueError("Expected a model that observes the same entries of each datum.")
         return argument.reshape(len(argument), -1)[:, rows[0]]
@@ -77,7 +79,7 @@ def find_places(model: Program, observed: dict[str, Site], args: Args) -> dict[s
         for i in range(len(args)):
             for name, entries in _picked(model, args, i).items():
                 if found.get(name, ()) is None:
-                    found[name] = Place(i, entries.shape, entries.reshape(-1))
+                    found[name] = Place(i, entries.shape, args[i].shape, entries.reshape(-1))
     places: dict[str, Place] = {}
     for name, place in found.items():
         if place is None:
@@ -100,7 +102,7 @@ def _view_of(value: Tensor, args: Args) -> Place | None:
     """Return the place of a tensor that shares the memory of an argument."""
     for i, arg in enumerate(args):
         if value.data_ptr() == arg.data_ptr() and value.numel() == arg.numel() and value.is_contiguous():
-            return Place(i, value.shape)
+            return Place(i, value.shape, arg.shape)
         same = value.untyped_storage().data_ptr() == arg.untyped_storage().data_ptr() and value.dtype == arg.dtype
         if same and value.numel():
             entries = torch.full(value.shape, value.storage_offset() - arg.storage_offset(), device=value.device)
@@ -108,7 +110,7 @@ def _view_of(value: Tensor, args: Args) -> Place | None:
                 steps = torch.arange(size, device=value.device) * stride
                 entries = entries + steps.reshape(-1, *[1] * (value.ndim - dim - 1))
             if entries.min() >= 0 and entries.max() < arg.numel():
-                return Place(i, value.shape, entries.reshape(-1))
+                return Place(i, value.shape, arg.shape, entries.reshape(-1))
     return None
 
 

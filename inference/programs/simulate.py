@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pyro import poutine
@@ -25,15 +25,17 @@ class Simulation:
         args: the program's arguments, with the simulated data in the place of the data.
         latents: {site: value, shape (N, *event)} of the latent sites, z ~ p(z).
         places: {site: where in the arguments is what it observes}.
+        num_runs: how often the model was run until each site depended on draws alone.
     """
 
     args: Args
     latents: dict[str, Tensor]
     places: dict[str, Place]
+    num_runs: int = 1
 
 
 @torch.no_grad()
-def simulate(model: Program, x: Data, *, shared: bool = False) -> Simulation:
+def simulate(model: Program, x: Data, *, shared: bool = False, num_runs: int | None = None) -> Simulation:
     """Draw (z, x) ~ p(z) p(x|z), by running a model with its observations taken away.
 
     Arguments that are no observation, such as the covariates of a conditional model, stay as they are; masked
@@ -46,6 +48,7 @@ def simulate(model: Program, x: Data, *, shared: bool = False) -> Simulation:
         x: example data, shape (N, *event), or a tuple of tensors: the shape of what is observed matters, not its
             values.
         shared: let data share latents, whose values are then returned as the model draws them.
+        num_runs: how often the model is run, where it was found out before; no value is looked at then.
 
     Returns:
         the simulated arguments and latents.
@@ -58,17 +61,21 @@ def simulate(model: Program, x: Data, *, shared: bool = False) -> Simulation:
     args = tuple(arg.contiguous() for arg in as_args(x))
     before = RandomState(args[0].device)
     drawn = _draw(model, args, shared)
-    if recording():
-        return drawn
-    for _ in drawn.places:
+    for number in range(1, 2 + len(drawn.places)):
+        if number == num_runs or recording():
+            return replace(drawn, num_runs=number)
         before.put_back()
         again = _draw(model, drawn.args, shared, drawn.places)
-        if all(torch.equal(*pair) for pair in zip(again.args, drawn.args, strict=True)):
-            return drawn
+        if num_runs is None and _same(again.args, drawn.args):
+            return replace(drawn, num_runs=number)
         drawn = again  # a site depends on what another observes, as in a sequence: now on the draw
     raise ValueError(
         f"Cannot simulate: one of the sites {list(drawn.places)} has a distribution that depends on what it observes."
     )
+
+
+def _same(one: Args, other: Args) -> bool:
+    return all(a.is_meta or torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _draw(model: Program, args: Args, shared: bool, places: dict[str, Place] | None = None) -> Simulation:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.ops.contract import einsum
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae.inference.programs.call import Args, Program
+from pyro_vae.inference.programs.log_einsum import log_sum
 from pyro_vae.inference.programs.plates import Site
 from pyro_vae.inference.programs.structure import check_value, distribution_name, sample_sites
 
@@ -65,6 +65,13 @@ class _Enumerated(EnumMessenger):
         if given:
             msg["done"] = True
             msg["infer"]["enumerate"] = mark
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        """Note the dimensions of a value by its shape, since ``torch.vmap`` hides its data."""
+        value = msg["value"]
+        msg["value"] = torch.empty(value.shape, device="meta")
+        super()._pyro_post_sample(msg)
+        msg["value"] = value
 
 
 def run_model(model: Program, args: Args, given: Collection[str] = ()) -> Trace:
@@ -148,9 +155,8 @@ class _Shared:
         symbol_of = trace.plate_to_symbol
         present = set("".join(inputs))
         output = "".join(symbol_of[frame.name] for frame in self.frames if symbol_of[frame.name] in present)
-        how = {"plates": "".join(present & set(symbol_of.values())), "backend": "pyro.ops.einsum.torch_log"}
-        (total,) = einsum(f"{','.join(inputs)}->{output}", *operands, **how, modulo_total=True)  # of plates: exact
-        return total.reshape(self.shape)
+        plates = "".join(present & set(symbol_of.values()))
+        return log_sum(operands, inputs, output, plates).reshape(self.shape)
 
     def site(self, site: Site, log_prob: Tensor) -> Site:
         """Return a site with another density, in the shared plates alone."""

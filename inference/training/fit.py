@@ -160,7 +160,7 @@ def fit(
         programs = in_precision(model, precision), in_precision(guide, precision)
         stepper = Stepper(*programs, objective, optimizer, clip_norm, examples[0])
         _check_shared(stepper.shared, batch_size, len(as_args(data)[0]))
-        batches.in_order = _is_tied(*programs, batches, stepper.loose)
+        batches.in_order = _is_tied(*programs, batches, examples[0], stepper.loose)
         schedule = scheduler and scheduler(stepper.optimizer)
         watched = valid_args if watch == "evidence" else None
         watching = None if watched is None else Watch(model, guide, watched, patience, seed, device)
@@ -254,9 +254,8 @@ def _load(
     return Minibatches(args, batch_size, device, transform, resident), valid_args
 
 
-def _is_tied(model: Program, guide: Program, batches: Minibatches, loose: dict[str, Tensor]) -> bool:
+def _is_tied(model: Program, guide: Program, batches: Minibatches, first: Args, loose: dict[str, Tensor]) -> bool:
     """Say whether programs have numbers of their own for each datum; refuse or warn of minibatches of fewer then."""
-    first, _ = batches.examples()
     if not is_tied(model, guide, first, batches.device):
         return False
     size, num_data = batches.batch_size, len(batches)

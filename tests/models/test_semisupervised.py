@@ -238,7 +238,7 @@ def test_samples_have_the_law_of_the_program():
 def test_simulated_data_are_labelled():
     model, _ = _pair()
     simulated = simulate(model, (_pixels(6), LABELS))
-    assert simulated.places == {"x": 0, "label": 1}
+    assert {name: place.argument for name, place in simulated.places.items()} == {"x": 0, "label": 1}
     assert torch.equal(simulated.args[1], simulated.latents["y"])
 
 

@@ -247,3 +247,20 @@ def test_diagnostics_of_models_that_sum():
     assert parts.kl.item() == pytest.approx(expected.item(), abs=1e-5)
     with pytest.raises(ValueError, match="summed out"):
         diagnostics.predictive_check(_likelihood, _guide, X, {"mean": lambda x: x.mean()}, **quiet)
+
+
+def test_observations_that_contradict_each_other_are_no_zero_in_float32():
+    """Two observations, each 200 nats for one value of c and against the other: log p(x) is near -200, not -inf."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(torch.tensor(0.5)), infer={"enumerate": "parallel"})
+            pyro.sample("a", dist.Normal(20 * c, 1.0), obs=x[:, 0])
+            pyro.sample("b", dist.Normal(20 * c, 1.0), obs=x[:, 1])
+
+    def guide(x):
+        pass
+
+    x = torch.tensor([[0.0, 20.0]])
+    expected = math.log(0.5) + math.log(2) - 200 - math.log(2 * math.pi)
+    assert log_weights(model, guide, x).item() == pytest.approx(expected, abs=1e-3)

@@ -62,7 +62,7 @@ def test_other_settings_data_or_parameters_start_anew(tmp_path):
     names = set()
 
     def leave_partial(x=x, **changed):
-        killed, _ = _killed_after(guide, 12)
+        killed, _ = _killed_after(guide, 18)
         modules = {"model": model, "guide": killed}
         with pytest.raises(_Killed):
             evidence(*modules.values(), x, **(_settings(tmp_path) | changed))
@@ -84,7 +84,7 @@ def test_other_settings_data_or_parameters_start_anew(tmp_path):
 def test_a_torn_file_is_done_anew(tmp_path, size):
     truth = LinearGaussian.random(2, 3)
     x = truth.sample(20)
-    killed, _ = _killed_after(truth.guide(1.3), 12)
+    killed, _ = _killed_after(truth.guide(1.3), 18)
     with pytest.raises(_Killed):
         evidence(truth.model, killed, x, **_settings(tmp_path))
     (partial,) = tmp_path.iterdir()

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_vae.inference import AmortizedGuide, guides, objectives
 from pyro_vae.inference.compile.record import _without_questions
 from pyro_vae.inference.programs.call import unvalidated
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.training.step import Stepper
 from pyro_vae.models import VAE, conv, deconv, likelihoods, mlp, priors
 
@@ -76,7 +77,7 @@ def check_step(model, guide, objective, *event):
 @pytest.fixture(autouse=True)
 def _all_particles_at_once(monkeypatch):
     """What is found out about the programs by a look at values, before the first step."""
-    monkeypatch.setattr("pyro_vae.inference.objectives.base.find_plates", lambda model, guide, args: 1)
+    monkeypatch.setattr("pyro_vae.inference.objectives.base.find_plates", lambda model, guide, args: Plates(1, 1))
 
 
 @pytest.mark.filterwarnings("ignore:CUBO fits the guide alone", "ignore:The programs do not run with all")
