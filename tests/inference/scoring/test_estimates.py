@@ -193,8 +193,8 @@ def test_what_cannot_be_simulated_or_drawn():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("a", dist.Normal(z, 1.0), obs=x[:, 0] + 0)
-            pyro.sample("b", dist.Uniform(z - 0.5, z + 0.5, validate_args=False), obs=x[:, 1] + 0)
+            pyro.sample("a", dist.Normal(z, 1.0), obs=2 * x[:, 0])
+            pyro.sample("b", dist.Uniform(z - 0.5, z + 0.5, validate_args=False), obs=2 * x[:, 1])
 
     def guide(x):
         with pyro.plate("data", len(x)):
