@@ -21,6 +21,7 @@ from pyro_vae.inference.diagnostics.uniformity import (
 from pyro_vae.inference.programs.call import Args, Data, Program
 from pyro_vae.inference.programs.latents import latent_values, refuse_masked, terms_at, unit_labels
 from pyro_vae.inference.programs.loop import data_at_once, evaluation_on_device, particle_terms, split_data_with_bar
+from pyro_vae.inference.programs.plates import Plates
 from pyro_vae.inference.programs.simulate import Simulation, example_data, simulate, with_missing
 from pyro_vae.inference.programs.vectorize import find_plates
 from pyro_vae.inference.programs.weights import WeightTerms, refuse_auxiliary
@@ -108,7 +109,7 @@ def sbc(
 
 def simulations(
     model: Program, guide: Program, args: Args, num_draws: int, chunk_size: int, desc: str, progress: bool
-) -> Iterator[tuple[Simulation, int]]:
+) -> Iterator[tuple[Simulation, Plates]]:
     """Yield joint draws of the model in place of the data, batch by batch, and how particles can run on them."""
     plates = None
     for batch in split_data_with_bar(args, data_at_once(len(args[0]), num_draws, chunk_size), desc, progress):

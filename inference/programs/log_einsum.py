@@ -64,5 +64,5 @@ def log_sum(operands: list[Tensor], inputs: list[str], output: str, plates: str)
         tree.setdefault(every.intersection(dims), []).append(fresh)
     summed = set().union(*inputs) - every
     total: Tensor = contract_to_tensor(tree, summed, target_ordinal=every.intersection(output), ring=Ring({}, sizes))
-    dims: str = total._pyro_dims  # type: ignore[attr-defined]
-    return total.permute([dims.index(symbol) for symbol in output])
+    found: str = total._pyro_dims  # type: ignore[attr-defined]
+    return total.permute([found.index(symbol) for symbol in output])

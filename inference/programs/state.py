@@ -117,7 +117,9 @@ def untouched(modules: list[nn.Module]) -> Iterator[None]:
     """
     parts = list({id(part): part for module in modules for part in module.modules()}.values())
     attributes = [(part, dict(vars(part))) for part in parts]
-    members = [(held, dict(held)) for part in parts for held in (part._parameters, part._buffers, part._modules)]
+    members: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (held, dict(held)) for part in parts for held in (part._parameters, part._buffers, part._modules)
+    ]
     tensors = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}.values()
     values = [(t, t.detach().clone()) for t in tensors if not nn.parameter.is_lazy(t)]
     try:
