@@ -92,7 +92,7 @@ class Objective(pyro.infer.ELBO):
         num_particles: int | None = None,
     ) -> WeightTerms:
         """Return the terms of log w for one minibatch, of ``num_particles``, or of all K if None."""
-        plates = self._plates(model, guide, args) if self.num_particles > 1 else None
+        plates = self.plates(model, guide, args) if self.num_particles > 1 else None
         tracer = self._minding_scales(model, guide, tracer)
         return weight_terms(model, guide, args, num_particles or self.num_particles, plates=plates, tracer=tracer)
 
@@ -121,7 +121,7 @@ class Objective(pyro.infer.ELBO):
         """
         counts = self.chunks(len(args[0]))
         if len(counts) > 1:
-            self._plates(model, guide, args)  # runs the programs, which a chunk that runs again must not
+            self.plates(model, guide, args)  # runs the programs, which a chunk that runs again must not
 
         def weigh(chunk: int, *args: Any) -> Tensor:
             terms = self.weight_terms(model, guide, args, tracers(chunk), counts[chunk])
@@ -152,7 +152,7 @@ class Objective(pyro.infer.ELBO):
             loss.backward()
         return loss.detach()
 
-    def _plates(self, model: Program, guide: Program, args: Args) -> Plates:
+    def plates(self, model: Program, guide: Program, args: Args) -> Plates:
         """Find out once for each pair how its particles can run."""
         return self._known_plates.get(model, guide, lambda: find_plates(model, guide, args))
 

@@ -299,6 +299,8 @@ def compile_method(
     if not is_worthwhile(num_rounds, "weights", setting):
         return programs
     try:
+        if programs.plates is not None and not programs.plates.together:
+            raise CannotCompileError("particles run one by one, and their graph takes longer than they do")
         return replace(programs, compiled=how.compile(programs, *chunks, count))
     except CannotCompileError as reason:
         if setting is True:

@@ -43,12 +43,14 @@ class Minibatches:
     Attributes:
         in_order: data come in the order in which they are, not a random one, all at once: where programs have numbers
             of their own for each datum, these are of the data in this order.
+        none_alone: a last minibatch of one datum is joined to the one before, for batch normalisation has no spread of
+            one.
     """
 
     def __init__(
         self, args: Args, batch_size: int, device: torch.device, transform: Transform | None, resident: bool
     ) -> None:
-        self.in_order = False
+        self.in_order = self.none_alone = False
         self.args = tuple(arg.to(device) for arg in args) if resident else args
         self.batch_size, self.device, self.transform, self.resident = batch_size, device, transform, resident
 
@@ -60,9 +62,20 @@ class Minibatches:
         """Yield the minibatches of an epoch."""
         order = torch.arange(len(self)) if self.in_order else torch.randperm(len(self))
         order = order.to(self.args[0].device)
-        batches = (self._take(index) for index in order.split(self.batch_size))
+        batches = (self._take(index) for index in self._split(order))
         for batch in batches if self.resident else one_ahead(batches):
             yield self._transformed(batch)
+
+    @property
+    def steps(self) -> int:
+        """Minibatches in an epoch."""
+        return len(self._split(torch.arange(len(self))))
+
+    def _split(self, order: Tensor) -> list[Tensor]:
+        parts = list(order.split(self.batch_size))
+        if self.none_alone and len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        return parts
 
     def examples(self) -> tuple[Args, Args]:
         """Return the first and the last data as minibatches of full size, laid out in memory as those of an epoch."""

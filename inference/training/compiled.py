@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae.inference.compile.compile import NotWorthwhileError, agree, compile_programs, layout
 from pyro_vae.inference.compile.record import CannotCompileError, Function
 from pyro_vae.inference.compile.worthwhile import excess, is_worthwhile
+from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.programs.call import Args, fork_rng, modules_of_both, training_mode
 from pyro_vae.inference.programs.state import Attributes, state_kept
 from pyro_vae.inference.training.step import Stepper
@@ -25,6 +26,8 @@ MOST_OPERATIONS = 4000
 more in large graphs, and saves 8 us a step."""
 LOSSES_FIRST = 1000
 """Losses without gradient that are computed as they are before they are compiled."""
+MOST_UNROLLED = 8
+"""Particles that run one by one of which a graph is made all the same."""
 CHECK_EVERY = 500
 """Steps between two comparisons with the programs as they are."""
 
@@ -60,6 +63,7 @@ def compile_steps(
     announce("compiling")
     most = math.inf if setting is True else MOST_OPERATIONS * excess(work, "steps")
     try:
+        _refuse_one_by_one(stepper, batches[0])
         stepper.compiled = CompiledStep(stepper, *batches, warms_up, most)
     except NotWorthwhileError as reason:
         return f"eager: {reason}"
@@ -68,6 +72,20 @@ def compile_steps(
         return f"eager: {reason}"
     stepper.compiled_loss = CompiledLoss(stepper, batches[0])
     return f"compiled in {time.perf_counter() - started:.1f} s"
+
+
+def _refuse_one_by_one(stepper: Stepper, batch: Args) -> None:
+    """Refuse particles that run one after another: a graph would hold the programs once for each of them."""
+    objective = stepper.objective
+    number = getattr(objective, "num_particles", 1)
+    if number <= MOST_UNROLLED:
+        return
+    if isinstance(objective, Objective):
+        together = objective.plates(stepper.model, stepper.guide, batch).together
+    else:
+        together = objective.vectorize_particles
+    if not together:
+        raise CannotCompileError(f"its {number} particles run one by one, and their graph takes longer than they do")
 
 
 class CompiledLoss:

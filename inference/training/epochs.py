@@ -34,11 +34,12 @@ class Epochs:
         device: torch.device,
         precision: str | None = None,
         watch: Watch | None = None,
+        steps: int | None = None,
     ) -> None:
         self.watch = watch
         self.stepper, self.scheduler, self.batch_size, self.device = stepper, scheduler, batch_size, device
         self.patience = patience
-        self.steps = -(-num_data // batch_size)
+        self.steps = -(-num_data // batch_size) if steps is None else steps
         objective = stepper.objective
         plain = {
             k: v for k, v in vars(objective).items() if isinstance(v, int | float | str) and k != "max_plate_nesting"

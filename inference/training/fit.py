@@ -12,6 +12,7 @@ import pyro.infer
 import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
@@ -156,6 +157,7 @@ def fit(
 
     precise = at_precision(precision, device, model, guide)
     with fork_rng(device, seed), training_mode(model, guide, True), precise, short_errors():
+        batches.none_alone = _normalises(model, guide, batch_size)
         examples = batches.examples()
         programs = in_precision(model, precision), in_precision(guide, precision)
         stepper = Stepper(*programs, objective, optimizer, clip_norm, examples[0])
@@ -164,7 +166,7 @@ def fit(
         schedule = scheduler and scheduler(stepper.optimizer)
         watched = valid_args if watch == "evidence" else None
         watching = None if watched is None else Watch(model, guide, watched, patience, seed, device)
-        run = Epochs(stepper, schedule, batch_size, len(batches), patience, device, precision, watching)
+        run = Epochs(stepper, schedule, batch_size, len(batches), patience, device, precision, watching, batches.steps)
         seed_rng(device, seed)  # whatever the programs drew while their parameters were found
         training = _Training(run, batches, valid_args, as_schedule(kl_warmup), epochs, seed, path)
         training.start(resume)
@@ -252,6 +254,18 @@ def _load(
     if valid_args is not None and resident:
         valid_args = tuple(arg.to(device) for arg in valid_args)
     return Minibatches(args, batch_size, device, transform, resident), valid_args
+
+
+def _normalises(model: Program, guide: Program, batch_size: int) -> bool:
+    """Say whether programs have batch normalisation, and refuse minibatches of one datum, which has no spread."""
+    parts = (part for module in modules_of_both(model, guide) for part in module.modules())
+    found = next((part for part in parts if isinstance(part, _BatchNorm)), None)
+    if found is not None and batch_size == 1:
+        raise ValueError(
+            f"Expected batch_size >= 2 with {type(found).__name__} in the networks, which takes mean and spread of a "
+            "minibatch; got 1."
+        )
+    return found is not None
 
 
 def _is_tied(model: Program, guide: Program, batches: Minibatches, first: Args, loose: dict[str, Tensor]) -> bool:
