@@ -67,7 +67,7 @@ def rate_distortion_curve(
     -(R + D) = log p(x).
 
     Args:
-        model: Pyro program for p(x, z) with an outermost data plate and continuous latents.
+        model: Pyro program for p(x, z) with continuous latents, all sites in a data plate.
         x: data, shape (N, *event), or a tuple of tensors with the data first.
         num_particles: chains K for each datum.
         num_temperatures: steps of the path T.

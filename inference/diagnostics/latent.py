@@ -217,7 +217,7 @@ def kl_per_dimension(
     over draws of those.
 
     Args:
-        model: Pyro program for p(x, z) with an outermost data plate.
+        model: Pyro program for p(x, z) with all sites in a data plate.
         guide: Pyro program for q(z | x).
         x: data, shape (N, *event), or a tuple of tensors.
         num_particles: K >= 2.

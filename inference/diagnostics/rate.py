@@ -80,7 +80,7 @@ def rate_distortion(
     ``kl_per_dimension`` is, D the mean over particles. A latent that is masked costs nothing.
 
     Args:
-        model: Pyro program for p(x, z) with an outermost data plate.
+        model: Pyro program for p(x, z) with all sites in a data plate.
         guide: Pyro program for q(z | x).
         x: data, shape (N, *event), or a tuple of tensors.
         num_particles: K.
@@ -168,7 +168,7 @@ def elbo_surgery(
     another decomposition; near log N the mutual information says more about N than about the guide.
 
     Args:
-        model: Pyro program for p(x, z) with an outermost data plate.
+        model: Pyro program for p(x, z) with all sites in a data plate.
         guide: Pyro program for q(z | x), which can score a z that it did not draw.
         x: data, shape (N, *event), or a tuple of tensors.
         num_particles: K >= 2.

@@ -171,7 +171,7 @@ def gaps(
     sampling, can be handed in.
 
     Args:
-        model: Pyro program for p(x, z) with an outermost data plate.
+        model: Pyro program for p(x, z) with all sites in a data plate.
         guide: Pyro program for q(z | x), continuous.
         x: data, shape (N, *event), or a tuple of tensors with the data first.
         num_particles: K, for both ELBOs and for log p(x).

@@ -94,7 +94,7 @@ def evidence(
     that goes on from ``checkpoint`` gives what it would have given undisturbed.
 
     Args:
-        model: Pyro program for p(x, z) with an outermost data plate.
+        model: Pyro program for p(x, z) with all sites in a data plate.
         guide: Pyro program for q(z | x), or None for the prior.
         x: data, shape (N, *event), or a tuple of tensors with the data first. They stay where they are; each chunk
             is copied to the device when its turn comes.

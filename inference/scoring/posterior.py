@@ -111,7 +111,7 @@ def posterior_draws(
     the draws, a few of which are then repeated many times.
 
     Args:
-        model: Pyro program for p(x, z) with an outermost data plate.
+        model: Pyro program for p(x, z) with all sites in a data plate.
         guide: Pyro program for q(z | x).
         args: their arguments, N data.
         num_draws: draws for each datum S.
@@ -206,7 +206,7 @@ def impute(
     difference of two ``evidence`` calls.
 
     Args:
-        model: Pyro program for p(x, z) with one observed site, and an outermost data plate.
+        model: Pyro program for p(x, z) with one observed site, all sites in a data plate.
         guide: Pyro program for q(z | x).
         x: data, shape (N, *event), NaN where missing.
         num_draws: draws S.
