@@ -36,7 +36,8 @@ def log_weights(model: Program, guide: Program, x: Data, num_particles: int = 1)
     out, since a scaled weight is none; masks are kept. Gradients flow to every parameter.
 
     Args:
-        model: Pyro program for p(x, z), called as ``model(x)``; all of its sites are in one vectorised plate, that of the data.
+        model: Pyro program for p(x, z), called as ``model(x)``; all of its sites are in one vectorised plate, that of
+            the data.
         guide: Pyro program for q(z | x), called with the same arguments.
         x: data, shape (B, *event), or a tuple of such tensors.
         num_particles: K.
