@@ -17,13 +17,20 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyro_vae.core.checks import check_positive_int
-from pyro_vae.inference.programs.again import RandomState
+from pyro_vae.inference.programs.again import RandomState, Replay
 from pyro_vae.inference.programs.call import Args, Program, rows, unvalidated
 from pyro_vae.inference.programs.joint import numbers_in, particles_of
 from pyro_vae.inference.programs.latents import Given, refusing_unscorable
 from pyro_vae.inference.programs.particles import Particles
 from pyro_vae.inference.programs.plates import Plates, event_dim
-from pyro_vae.inference.programs.structure import distribution_mask, is_delta, map_from_reals, sample_sites, support_of
+from pyro_vae.inference.programs.structure import (
+    distribution_mask,
+    distribution_name,
+    is_delta,
+    map_from_reals,
+    sample_sites,
+    support_of,
+)
 from pyro_vae.inference.programs.summed import is_to_be_summed, run_model
 from pyro_vae.inference.programs.trial import trial
 from pyro_vae.inference.programs.vectorize import Prior, find_plates, latents_of, scored, trace_pair
@@ -84,7 +91,7 @@ class RequireContinuous(Messenger):
 
 def _check_site(site: Any) -> None:
     name, fn = site["name"], site["fn"]
-    kind = type(fn).__name__
+    kind = distribution_name(fn)
     if site["infer"].get("is_auxiliary"):
         raise ValueError(
             f"Guide site {name!r} is auxiliary, as in Pyro's AutoGuides, and the annealing path cannot start there. "
@@ -278,7 +285,7 @@ class Unconstrained:
 
         def draw() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             guide_trace = poutine.trace(self.guide).get_trace(*self.args)
-            model_trace = run_model(poutine.replay(self.model, trace=guide_trace), self.args, guide_trace.nodes)
+            model_trace = run_model(Replay(guide_trace)(self.model), self.args, guide_trace.nodes)
             sites = sample_sites(poutine.util.prune_subsample_sites(guide_trace))
             drawn = {name: site["value"] for name, site in sites.items()}
             return drawn, {"u": self._flat(self._vectors(model_trace))[0]}
@@ -376,7 +383,7 @@ class Unconstrained:
                 if _is_latent(site):
                     _check_site(site)
             before = RandomState(device)
-            run_model(poutine.replay(self.model, trace=model_trace), self.args, model_trace.nodes)
+            run_model(Replay(model_trace)(self.model), self.args, model_trace.nodes)
             if not isinstance(guide, Prior):
                 poutine.replay(guide, trace=model_trace)(*self.args)
             if not before.holds():

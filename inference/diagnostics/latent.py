@@ -15,6 +15,7 @@ from pyro_vae.inference.programs.latents import (
     latent_values,
     listed,
     refuse_masked,
+    refuse_point_mass,
     unit_labels,
 )
 from pyro_vae.inference.programs.loop import evaluation_on_device, terms_by_batch
@@ -248,6 +249,7 @@ def kl_per_dimension(
 
 def kl_groups(terms: WeightTerms) -> tuple[Tensor, dict[str, bool]]:
     """Return log q - log p of each group, or its closed mean, shape (K, B, G), and {label: whether a whole site}."""
+    refuse_point_mass(terms)
     values = latent_values(terms)
     if set(terms.guide) != set(terms.prior):
         total = terms.log_q - terms.log_prior

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.diagnostics.latent import kl_groups
 from pyro_vae.inference.programs.call import Args, Data, Program, check_data
-from pyro_vae.inference.programs.latents import Given, guide_at, latent_values, refuse_masked
+from pyro_vae.inference.programs.latents import Given, guide_at, latent_values, refuse_masked, refuse_point_mass
 from pyro_vae.inference.programs.loop import (
     data_at_once,
     evaluation_on_device,
@@ -203,6 +203,7 @@ def _information_and_marginal(
 ) -> Tensor:
     """Return log q(z|x_n) - log q(z) and log q(z) - log p(z) of each particle and datum, shape (K, B, 2)."""
     refuse_auxiliary(terms)
+    refuse_point_mass(terms)
     refuse_masked(terms, "q(z), of which all data are components, is of data that have it")
     draws = {name: value.flatten(0, 1)[:, None] for name, value in latent_values(terms).items()}  # (K B, 1, ...)
     aggregated = _log_aggregated(guide, args, draws, chunk_size, plates).reshape(terms.log_q.shape)

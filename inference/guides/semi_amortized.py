@@ -15,6 +15,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.core.distributions import as_pyro
 from pyro_vae.core.modules import expose_parameters
 from pyro_vae.inference.guides.amortized import AmortizedGuide
+from pyro_vae.inference.programs.again import Replay
 from pyro_vae.inference.programs.call import Args, Program, fork_rng
 from pyro_vae.inference.programs.summed import run_model
 from pyro_vae.inference.programs.vectorize import scored
@@ -135,7 +136,7 @@ def _trace(model: Program, guide: Program, args: Args, held: Program) -> tuple[T
         )
     drawn.nodes["z"]["value"] = drawn.nodes["z"]["value"].clone()  # flows know their own draws: this is none
     held_trace = poutine.trace(poutine.replay(held, trace=drawn)).get_trace(*args)
-    return run_model(poutine.replay(model, trace=drawn), args, drawn.nodes), scored(held_trace)
+    return run_model(Replay(drawn)(model), args, drawn.nodes), scored(held_trace)
 
 
 def _clipped(gradient: Tensor) -> Tensor:

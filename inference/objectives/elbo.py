@@ -115,8 +115,7 @@ class ELBO(Objective):
         if self.kl == "analytic":
             return self.log_weights(model, guide, args, quantity=self._analytic).mean(0)
         if self.gradient == "enumerate":
-            with torch.enable_grad():  # Pyro's objective insists on a gradient
-                return self._enumerated(model, guide, args).detach()
+            return self._enumerated(model, guide, args, differentiable=False)
         return super().value(model, guide, args)
 
     def _analytic(self, terms: WeightTerms) -> Tensor:
@@ -148,15 +147,17 @@ class ELBO(Objective):
             kind = type(site["fn"]).__name__
             warnings.warn(f"No closed KL for site {name!r} ({kind}): its KL term is a Monte Carlo mean.", stacklevel=2)
 
-    def _enumerated(self, model: Program, guide: Program, args: Args) -> Tensor:
+    def _enumerated(self, model: Program, guide: Program, args: Args, differentiable: bool = True) -> Tensor:
         """Return the exact bound of the minibatch as the mean over data, repeated for each of them, shape (B,)."""
         traces = self._minding_scales(model, guide, trace_pair)(model, guide, args)
         plates = check_structure(*traces, len(args[0]))
         check_enumeration(*traces)
         exact = pyro.infer.TraceEnum_ELBO(max_plate_nesting=plates.depth)
         with KLWeight(self.beta), _Unscaled():
-            loss = exact.differentiable_loss(model, config_enumerate(Enumerable()(guide)), *args)
-        return (-loss / len(args[0])).expand(len(args[0]))
+            of_loss = exact.differentiable_loss if differentiable else exact.loss
+            loss = of_loss(model, config_enumerate(Enumerable()(guide)), *args)
+        bound = torch.as_tensor(-loss / len(args[0]), dtype=None if differentiable else torch.float64)
+        return bound.to(args[0].device).expand(len(args[0]))
 
 
 class FreeBits(PenalisedELBO):

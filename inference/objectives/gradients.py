@@ -26,6 +26,7 @@ from torch import Tensor
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached, unaltered
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.plates import Plates, Site, event_dim
+from pyro_vae.inference.programs.structure import distribution_name
 from pyro_vae.inference.programs.weights import WeightTerms
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def check_reparameterised(objective: Objective, terms: WeightTerms) -> None:
         if not site["is_observed"] and not site["fn"].has_rsample:
             offered = [f'gradient="{g}"' for g in objective.gradients if g in ("score", "vimco", "enumerate")]
             raise ValueError(
-                f"Guide site {name!r} ({type(site['fn']).__name__}) cannot be reparameterised, so it has no "
+                f"Guide site {name!r} ({distribution_name(site['fn'])}) cannot be reparameterised, so it has no "
                 f"{objective.gradient} gradient. Use {' or '.join(offered) or 'another objective'}, or "
                 "pyro.infer.TraceEnum_ELBO (exact enumeration)."
             )

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_vae.inference.programs.again import RandomState, run_again
+from pyro_vae.inference.programs.again import RandomState, Replay, run_again
 from pyro_vae.inference.programs.call import Args, Program, modules_of
 from pyro_vae.inference.programs.latents import refusing_unscorable
 from pyro_vae.inference.programs.plates import Site
@@ -47,10 +47,10 @@ class Rescorer:
         with _frozen(guide, capture.trace, self.freeze), refusing_unscorable('Use gradient="pathwise".'):
             guide_trace = scored(run_again(guide, args, altered, before))
         with poutine.trace(param_only=True) as model_params:
-            model_trace = run_model(poutine.replay(model, trace=altered), args, altered.nodes)
+            model_trace = run_model(Replay(altered)(model), args, altered.nodes)
         if self.freeze_model:
             with _frozen(model, model_params.trace, True):
-                model_trace = run_model(poutine.replay(model, trace=altered), args, altered.nodes)
+                model_trace = run_model(Replay(altered)(model), args, altered.nodes)
         return model_trace, guide_trace
 
 

@@ -48,6 +48,26 @@ class _Exchange(Messenger):
             msg["value"] = self.values[msg["name"]]
 
 
+class Replay(Messenger):
+    """Handler that gives the latents of a model the values of a guide's trace, as ``poutine.replay`` does.
+
+    What the model says of its sites stays, where ``poutine.replay`` puts what the guide says: with ``pyro.markov``
+    that tells which latents are summed out beside which.
+
+    Args:
+        trace: the guide's.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def _pyro_sample(self, msg: Any) -> None:
+        node = self.trace.nodes.get(msg["name"])
+        if node is not None and node["type"] == "sample" and not (msg["is_observed"] or node["is_observed"]):
+            msg["value"], msg["done"] = node["value"], True
+
+
 def run_again(program: Program, args: Args, values: Trace, before: RandomState) -> Trace:
     """Return a trace of a program at values, run with the random numbers of its run from ``before`` on.
 

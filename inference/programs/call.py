@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pyro
@@ -133,18 +134,47 @@ def _parts_of(value: Any) -> Iterable[Any]:
         return [value.__self__, value.__func__]
     unwrapped = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
     if inspect.isfunction(unwrapped):
-        if _is_foreign(unwrapped.__module__):
-            return []
-        names = inspect.getclosurevars(unwrapped)
-        return [*names.nonlocals.values(), *names.globals.values()]
+        return [] if _is_foreign(unwrapped.__module__) else _parts_of_function(unwrapped)
     if unwrapped is not value:  # behind a handler, such as config_enumerate(guide)
         return [unwrapped]
-    is_plain = isinstance(value, type | ModuleType) or _is_foreign(type(value).__module__)
-    return [] if is_plain else getattr(value, "__dict__", {}).values()
+    if isinstance(value, type | ModuleType):
+        return [] if _is_foreign(getattr(value, "__module__", "builtins")) else _modules_in(value)
+    return [] if _is_foreign(type(value).__module__) else _parts_of_object(value)
+
+
+def _parts_of_function(function: FunctionType) -> list[Any]:
+    """Return what a function and those written in it name: its closure, globals, members of modules, and defaults."""
+    names = list(_names_in(function.__code__))
+    named = [function.__globals__[name] for name in names if name in function.__globals__]
+    own = (m for m in named if isinstance(m, ModuleType) and not _is_foreign(m.__name__))
+    members = [getattr(module, name) for module in own for name in names if hasattr(module, name)]
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return [*inspect.getclosurevars(function).nonlocals.values(), *named, *members, *defaults]
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):  # a lambda, or a function that is defined inside
+            yield from _names_in(constant)
+
+
+def _parts_of_object(value: Any) -> list[Any]:
+    """Return an object's attributes, those of its class, and what it does when it is called."""
+    slots = [getattr(value, name) for name in getattr(type(value), "__slots__", ()) if hasattr(value, name)]
+    parts = [*getattr(value, "__dict__", {}).values(), *slots]
+    call = inspect.getattr_static(type(value), "__call__", None)
+    own = inspect.isfunction(call) and not call.__module__.startswith("pyro_vae.")
+    return [*parts, *_modules_in(type(value)), *([call] if own else [])]
+
+
+def _modules_in(owner: Any) -> list[Any]:
+    return [value for value in vars(owner).values() if isinstance(value, nn.Module)]
 
 
 def _is_foreign(module: str | None) -> bool:
-    return (module or "builtins").partition(".")[0] in _FOREIGN
+    name = (module or "builtins").partition(".")[0]
+    return name in _FOREIGN or (name in sys.stdlib_module_names and name != "__main__")
 
 
 def modules_of_both(model: Program, guide: Program) -> list[nn.Module]:

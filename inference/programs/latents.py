@@ -17,7 +17,7 @@ from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.plates import Plates, Site, event_dim
-from pyro_vae.inference.programs.structure import distribution_mask
+from pyro_vae.inference.programs.structure import distribution_mask, is_delta
 from pyro_vae.inference.programs.summed import SUMMED, run_model
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
@@ -149,6 +149,18 @@ def closed_kl(q: Any, p: Any) -> Tensor:
     """
     shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
     return kl_divergence(*(d if d.batch_shape == shape else d.expand(shape) for d in (q, p)))
+
+
+def refuse_point_mass(terms: WeightTerms) -> None:
+    """Refuse a guide's point mass, whose KL from a prior that has a density is infinite, with a ``ValueError``."""
+    if set(terms.guide) != set(terms.prior):  # of auxiliary sites, whose density it carries
+        return
+    for name in terms.prior:
+        if is_delta(terms.guide_sites[name]) and not is_delta(terms.model_sites[name]):
+            raise ValueError(
+                f"Guide site {name!r} is a point mass, which has no density, so that its KL is infinite. Ask for the "
+                "reconstruction, or use a guide that has a spread."
+            )
 
 
 def refuse_masked(terms: WeightTerms, why: str, read: bool = True) -> None:

@@ -122,6 +122,7 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
                 f"Expected one event shape at latent site {name!r}; model {shapes[0]}, guide {shapes[1]}."
             )
         check_measure(name, site, guide_sites[name])
+        _check_plates(name, site, guide_sites[name])
         _check_mask_of_distribution(name, site, guide_sites[name])
         if not _shows_all(guide_sites[name]["mask"]) and _shows_all(site["mask"]):
             raise StructureError(
@@ -149,6 +150,17 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
                 f"Expected latent site {name!r} of the guide to be a function of its auxiliary sites, a Delta; it is "
                 "random given them, and q(z | x) is then an integral that is not known."
             )
+
+
+def _check_plates(name: str, site: Site, guide_site: Site) -> None:
+    """Refuse a latent in other plates in the guide than in the model: its value would broadcast, and count often."""
+    model, guide = (tuple(s["log_prob"].shape) for s in (site, guide_site))
+    sized = [{dim: size_at(s, dim) for dim in plates_of(s)} for s in (site, guide_site)]
+    if sized[0] != sized[1] and not site.get("summed_out"):
+        raise StructureError(
+            f"Expected latent site {name!r} in the same plates in model and guide; its log_prob has shape {model} in "
+            f"the model and {guide} in the guide. Put it into plates of the same dims and sizes in both."
+        )
 
 
 def _check_mask_of_distribution(name: str, site: Site, guide_site: Site) -> None:

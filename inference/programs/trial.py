@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -22,8 +24,20 @@ def trial(model: Program, guide: Program, device: torch.device) -> Iterator[None
     ``pyro.param("loc", lambda: x.mean())`` is initialised by the first data that it sees, once for all: by a few data
     that a program is tried on, if they were not taken out of the store again.
     """
-    with poutine.block(), fork_rng(device), store_kept(), untouched(modules_of_both(model, guide)):
+    modules = modules_of_both(model, guide)
+    with poutine.block(), fork_rng(device), _other_generators_kept(), store_kept(), untouched(modules):
         yield
+
+
+@contextmanager
+def _other_generators_kept() -> Iterator[None]:
+    """Put back the random states of numpy and of Python, which programs may draw from too."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
 
 
 @contextmanager

@@ -6,14 +6,25 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from pyro_vae.inference.programs.call import Args, Program, full_precision, training_mode
+from pyro_vae.inference.programs.again import RandomState, Replay
+from pyro_vae.inference.programs.call import (
+    Args,
+    Program,
+    full_precision,
+    modules_of,
+    modules_of_both,
+    training_mode,
+    unvalidated,
+)
 from pyro_vae.inference.programs.plates import (
     ONE_DATUM,
     PARTICLES,
@@ -24,12 +35,15 @@ from pyro_vae.inference.programs.plates import (
     event_dim,
     plates_at,
 )
+from pyro_vae.inference.programs.state import untouched
 from pyro_vae.inference.programs.structure import check_structure, sample_sites
 from pyro_vae.inference.programs.summed import Untraced, run_model
 from pyro_vae.inference.programs.trial import awaits_data, store_kept, trial
 
 PROBES = (3, 2, 1)
 """Numbers of data on which a pair is tried, one after another where a plate is as large as the first."""
+TRIED, TRIED_WHERE_VALUES_ARE_READ = 2, 16
+"""Particles that are run at once and each alone, to compare."""
 
 
 @torch.no_grad()
@@ -55,14 +69,15 @@ def find_plates(model: Program, guide: Program | None, args: Args) -> Plates:
         ValueError: if the programs have no per-datum weights at all.
     """
     guide = Prior(model) if guide is None else guide
-    with training_mode(model, guide, False), full_precision(), trial(model, guide, args[0].device):
+    with training_mode(model, guide, False), full_precision(), trial(model, guide, args[0].device), _NoDropout():
         few, plates = _few(model, guide, args)
         if plates == ONE_DATUM:  # of which the programs do not know that it is one: see Particles
             return plates
-        reason = _why_not(model, guide, few, plates)
+        reason = _why_not(model, guide, few, plates) or _why_not_elsewhere(model, guide, few, plates)
         if not reason:
             return plates
-        if not _why_not(model, guide, few, copies := replace(plates, particles="copies")):
+        copies = replace(plates, particles="copies")
+        if not (_why_not(model, guide, few, copies) or _why_not_elsewhere(model, guide, few, copies)):
             return copies
     warnings.warn(
         f"The programs do not run with all particles at once, so they run one by one, more slowly: {reason[:300]} "
@@ -106,7 +121,7 @@ class Prior:
 def trace_pair(model: Program, guide: Program, args: Args) -> tuple[Trace, Trace]:
     """Trace the guide, replay the model against it, and score every site; returns (model, guide) traces."""
     guide_trace = poutine.trace(guide).get_trace(*args)
-    model_trace = run_model(poutine.replay(model, trace=guide_trace), args, guide_trace.nodes)
+    model_trace = run_model(Replay(guide_trace)(model), args, guide_trace.nodes)
     return model_trace, latents_of(model_trace) if isinstance(guide, Prior) else scored(guide_trace)
 
 
@@ -146,14 +161,61 @@ def _few(model: Program, guide: Program, args: Args) -> tuple[Args, Plates]:
 
 
 def _why_not(model: Program, guide: Program, args: Args, plates: Plates) -> str:
-    """Return why two particles cannot run at once in this way, "" if they can."""
+    """Return why particles cannot run at once in this way, "" if they can."""
     try:
-        with particles_beside(plates, 2, args) as many:
+        number = TRIED
+        modules = modules_of_both(model, guide)
+        with particles_beside(plates, number, args) as many, unvalidated(), _Asked() as asked, untouched(modules):
             together = trace_pair(model, guide, many)
+        if asked.values:  # a branch that two particles take alike is one that others may not
+            number = TRIED_WHERE_VALUES_ARE_READ
+            with particles_beside(plates, number, args) as many, untouched(modules):
+                together = trace_pair(model, guide, many)
         check_structure(*together, len(many[0]), plates)
-        return _difference(model, guide, args, together, plates)
+        return _difference(model, guide, args, together, plates, number)
     except Exception as error:  # whatever a program that was not written for it raises
         return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _why_not_elsewhere(model: Program, guide: Program, args: Args, plates: Plates) -> str:
+    """Say likewise at other parameters: a decoder whose weights start at 0 does not show what it mixes.
+
+    They are put back at the end of the trial. Where the programs cannot run at them, that says nothing.
+    """
+    owned = [p for module in modules_of_both(model, guide) for p in module.parameters()]
+    store = pyro.get_param_store()
+    loose = [p for p in store._params.values() if not any(p is q for q in owned)]
+    before = [(p, p.detach().clone()) for p in loose]
+    try:
+        for p in (*owned, *loose):
+            if p.is_floating_point():
+                p.data.add_(torch.randn_like(p), alpha=0.3)
+        reason = _why_not(model, guide, args, plates)
+    finally:
+        for p, value in before:
+            p.data.copy_(value)
+    return reason if "a particle's log_prob depends" in reason else ""
+
+
+class _NoDropout(TorchFunctionMode):
+    """Runs networks without dropout that is never off, so that particles can be compared."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in _DROPOUT else func(*args, **(kwargs or {}))
+
+
+_DROPOUT = {getattr(nn.functional, name) for name in dir(nn.functional) if name.rstrip("123d_").endswith("dropout")}
+_DROPOUT |= {torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout}
+
+
+class _Asked(TorchFunctionMode):
+    """Notes whether Python reads the value of a tensor, as ``if tensor:`` and ``.item()`` do."""
+
+    values = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.values = self.values or func in (Tensor.__bool__, Tensor.item, Tensor.__float__, Tensor.__int__)
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
@@ -169,23 +231,81 @@ def runs_on_fewer(program: Program, args: Args) -> bool:
             return False
 
 
-@torch.no_grad()
-def is_tied(model: Program, guide: Program, args: Args, device: torch.device) -> bool:
-    """Say whether programs run on all of these data and not on a few, as with parameters of each datum.
+def is_divisible(model: Program, args: Args) -> bool:
+    """Say whether some of the data have the densities alone that they have beside the others."""
+    return runs_on_fewer(model, args) and not is_tied(model, Prior(model), args, args[0].device)
 
-    They have run before, see ``first_run``; the data may lie elsewhere than the programs on their device.
+
+@torch.no_grad()
+def is_tied(model: Program, guide: Program, args: Args, device: torch.device, most: int = 10_000) -> bool:
+    """Say whether data have their densities only where all are run together, in their order.
+
+    So it is with parameters of each datum, where programs run on all data and not on a few; with what is looked up by a
+    datum's place, ``with plate as i: w[i]``; and where the density of a datum depends on the others, as through
+    ``x.mean()``. The second half of the data, alone, has other densities then.
+
+    Args:
+        model: Pyro program for p(x, z), which has run before, see ``first_run``.
+        guide: Pyro program for q(z | x).
+        args: their arguments, N data, which may lie elsewhere than the programs on their device.
+        device: the device.
+        most: data that are looked at.
     """
     num_data = len(args[0])
-    with training_mode(model, guide, False), trial(model, guide, device):
-        for count in (*(c for c in PROBES if c < num_data), num_data):
+    with training_mode(model, guide, False), full_precision(), trial(model, guide, device), _NoDropout():
+        for count in (c for c in PROBES if c < num_data):
             try:
                 check_structure(*trace_pair(model, guide, _first(args, count, device)), count)
-                return count == num_data > 1
+                break
             except StructureError:
                 return False
-            except Exception:  # whatever a program raises on fewer data than it was made for
+            except SeveralPlatesError:
                 continue
-    return False
+            except Exception:  # whatever a program raises on fewer data than it was made for
+                return _runs(model, guide, _first(args, num_data, device))
+        return num_data > 1 and _depends_on_the_rest(model, guide, _first(args, min(num_data, most), device))
+
+
+def _runs(model: Program, guide: Program, args: Args) -> bool:
+    try:
+        check_structure(*trace_pair(model, guide, args), len(args[0]))
+    except Exception:  # which says what is wrong where the programs are run in earnest
+        return False
+    return True
+
+
+def _depends_on_the_rest(model: Program, guide: Program, args: Args) -> bool:
+    """Say whether the second half of the data has other densities alone than beside the first."""
+    num_data, half = len(args[0]), len(args[0]) // 2
+    try:
+        with untouched(modules_of_both(model, guide)):
+            traces = trace_pair(model, guide, args)
+        plates = check_structure(*traces, num_data).single
+    except Exception:  # which says what is wrong where the programs are run in earnest
+        return False
+    sites = {name: site for name, site in sample_sites(traces[1]).items() if not site["is_observed"]}
+    rest = tuple(arg[half:] for arg in args)
+    latents = {
+        name: plates.as_run(plates.by_datum(site["value"], event_dim(site), num_data)[:, half:], event_dim(site))
+        for name, site in sites.items()
+    }
+
+    def differs(program: Program, whole: Trace) -> bool:
+        before, alone = RandomState(rest[0].device), _alone(program, rest, latents)
+        if not before.holds():
+            return False  # random beside its sites: there is nothing to compare
+        for name, site in sample_sites(alone).items():
+            beside = plates.by_datum(whole.nodes[name]["unscaled_log_prob"], 0, num_data)[0, half:]
+            found = plates.by_datum(site["unscaled_log_prob"], 0, num_data - half)[0]
+            if not torch.allclose(beside, found, rtol=1e-3, atol=1e-3, equal_nan=True):
+                return True
+        return False
+
+    pairs = [(model, traces[0])] if isinstance(guide, Prior) else [(model, traces[0]), (guide, traces[1])]
+    try:
+        return any(differs(*pair) for pair in pairs)
+    except Exception:  # of a guide that scores no value which it did not draw, or a program that wants all data
+        return False
 
 
 @torch.no_grad()
@@ -209,25 +329,28 @@ def _first(args: Args, count: int, device: torch.device) -> Args:
     return tuple(arg[:count].to(device) for arg in args)
 
 
-def _difference(model: Program, guide: Program, args: Args, together: tuple[Trace, Trace], plates: Plates) -> str:
-    """Return which site's log_prob differs between two particles run together and each alone, or ""."""
+def _difference(
+    model: Program, guide: Program, args: Args, together: tuple[Trace, Trace], plates: Plates, number: int
+) -> str:
+    """Return which site's log_prob differs between particles run together and each alone, or ""."""
     num_data, single = len(args[0]), plates.single
 
     def of(site: Site, key: str, how: Plates) -> Tensor:
         return how.by_datum(site[key], event_dim(site) if key == "value" else 0, num_data)
 
-    for k in range(2):
+    for k in range(number):
         drawn = {n: s for n, s in sample_sites(together[1]).items() if not s["is_observed"]}
         latents = {n: single.as_run(of(s, "value", plates)[k][None], event_dim(s)) for n, s in drawn.items()}
         pairs = zip((model, guide), together, strict=True)
         for program, many in ((program, many) for program, many in pairs if not isinstance(program, Prior)):
+            before = RandomState(args[0].device)
             try:
-                one, repeat = _alone(program, args, latents), _alone(program, args, latents)
+                one = _alone(program, args, latents)
             except (KeyError, NotImplementedError):  # a flow without an inverse, which no given value can be scored at
                 continue
+            if not before.holds():
+                return "a program draws random numbers beside its sites, so that particles cannot be compared."
             for name, site in sample_sites(many).items():
-                if not torch.equal(one.nodes[name]["log_prob"], repeat.nodes[name]["log_prob"]):
-                    return ""  # random beyond its sites, such as dropout: there is nothing to compare
                 of_two, of_one = of(site, "log_prob", plates)[k], of(one.nodes[name], "log_prob", single)[0]
                 if not torch.allclose(of_two, of_one, rtol=1e-3, atol=1e-3, equal_nan=True):
                     return f"at site {name!r} a particle's log_prob depends on the other particles or data."
@@ -235,4 +358,5 @@ def _difference(model: Program, guide: Program, args: Args, together: tuple[Trac
 
 
 def _alone(program: Program, args: Args, latents: dict[str, Tensor]) -> Trace:
-    return run_model(poutine.condition(program, data=latents), args, latents)
+    with untouched(modules_of(program)):
+        return run_model(poutine.condition(program, data=latents), args, latents)

@@ -15,7 +15,7 @@ from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.programs.call import Args, Program, short_errors
 from pyro_vae.inference.programs.loop import data_at_once, split_data
 from pyro_vae.inference.programs.proposals import check_proposal
-from pyro_vae.inference.programs.vectorize import find_plates, runs_on_fewer
+from pyro_vae.inference.programs.vectorize import find_plates, is_divisible
 from pyro_vae.inference.scoring.base import Estimator, Programs
 from pyro_vae.inference.scoring.laplace import MOST_DIMENSIONS, Laplace
 from pyro_vae.inference.scoring.rungs import (
@@ -133,7 +133,7 @@ def _latent_numbers(model: Program, batch: Args) -> int | str:
             dim = Unconstrained(model, None, batch, 1).dim
     except ValueError as error:
         return f"{error}"
-    return dim if runs_on_fewer(model, batch) else "the model is tied to the number of data"
+    return dim if is_divisible(model, batch) else "data have their densities only where all are run together"
 
 
 @dataclass(frozen=True)

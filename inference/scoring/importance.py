@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae.core.checks import check_int
 from pyro_vae.inference.compile.compile import compile_programs, layout
-from pyro_vae.inference.programs.again import RandomState, run_again
+from pyro_vae.inference.programs.again import RandomState, Replay, run_again
 from pyro_vae.inference.programs.call import Args, Program, unvalidated
 from pyro_vae.inference.programs.plates import Plates, event_dim, plates_at
 from pyro_vae.inference.programs.proposals import check_proposal
@@ -81,7 +81,7 @@ def _trace_mixture(
         chosen = plates.weighing(from_prior, event_dim(site))
         mixed.nodes[name] = {**site, "value": torch.where(chosen, prior[name]["value"], site["value"])}
     with unvalidated():
-        model_trace = run_model(poutine.replay(model, trace=mixed), args, mixed.nodes)
+        model_trace = run_model(Replay(mixed)(model), args, mixed.nodes)
         return model_trace, scored(run_again(guide, args, mixed, before))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.vectorize import find_plates, runs_on_fewer
+from pyro_vae.inference.programs.vectorize import find_plates, is_divisible
 from pyro_vae.inference.scoring.base import Method, Programs, Weights
 from pyro_vae.inference.scoring.modes import Modes, find_modes
 from pyro_vae.inference.scoring.student import StudentMixture
@@ -104,7 +104,7 @@ class Laplace(Method):
         modes = self.modes(programs, space)
         mixture, found = modes.mixture(self.df, self.defensive), modes.found.any(0)
         crowded = (mixture.log_shares.isfinite().sum(0) > self.starts / 4).nonzero()[:, 0]
-        if not len(crowded) or not 1 < self.starts < MOST_STARTS or not runs_on_fewer(programs.model, space.args):
+        if not len(crowded) or not 1 < self.starts < MOST_STARTS or not is_divisible(programs.model, space.args):
             return mixture, found
         few, more = space.at(crowded), replace(self, starts=4 * self.starts)
         drawn = Unconstrained(few.model, None, few.args, more.starts, plates=few.plates)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
-from pyro_vae.inference.programs.vectorize import runs_on_fewer
+from pyro_vae.inference.programs.vectorize import is_divisible
 from pyro_vae.inference.scoring.student import StudentMixture
 
 FIRST_STEPS = 60
@@ -111,7 +111,7 @@ def find_modes(space: Unconstrained, start: Tensor, scale: Tensor, steps: int) -
     """
     climb = _Climb(space, _approach(space, start, scale), scale.double())
     active = torch.arange(start.shape[1], device=start.device)
-    divisible = runs_on_fewer(space.model, space.args)
+    divisible = is_divisible(space.model, space.args)
     for _ in range(steps):
         unfinished = climb.step(active) >= CONVERGED
         if not unfinished.any():

@@ -20,7 +20,7 @@ from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.programs.call import Args, Program, fork_rng, rows
 from pyro_vae.inference.programs.loop import MOST_PARTICLES, data_at_once, split_particles
 from pyro_vae.inference.programs.structure import sample_sites
-from pyro_vae.inference.programs.vectorize import find_plates, runs_on_fewer
+from pyro_vae.inference.programs.vectorize import find_plates, is_divisible, runs_on_fewer
 from pyro_vae.inference.scoring.base import Programs
 from pyro_vae.inference.scoring.bridge import Bridge, even_schedule, pilot_run
 from pyro_vae.inference.scoring.importance import IW
@@ -98,7 +98,7 @@ class GuideRung(Rung):
     def __init__(self, programs: Programs, batch: Args, share: float) -> None:
         super().__init__(programs, batch)
         self.batch, self.how = batch, settings_of_guide(programs, batch, share)
-        self.divisible = runs_on_fewer(programs.guide, batch) and runs_on_fewer(programs.model, batch)
+        self.divisible = runs_on_fewer(programs.guide, batch) and is_divisible(programs.model, batch)
 
     def pilot(self, index: Tensor) -> WeightSummary:
         """Return the summary of pilot draws for these data, in ascending order."""

@@ -273,11 +273,12 @@ def _is_tied(model: Program, guide: Program, batches: Minibatches, first: Args, 
     if not is_tied(model, guide, first, batches.device):
         return False
     size, num_data = batches.batch_size, len(batches)
-    named = [name for name, parameter in loose.items() if size in parameter.shape]
+    named = [name for name, parameter in loose.items() if {size, num_data} & set(parameter.shape)]
     if size < num_data:
         message = (
-            f"The programs run on {size} data and not on fewer: what they have for each datum, parameters {named}, "
-            f"would be those of other data in each minibatch: pass batch_size={num_data}."
+            "Densities of single data depend on how many data there are, on their places, or on each other: what the "
+            f"programs have for each datum, parameters {named}, would be of other data in each minibatch: pass "
+            f"batch_size={num_data}."
         )
         if named or any(isinstance(module, AutoGuide) for module in modules_of_both(model, guide)):
             raise ValueError(message)

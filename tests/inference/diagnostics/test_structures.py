@@ -12,6 +12,7 @@ from programs import Coin, nested_guide, nested_model
 from pyro import poutine
 from torch.distributions import kl_divergence
 
+from pyro_vae.inference import diagnostics
 from pyro_vae.inference.diagnostics import (
     active_units,
     elbo_surgery,
@@ -173,3 +174,20 @@ def test_a_discrete_and_a_continuous_site_together():
     rate = rate_distortion(program.model, program.guide, x, num_particles=2000, **quiet).mean[0]
     error = (found.mutual_information_error**2 + found.marginal_kl_error**2) ** 0.5
     assert abs(found.kl - rate) < 5 * error + 0.01
+
+
+@pytest.mark.parametrize(
+    "diagnostic", [diagnostics.kl_per_dimension, diagnostics.rate_distortion, diagnostics.elbo_surgery]
+)
+def test_a_point_mass_has_no_kl(diagnostic):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(x / 2))
+
+    with pytest.raises(ValueError, match="Guide site 'z' is a point mass, which has no density, so that its KL is"):
+        diagnostic(model, guide, torch.randn(5), progress=False, device="cpu")

@@ -120,7 +120,7 @@ def test_programs_tied_to_their_data_are_trained_together_and_scored_together(ki
     assert ((ev.log_px - EXACT).abs() < 5 * ev.std_error + 1e-4).all()
     assert ev.std_error.max() < 0.05
     pyro.clear_param_store()
-    with pytest.raises(ValueError, match=r"would be those of other data in each minibatch: pass batch_size=12"):
+    with pytest.raises(ValueError, match=r"would be of other data in each minibatch: pass batch_size=12"):
         fit(_model, AutoNormal(_model), X, batch_size=4, epochs=1, **quiet)
 
 
