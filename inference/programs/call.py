@@ -23,6 +23,8 @@ from pyro_vae.core.checks import check_dense, check_has_data, check_tensor
 
 _FOREIGN = {"builtins", "functools", "matplotlib", "numpy", "pandas", "pyro", "scipy", "sklearn", "torch", "zuko"}
 """Packages whose functions and objects hold no modules of a user's."""
+_STANDARD = sys.stdlib_module_names - {"__main__"}
+"""Modules of Python's own, whose functions hold none."""
 Program = Callable[..., Any]
 """A Pyro model or guide: a function or a module that calls ``pyro.sample``."""
 Args = tuple[Tensor, ...]
@@ -134,7 +136,8 @@ def _parts_of(value: Any) -> Iterable[Any]:
         return [value.__self__, value.__func__]
     unwrapped = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
     if inspect.isfunction(unwrapped):
-        return [] if _is_foreign(unwrapped.__module__) else _parts_of_function(unwrapped)
+        library = _is_foreign(unwrapped.__module__) or unwrapped.__module__.partition(".")[0] in _STANDARD
+        return [] if library else _parts_of_function(unwrapped)
     if unwrapped is not value:  # behind a handler, such as config_enumerate(guide)
         return [unwrapped]
     if isinstance(value, type | ModuleType):
@@ -174,7 +177,7 @@ def _modules_in(owner: Any) -> list[Any]:
 
 def _is_foreign(module: str | None) -> bool:
     name = (module or "builtins").partition(".")[0]
-    return name in _FOREIGN or (name in sys.stdlib_module_names and name != "__main__")
+    return name in _FOREIGN
 
 
 def modules_of_both(model: Program, guide: Program) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pyro
 import pytest
@@ -41,6 +42,7 @@ HIDDEN = {
     "function": _behind_a_function,
     "dict": lambda model: lambda x, parts={"model": model}: parts["model"](x),
     "slots": lambda model: _Callable(model).run,
+    "namespace": lambda model: partial(lambda space, x: space.net(x), SimpleNamespace(net=model)),
     "lambda": lambda model: lambda x: (lambda: model(x))(),
     "class": lambda model: type("Holder", (), {"net": model, "__call__": lambda self, x: self.net(x)})(),
 }

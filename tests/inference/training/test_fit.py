@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 
@@ -220,10 +221,8 @@ def test_a_second_model_under_the_same_names_is_trained_itself():
 
 def test_a_name_that_belongs_to_another_module_is_refused_where_its_own_cannot_be_found():
     def hide(program):
-        def run(x, hidden=program):  # in a default, where nobody looks
-            return hidden(x)
-
-        return run
+        hidden = ContextVar("hidden", default=program)  # where nobody looks
+        return lambda x: hidden.get()(x)
 
     for attempt in range(2):
         model, guide = module_programs(mlp((4,))(torch.Size((2,)), 6))
