@@ -134,7 +134,7 @@ def _parts_of(value: Any) -> Iterable[Any]:
         return value.values()
     if inspect.ismethod(value):
         return [value.__self__, value.__func__]
-    unwrapped = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
+    unwrapped = _unwrapped(value)
     if inspect.isfunction(unwrapped):
         library = _is_foreign(unwrapped.__module__) or unwrapped.__module__.partition(".")[0] in _STANDARD
         return [] if library else _parts_of_function(unwrapped)
@@ -143,6 +143,14 @@ def _parts_of(value: Any) -> Iterable[Any]:
     if isinstance(value, type | ModuleType):
         return [] if _is_foreign(getattr(value, "__module__", "builtins")) else _modules_in(value)
     return [] if _is_foreign(type(value).__module__) else _parts_of_object(value)
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return what stands behind decorators, or the value itself."""
+    try:
+        return inspect.unwrap(value) if callable(value) and not isinstance(value, type) else value
+    except ValueError:  # an object that has every attribute asked for
+        return value
 
 
 def _parts_of_function(function: FunctionType) -> list[Any]:
@@ -185,11 +193,12 @@ def modules_of_both(model: Program, guide: Program) -> list[nn.Module]:
     return list(dict.fromkeys([*modules_of(model), *modules_of(guide)]))
 
 
-def check_data(model: Program, x: Data, name: str = "x", guide: Program | None = None) -> None:
+def check_data(model: Program, x: Data, name: str = "x", guide: Program | None = None, *, joint: bool = False) -> None:
     """Refuse data that no program can take, and those that model or guide themselves refuse.
 
     Both may have a method ``check_data(x, name=...)``; one of the model, such as that of ``VAE``, decides about
-    NaN and infinities in x, and is heard first about other arguments.
+    NaN and infinities in x, and is heard first about other arguments. Tensors of a data set that is one datum,
+    ``joint``, may have different lengths.
 
     Raises:
         ValueError: for what is no tensor, empty, NaN or infinite, of a wrong dtype or outside the support.
@@ -203,7 +212,7 @@ def check_data(model: Program, x: Data, name: str = "x", guide: Program | None =
             check_tensor(arg, called)
     _check_by_program(guide, args, name)
     for arg in args:
-        if len(arg) != len(args[0]):
+        if len(arg) != len(args[0]) and not joint:
             raise ValueError(f"Expected {len(args[0])} data in every tensor of {name}; got {len(arg)} in one.")
     if not len(args[0]):
         raise ValueError(f"Expected {name} with at least one datum; got shape {tuple(args[0].shape)}.")
@@ -293,7 +302,8 @@ def _without_tables(message: str) -> tuple[str, str]:
 
 def _at_site(message: str, table: str) -> str:
     """Add to an error of a program what to do, and at which site, the last one that ran, where it names none."""
-    if any(advice in message for _, advice in _ADVICE):  # of a program that runs inside another
+    ours = message.startswith(("Latent site", "Guide site", "Site ", "Cannot "))
+    if ours or any(advice in message for _, advice in _ADVICE):  # of a program that runs inside another
         return message
     advice = next(advice for words, advice in _ADVICE if words in message)
     sites = re.findall(r"^\s*(\S+) dist\b", table.partition("Sample Sites:")[2], re.MULTILINE)

@@ -13,6 +13,7 @@ from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import Beta, Dirichlet, Independent
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.inference.programs.call import fork_rng, unvalidated
@@ -78,7 +79,7 @@ def _at_once(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
     """Return the function of all particles, by ``torch.vmap``, each with noise of its own."""
 
     def run(u: Tensor) -> Any:
-        with failures_as_nan(), _NoiseOfItsOwn(), unvalidated(), warnings.catch_warnings():
+        with failures_as_nan(), _NoiseOfItsOwn(), _ByGammas(), unvalidated(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"There is a performance drop", category=UserWarning)
             return torch.vmap(function, randomness="different")(u)
 
@@ -166,6 +167,32 @@ def cholesky_or_nan(matrix: Tensor, **options: Any) -> Tensor:
     """Return the Cholesky factor, NaN where there is none."""
     factor, failure = torch.linalg.cholesky_ex(matrix, **options)
     return torch.where(failure[..., None, None] == 0, factor, math.nan)
+
+
+class _ByGammas(Messenger):
+    """Handler that draws Dirichlet and Beta values from gammas, since torch's own sampler does not run so."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not (msg["done"] or msg["is_observed"] or site_is_subsample(msg)):
+            value = _from_gammas(msg["fn"])
+            if value is not None:
+                msg["value"], msg["done"] = value, True
+
+
+def _from_gammas(fn: Any) -> Tensor | None:
+    """Return a draw of a Dirichlet or Beta distribution, None of others.
+
+    A gamma of shape a is one of shape a + 1 times U^(1/a), whose log is finite where the gamma itself is 0.
+    """
+    if isinstance(fn, Independent):
+        return _from_gammas(fn.base_dist)
+    if isinstance(fn, Beta):
+        weights = _from_gammas(fn._dirichlet)
+        return None if weights is None else weights[..., 0]
+    if not isinstance(fn, Dirichlet):
+        return None
+    shape = fn.concentration
+    return (torch._standard_gamma(shape + 1).log() + torch.rand_like(shape).log() / shape).softmax(-1)
 
 
 class _NoiseOfItsOwn(TorchFunctionMode):

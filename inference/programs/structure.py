@@ -202,7 +202,7 @@ def _check_auxiliary(model_sites: dict[str, Site], guide_sites: dict[str, Site],
         raise StructureError(
             f"The guide's auxiliary sites {sorted(auxiliary)} have {drawn} numbers in all and the latents made of "
             f"them {made}: a change of variables keeps the dimension, and without it E[w] is not p(x). Sum the "
-            "rest out, or sample the latents themselves."
+            "rest out, or sample the latents themselves; a part that is a point mass, as of AutoDelta, has no density."
         )
 
 

@@ -178,21 +178,20 @@ def _why_not(model: Program, guide: Program, args: Args, plates: Plates) -> str:
 
 
 def _why_not_elsewhere(model: Program, guide: Program, args: Args, plates: Plates) -> str:
-    """Say likewise at other parameters: a decoder whose weights start at 0 does not show what it mixes.
+    """Say likewise at other parameters, where some are constant: weights that start at 0 do not show what they mix.
 
-    They are put back at the end of the trial. Where the programs cannot run at them, that says nothing.
+    They are put back. Where the programs cannot run so, that says nothing.
     """
-    owned = [p for module in modules_of_both(model, guide) for p in module.parameters()]
-    store = pyro.get_param_store()
-    loose = [p for p in store._params.values() if not any(p is q for q in owned)]
-    before = [(p, p.detach().clone()) for p in loose]
+    owned = {id(p): p for module in modules_of_both(model, guide) for p in module.parameters()}
+    every = owned | {id(p): p for p in pyro.get_param_store()._params.values()}
+    flat = [p for p in every.values() if p.is_floating_point() and p.numel() > 1 and bool((p == p.flatten()[0]).all())]
+    before = [p.detach().clone() for p in flat]
     try:
-        for p in (*owned, *loose):
-            if p.is_floating_point():
-                p.data.add_(torch.randn_like(p), alpha=0.3)
-        reason = _why_not(model, guide, args, plates)
+        for p in flat:
+            p.data.add_(torch.randn_like(p), alpha=0.1)
+        reason = _why_not(model, guide, args, plates) if flat else ""
     finally:
-        for p, value in before:
+        for p, value in zip(flat, before, strict=True):
             p.data.copy_(value)
     return reason if "a particle's log_prob depends" in reason else ""
 
@@ -301,10 +300,9 @@ def _depends_on_the_rest(model: Program, guide: Program, args: Args) -> bool:
                 return True
         return False
 
-    pairs = [(model, traces[0])] if isinstance(guide, Prior) else [(model, traces[0]), (guide, traces[1])]
     try:
-        return any(differs(*pair) for pair in pairs)
-    except Exception:  # of a guide that scores no value which it did not draw, or a program that wants all data
+        return differs(model, traces[0])  # a guide's draws are weighed by its density, whatever that depends on
+    except Exception:  # of a program that wants all data, which shows elsewhere
         return False
 
 

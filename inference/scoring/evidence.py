@@ -133,7 +133,7 @@ def evidence(
     check_positive_int(chunk_size, "chunk_size")
     check_compile(compile)
     check_precision(precision)
-    check_data(model, x, guide=guide)
+    check_data(model, x, guide=guide, joint=joint)
     device = place_programs(model, guide, as_args(x), device)
     source, args = Source(model, guide, as_args(x), device), as_args(x)
     if joint:
@@ -194,7 +194,7 @@ class _Evaluation:
         """Let programs that have not run see all data, and take all at once where programs are tied to their number."""
         first_run(model, guide, self.args, self.device)
         split = self.size < len(self.args[0])
-        return replace(self, whole=split and is_tied(model, guide, self.args, self.device))
+        return replace(self, whole=split and is_tied(model, guide, self.args, self.device, self.chunk_size))
 
     @property
     def count(self) -> int:

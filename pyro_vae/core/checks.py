@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Integral
@@ -188,7 +189,7 @@ def check_support(x: Tensor, support: constraints.Constraint, owner: str, name: 
 def check_int(value: int, name: str, at_least: int, why: str = "") -> None:
     """Refuse anything but an integer of at least so much, with a ``ValueError`` that ends in a sentence of why."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < at_least:
-        raise ValueError(f"Expected {name} to be an integer >= {at_least}; got {value!r}. {why}".rstrip())
+        raise ValueError(f"Expected {name} to be an integer >= {at_least}; got {reprlib.repr(value)}. {why}".rstrip())
 
 
 def check_positive_int(value: int, name: str) -> None:

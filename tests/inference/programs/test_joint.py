@@ -10,6 +10,7 @@ from pyro.infer import autoguide
 
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.programs.joint import as_one_datum, particles_of
+from pyro_vae.inference.programs.latents import latent_values
 from pyro_vae.inference.programs.particles import Particles
 from pyro_vae.inference.programs.plates import ONE_DATUM
 from pyro_vae.inference.programs.structure import sample_sites
@@ -167,3 +168,24 @@ def test_noise_of_its_own_follows_the_distribution():
 def test_marks_leave_per_datum_programs_alone():
     trace = poutine.trace(model).get_trace(X, Y)
     assert particles_of(sample_sites(trace)) is None
+
+
+def test_weights_and_shares_are_drawn_at_once_from_gammas():
+    """10,000 draws of a Dirichlet and a Beta prior: means within 5 standard errors, also where gammas underflow."""
+    shapes = torch.tensor([0.01, 2.0, 3.0], dtype=F64)
+
+    def weights(y):
+        w = pyro.sample("w", dist.Dirichlet(shapes))
+        with pyro.plate("two", 2):
+            b = pyro.sample("b", dist.Beta(torch.tensor(0.5, dtype=F64), 1.5))
+        pyro.sample("y", dist.Normal(w.sum() + b.sum(), 1.0), obs=y)
+
+    joint, guide, args = as_one_datum(weights, Prior(weights), (torch.zeros((), dtype=F64)[None],))
+    values = latent_values(weight_terms(joint, guide, args))
+    assert values["w"].shape == (1, 1, 3)
+    space = Unconstrained(joint, None, args, 10_000)
+    assert all(verdicts(joint))
+    w = torch.distributions.biject_to(torch.distributions.constraints.simplex)(space.start[:, 0, :2])
+    b = space.start[:, 0, 2:].sigmoid()
+    assert ((w.mean(0) - shapes / shapes.sum()).abs() < 5 * w.std(0) / 100).all()
+    assert ((b.mean(0) - 0.25).abs() < 5 * b.std(0) / 100).all()

@@ -459,3 +459,20 @@ def test_assignments_of_a_mixture_are_summed_out():
     for method in ("auto", "iw", "laplace"):
         one, other = (joint(mixture(marked), None, (x,), 2000, method=method) for marked in (True, False))
         assert abs(one.log_px - other.log_px) < 4.5 * (one.std_error**2 + other.std_error**2).sqrt()
+
+
+def test_tensors_of_one_data_set_may_differ_in_length():
+    """Two samples with one mean, of 7 and 4: the closed form of 11 correlated normals."""
+
+    def two(a, b):
+        mean = pyro.sample("mean", dist.Normal(torch.zeros((), dtype=F64), 1.0))
+        with pyro.plate("first", len(a)):
+            pyro.sample("a", dist.Normal(mean, 1.0), obs=a)
+        with pyro.plate("second", len(b)):
+            pyro.sample("b", dist.Normal(mean, 1.0), obs=b)
+
+    a, b = torch.randn(7, dtype=F64), torch.randn(4, dtype=F64)
+    covariance = torch.eye(11, dtype=F64) + 1
+    exact = dist.MultivariateNormal(torch.zeros(11, dtype=F64), covariance).log_prob(torch.cat([a, b]))
+    ev = joint(two, None, (a, b), 2000)
+    assert abs(ev.log_px - exact) < 4.5 * ev.std_error + 1e-6
