@@ -158,7 +158,7 @@ def _parts_of_function(function: FunctionType) -> list[Any]:
     names = list(_names_in(function.__code__))
     named = [function.__globals__[name] for name in names if name in function.__globals__]
     own = (m for m in named if isinstance(m, ModuleType) and not _is_foreign(m.__name__))
-    members = [getattr(module, name) for module in own for name in names if hasattr(module, name)]
+    members = [vars(module)[name] for module in own for name in names if name in vars(module)]
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     return [*inspect.getclosurevars(function).nonlocals.values(), *named, *members, *defaults]
 
