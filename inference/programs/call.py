@@ -23,6 +23,8 @@ from pyro_vae.core.checks import check_dense, check_has_data, check_tensor
 
 _FOREIGN = {"builtins", "functools", "matplotlib", "numpy", "pandas", "pyro", "scipy", "sklearn", "torch", "zuko"}
 """Packages whose functions and objects hold no modules of a user's."""
+_TOOLS = {"_pytest", "execnet", "jsonargparse", "pluggy", "pytest", "tqdm", "xdist"}
+"""Packages around programs, whose objects are not asked for anything."""
 _STANDARD = sys.stdlib_module_names - {"__main__"}
 """Modules of Python's own, whose functions hold none."""
 Program = Callable[..., Any]
@@ -126,6 +128,8 @@ def _collect(value: Any, found: dict[nn.Module, None], seen: set[int]) -> None:
 
 def _parts_of(value: Any) -> Iterable[Any]:
     """Return the objects in which a program may hold modules."""
+    if type(value).__module__.partition(".")[0] in _TOOLS:
+        return []
     if isinstance(value, partial):
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, list | tuple | set):
@@ -136,7 +140,7 @@ def _parts_of(value: Any) -> Iterable[Any]:
         return [value.__self__, value.__func__]
     unwrapped = _unwrapped(value)
     if inspect.isfunction(unwrapped):
-        library = _is_foreign(unwrapped.__module__) or unwrapped.__module__.partition(".")[0] in _STANDARD
+        library = _is_foreign(unwrapped.__module__) or unwrapped.__module__.partition(".")[0] in _STANDARD | _TOOLS
         return [] if library else _parts_of_function(unwrapped)
     if unwrapped is not value:  # behind a handler, such as config_enumerate(guide)
         return [unwrapped]
