@@ -24,6 +24,13 @@ quick = partial(fit, progress=False, device="cpu", batch_size=20, epochs=3)
 sgd = partial(torch.optim.SGD, lr=0.01)
 
 
+def normal_model(x):
+    """z ~ N(0, 1) and x ~ N(z, 1), so that p(x) is N(0, 2), and p(z | x) is N(x / 2, 1 / 2)."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 def make_pair(seed=0, hidden=(8,)):
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -22,10 +22,11 @@ from pyro_vae.inference.programs.call import Args, Program, rows, unvalidated
 from pyro_vae.inference.programs.joint import numbers_in, particles_of
 from pyro_vae.inference.programs.latents import Given, refusing_unscorable
 from pyro_vae.inference.programs.particles import Particles
-from pyro_vae.inference.programs.plates import Plates, event_dim
-from pyro_vae.inference.programs.structure import (
+from pyro_vae.inference.programs.plates import Plates
+from pyro_vae.inference.programs.sites import (
     distribution_mask,
     distribution_name,
+    event_dim,
     is_delta,
     map_from_reals,
     sample_sites,

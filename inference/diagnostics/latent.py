@@ -19,7 +19,7 @@ from pyro_vae.inference.programs.latents import (
     unit_labels,
 )
 from pyro_vae.inference.programs.loop import evaluation_on_device, terms_by_batch
-from pyro_vae.inference.programs.plates import Site, event_dim
+from pyro_vae.inference.programs.sites import Site, event_dim
 from pyro_vae.inference.programs.standard_errors import check_two, mean_and_variance, monte_carlo_error, standard_error
 from pyro_vae.inference.programs.weights import WeightTerms
 

@@ -11,7 +11,7 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.objectives.base import PenalisedELBO
 from pyro_vae.inference.programs.call import Program
 from pyro_vae.inference.programs.latents import marginals, refuse_masked
-from pyro_vae.inference.programs.plates import Site
+from pyro_vae.inference.programs.sites import Site
 from pyro_vae.inference.programs.weights import WeightTerms, refuse_auxiliary
 
 

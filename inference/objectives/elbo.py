@@ -17,9 +17,8 @@ from pyro_vae.inference.objectives.gradients import check_reparameterised
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.enumeration import Enumerable, check_enumeration
 from pyro_vae.inference.programs.latents import closed_kl, in_one_order, kl_by_dimension
-from pyro_vae.inference.programs.plates import Site, event_dim
+from pyro_vae.inference.programs.sites import SUMMED, Site, event_dim
 from pyro_vae.inference.programs.structure import check_structure
-from pyro_vae.inference.programs.summed import SUMMED
 from pyro_vae.inference.programs.vectorize import trace_pair
 from pyro_vae.inference.programs.weights import KLWeight, Tracer, WeightTerms, refuse_auxiliary
 

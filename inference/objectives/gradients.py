@@ -25,8 +25,8 @@ from torch import Tensor
 
 from pyro_vae.inference.objectives.rescoring import Rescorer, detached, unaltered
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.plates import Plates, Site, event_dim
-from pyro_vae.inference.programs.structure import distribution_name
+from pyro_vae.inference.programs.plates import Plates
+from pyro_vae.inference.programs.sites import Site, distribution_name, event_dim
 from pyro_vae.inference.programs.weights import WeightTerms
 
 if TYPE_CHECKING:

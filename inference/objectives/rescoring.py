@@ -13,8 +13,7 @@ from torch import Tensor
 from pyro_vae.inference.programs.again import RandomState, Replay, run_again
 from pyro_vae.inference.programs.call import Args, Program, modules_of
 from pyro_vae.inference.programs.latents import refusing_unscorable
-from pyro_vae.inference.programs.plates import Site
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.sites import Site, sample_sites
 from pyro_vae.inference.programs.summed import run_model
 from pyro_vae.inference.programs.vectorize import scored
 

@@ -14,7 +14,7 @@ from pyro_vae.inference.objectives.gradients import at_fixed_draws, weighted_sum
 from pyro_vae.inference.objectives.pairs import PerPair
 from pyro_vae.inference.programs.call import Args, Program, fork_rng
 from pyro_vae.inference.programs.simulate import simulate
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.sites import sample_sites
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import sum_terms
 

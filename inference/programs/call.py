@@ -188,8 +188,7 @@ def _modules_in(owner: Any) -> list[Any]:
 
 
 def _is_foreign(module: str | None) -> bool:
-    name = (module or "builtins").partition(".")[0]
-    return name in _FOREIGN
+    return (module or "builtins").partition(".")[0] in _FOREIGN
 
 
 def modules_of_both(model: Program, guide: Program) -> list[nn.Module]:

@@ -12,8 +12,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_vae.inference.programs.plates import Site
-from pyro_vae.inference.programs.structure import distribution_name, sample_sites
+from pyro_vae.inference.programs.sites import Site, distribution_name, sample_sites
 
 MAX_VALUES = 2**16
 """Largest number of values of an event that are enumerated."""

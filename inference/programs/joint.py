@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.particles import Particles
+from pyro_vae.inference.programs.sites import SUMMED, Site
 
 MARK = "_pyro_vae_joint"
 """In ``infer`` of a site whose log_prob, over all of its plates, is a term of one log weight."""
-Site = dict[str, Any]
 
 
 class Joint:
@@ -78,10 +78,8 @@ def as_one_datum(model: Program, guide: Program, args: Args) -> tuple[Joint, Joi
     in float32 a search for modes finds their rounding errors, hundreds of nats, where the prior lets it go far.
     """
     in_double = any(arg.dtype == torch.float32 for arg in args)
-    particles, whole = (
-        Particles(),
-        tuple(arg[None].double() if arg.dtype == torch.float32 else arg[None] for arg in args),
-    )
+    whole = tuple(arg[None].double() if arg.dtype == torch.float32 else arg[None] for arg in args)
+    particles = Particles()
     return Joint(model, particles, in_double), Joint(guide, particles, in_double), whole
 
 
@@ -153,7 +151,7 @@ def _check_masks(site: Site, name: str, auxiliary: bool) -> None:
 def _check_shape(site: Site, where: str) -> None:
     """Refuse a value that broadcasts against its distribution: numbers would count more than once."""
     fn = site["fn"]
-    if isinstance(fn, Unit) or site.get("summed_out"):  # a factor observes nothing; checked where it was summed
+    if isinstance(fn, Unit) or site.get(SUMMED):  # a factor observes nothing; checked where it was summed
         return
     event, value = len(fn.event_shape), tuple(site["value"].shape)
     own, scored = value[: len(value) - event], tuple(site["log_prob"].shape)

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.plates import Plates, Site, event_dim
-from pyro_vae.inference.programs.structure import distribution_mask, is_delta
-from pyro_vae.inference.programs.summed import SUMMED, run_model
+from pyro_vae.inference.programs.plates import Plates
+from pyro_vae.inference.programs.sites import SUMMED, Site, distribution_mask, event_dim, is_delta
+from pyro_vae.inference.programs.summed import run_model
 from pyro_vae.inference.programs.vectorize import scored
 from pyro_vae.inference.programs.weights import WeightTerms, weight_terms
 

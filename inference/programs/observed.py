@@ -11,7 +11,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.inference.programs.call import Args, Program
-from pyro_vae.inference.programs.structure import sample_sites, support_of
+from pyro_vae.inference.programs.sites import sample_sites, support_of
 from pyro_vae.inference.programs.trial import trial
 
 

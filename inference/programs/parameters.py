@@ -11,7 +11,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_vae.inference.programs.call import Args, Program, fork_rng, modules_of_both, training_mode
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.sites import sample_sites
 from pyro_vae.inference.programs.vectorize import scored
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch.distributions import Beta, Dirichlet, Independent
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.inference.programs.call import fork_rng, unvalidated
+from pyro_vae.inference.programs.sites import is_delta
 
 Values = dict[str, Tensor]
 """Values of latent sites, or results, by name."""
@@ -139,15 +139,9 @@ class _Given(Messenger):
         self.values = values
 
     def _pyro_sample(self, msg: Any) -> None:
-        drawn = not (msg["is_observed"] or site_is_subsample(msg) or _is_point(msg["fn"]))
+        drawn = not (msg["is_observed"] or site_is_subsample(msg) or is_delta(msg))
         if drawn and msg["name"] in self.values:
             msg["value"], msg["done"] = self.values[msg["name"]], True
-
-
-def _is_point(fn: Any) -> bool:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, Delta)
 
 
 @contextmanager

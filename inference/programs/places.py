@@ -9,8 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.inference.programs.call import Args, Program, unvalidated
-from pyro_vae.inference.programs.plates import Site
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.sites import Site, sample_sites
 from pyro_vae.inference.programs.trial import trial
 
 LARGEST = {torch.float32: 2**24, torch.float64: 2**53, torch.int32: 2**31, torch.int64: 2**53}

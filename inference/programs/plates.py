@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
 from pyro_vae.inference.programs.joint import particles_of
+from pyro_vae.inference.programs.sites import Site
 
 SHARED = (
     "Of latents that all data share there is one evidence, evidence(..., joint=True), and fit trains them by "
     "pyro.infer.Trace_ELBO(), its default, with batch_size=N."
 )
 PARTICLES = "_pyro_vae_particles"
-Site = dict[str, Any]
 
 
 class StructureError(ValueError):
@@ -99,11 +98,6 @@ class Plates:
 
 ONE_DATUM = Plates(0, 0, "one by one")
 """Of programs whose data are one datum: sites have one log weight over all their plates."""
-
-
-def event_dim(site: Site) -> int:
-    """Return the number of dimensions of a site's event, which not every distribution of Pyro's says itself."""
-    return len(site["fn"].event_shape)
 
 
 def plates_of(site: Site) -> dict[int, CondIndepStackFrame]:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae.inference.programs.call import as_args
-from pyro_vae.inference.programs.plates import Site
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.sites import Site, sample_sites
 
 
 def prior_predictive(model: nn.Module, num_data: int, y: Tensor | None = None) -> Distribution:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pyro_vae.core.checks import describe_support
 from pyro_vae.inference.programs.call import Args, Program, fork_rng
-from pyro_vae.inference.programs.plates import Site
-from pyro_vae.inference.programs.structure import check_measure, distribution_name, is_delta, sample_sites, support_of
+from pyro_vae.inference.programs.sites import Site, distribution_name, is_delta, sample_sites, support_of
+from pyro_vae.inference.programs.structure import check_measure
 from pyro_vae.inference.programs.trial import trial
 
 

@@ -12,8 +12,8 @@ from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.again import RandomState, recording
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, rows
 from pyro_vae.inference.programs.places import Place, find_places
-from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, Site, event_dim, plates_at
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, plates_at
+from pyro_vae.inference.programs.sites import Site, event_dim, sample_sites
 from pyro_vae.inference.programs.vectorize import find_plates
 
 

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pyro.distributions import Unit
 from pyro.poutine.trace_struct import Trace
-from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
-from torch.distributions.transforms import IndependentTransform
 
 from pyro_vae.inference.programs.joint import check_joint, particles_of
-from pyro_vae.inference.programs.plates import (
-    ONE_DATUM,
-    Plates,
+from pyro_vae.inference.programs.plates import ONE_DATUM, Plates, StructureError, find_data_plate, plates_of, size_at
+from pyro_vae.inference.programs.sites import (
+    SUMMED,
     Site,
-    StructureError,
-    find_data_plate,
-    plates_of,
-    size_at,
+    distribution_mask,
+    distribution_name,
+    is_delta,
+    map_from_reals,
+    sample_sites,
+    shows_all,
+    support_of,
 )
 
 TRAINING_TERM = "_pyro_vae_training_term"
 """In ``infer`` of a guide's factor: meant as a further term of what is maximised in training."""
-
-
-def sample_sites(trace: Trace) -> dict[str, Site]:
-    """Return the sites that are scored: those of ``pyro.deterministic`` are not."""
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["infer"].get("_deterministic")
-    }
 
 
 def check_structure(model_trace: Trace, guide_trace: Trace, num_data: int, known: Plates | None = None) -> Plates:
@@ -77,7 +66,7 @@ def _check_subsampled(site: Site, where: str, data: int) -> None:
 
 def check_value(site: Site, where: str) -> None:
     """Refuse an observed value that has another shape than its site: it broadcasts, and data are scored on others."""
-    if not site["is_observed"] or isinstance(site["fn"], Unit) or site.get("summed_out"):  # a factor observes nothing
+    if not site["is_observed"] or isinstance(site["fn"], Unit) or site.get(SUMMED):  # a factor observes nothing
         return
     event, value = tuple(site["fn"].event_shape), tuple(site["value"].shape)
     own, batch = value[len(value) - len(event) :], value[: len(value) - len(event)]
@@ -124,7 +113,7 @@ def _check_same_latents(model_sites: dict[str, Site], guide_sites: dict[str, Sit
         check_measure(name, site, guide_sites[name])
         _check_plates(name, site, guide_sites[name])
         _check_mask_of_distribution(name, site, guide_sites[name])
-        if not _shows_all(guide_sites[name]["mask"]) and _shows_all(site["mask"]):
+        if not shows_all(guide_sites[name]["mask"]) and shows_all(site["mask"]):
             raise StructureError(
                 f"Latent site {name!r} is masked in the guide and not in the model: its log q(z | x) would be missing. "
                 "Mask it in both, or in the model alone."
@@ -156,7 +145,7 @@ def _check_plates(name: str, site: Site, guide_site: Site) -> None:
     """Refuse a latent in other plates in the guide than in the model: its value would broadcast, and count often."""
     model, guide = (tuple(s["log_prob"].shape) for s in (site, guide_site))
     sized = [{dim: size_at(s, dim) for dim in plates_of(s)} for s in (site, guide_site)]
-    if sized[0] != sized[1] and not site.get("summed_out"):
+    if sized[0] != sized[1] and not site.get(SUMMED):
         raise StructureError(
             f"Expected latent site {name!r} in the same plates in model and guide; its log_prob has shape {model} in "
             f"the model and {guide} in the guide. Put it into plates of the same dims and sizes in both."
@@ -171,27 +160,12 @@ def _check_mask_of_distribution(name: str, site: Site, guide_site: Site) -> None
     for who, here, other, there in (("model", site, "guide", guide_site), ("guide", guide_site, "model", site)):
         if distribution_mask(here["fn"]) is None or distribution_mask(there["fn"]) is not None:
             continue
-        if not _shows_all(there["mask"]):
+        if not shows_all(there["mask"]):
             continue
         raise StructureError(
             f"Latent site {name!r} is masked by .mask(...) of its distribution in the {who} and not in the {other}. "
             "Mask it in both, or use pyro.poutine.mask."
         )
-
-
-def _shows_all(mask: Any) -> bool:
-    """Say whether a mask is none, or True; one that is a tensor is not read."""
-    return mask is None or mask is True
-
-
-def distribution_mask(fn: Any) -> Any:
-    """Return the mask that a distribution holds, at any depth; None for none, or one that is True."""
-    while fn is not None:
-        mask = getattr(fn, "_mask", None)
-        if not _shows_all(mask):
-            return mask
-        fn = getattr(fn, "base_dist", None)
-    return None
 
 
 def _check_auxiliary(model_sites: dict[str, Site], guide_sites: dict[str, Site], auxiliary: set[str]) -> None:
@@ -235,40 +209,6 @@ def _measure(dimensions: int, site: Site) -> str:
     return f"{what} ({distribution_name(site['fn'])})"
 
 
-def support_of(fn: Any) -> Any:
-    """Return the support of a distribution, also of a flow of zuko's in Pyro's wrapper, which does not say it.
-
-    Raises:
-        NotImplementedError: if nothing says it.
-    """
-    try:
-        return fn.support
-    except (AttributeError, NotImplementedError):
-        flow = getattr(fn, "dist", None)
-        if flow is None:
-            raise NotImplementedError(f"{type(fn).__name__} declares no support") from None
-        transform = getattr(flow, "transform", None)
-        return support_of(flow) if transform is None else transform.domain
-
-
-def map_from_reals(support: Any) -> Transform:
-    """Return the map from the reals to a support, ``biject_to`` of it, and of a mixture that of its components.
-
-    Raises:
-        NotImplementedError: if there is none, as for components whose supports have bounds of their own.
-    """
-    if isinstance(support, constraints.independent):
-        return IndependentTransform(map_from_reals(support.base_constraint), support.reinterpreted_batch_ndims)
-    if type(support).__name__ != "MixtureSameFamilyConstraint":
-        return biject_to(support)
-    base = support.base_constraint
-    while isinstance(base, constraints.independent):
-        base = base.base_constraint
-    if any(isinstance(bound, Tensor) for bound in vars(base).values()):
-        raise NotImplementedError("components of a mixture with bounds of their own")
-    return map_from_reals(support.base_constraint)
-
-
 def _dimensions(site: Site) -> int | None:
     """Return in how many dimensions a site has a density, 0 if it is discrete, None where it is not known."""
     fn = site["fn"]
@@ -280,18 +220,3 @@ def _dimensions(site: Site) -> int | None:
         return map_from_reals(support).inverse_shape(shape).numel() // fn.batch_shape.numel()
     except (AttributeError, NotImplementedError, ValueError):
         return None
-
-
-def distribution_name(fn: Any) -> str:
-    """Return the name of a distribution's class, without the wrapping that makes dimensions an event."""
-    while type(fn).__name__ in ("Independent", "Factorised", "MaskedDistribution", "ExpandedDistribution"):
-        fn = fn.base_dist
-    return type(fn).__name__
-
-
-def is_delta(site: Site) -> bool:
-    """Say whether a site is a point mass."""
-    fn = site["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return type(fn).__name__ == "Delta"

@@ -15,11 +15,8 @@ from torch import Tensor
 
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.log_einsum import log_sum
-from pyro_vae.inference.programs.plates import Site
-from pyro_vae.inference.programs.structure import check_value, distribution_name, sample_sites
-
-SUMMED = "summed_out"
-"""In a site whose log_prob is given the sites before it alone, discrete latents summed out."""
+from pyro_vae.inference.programs.sites import SUMMED, Site, distribution_name, sample_sites
+from pyro_vae.inference.programs.structure import check_value
 
 
 def is_to_be_summed(site: Any) -> bool:

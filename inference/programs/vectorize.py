@@ -30,13 +30,12 @@ from pyro_vae.inference.programs.plates import (
     PARTICLES,
     Plates,
     SeveralPlatesError,
-    Site,
     StructureError,
-    event_dim,
     plates_at,
 )
+from pyro_vae.inference.programs.sites import Site, event_dim, sample_sites
 from pyro_vae.inference.programs.state import untouched
-from pyro_vae.inference.programs.structure import check_structure, sample_sites
+from pyro_vae.inference.programs.structure import check_structure
 from pyro_vae.inference.programs.summed import Untraced, run_model
 from pyro_vae.inference.programs.trial import awaits_data, store_kept, trial
 
@@ -69,7 +68,7 @@ def find_plates(model: Program, guide: Program | None, args: Args) -> Plates:
         ValueError: if the programs have no per-datum weights at all.
     """
     guide = Prior(model) if guide is None else guide
-    with training_mode(model, guide, False), full_precision(), trial(model, guide, args[0].device), _NoDropout():
+    with _comparable(model, guide, args[0].device):
         few, plates = _few(model, guide, args)
         if plates == ONE_DATUM:  # of which the programs do not know that it is one: see Particles
             return plates
@@ -85,6 +84,13 @@ def find_plates(model: Program, guide: Program | None, args: Args) -> Plates:
         stacklevel=2,
     )
     return plates.single
+
+
+@contextmanager
+def _comparable(model: Program, guide: Program, device: torch.device) -> Iterator[None]:
+    """Try programs so that two runs differ only where one depends on what the other has not: see ``trial``."""
+    with training_mode(model, guide, False), full_precision(), trial(model, guide, device), _NoDropout():
+        yield
 
 
 @contextmanager
@@ -251,7 +257,7 @@ def is_tied(model: Program, guide: Program, args: Args, device: torch.device, mo
         most: data that are looked at.
     """
     num_data = len(args[0])
-    with training_mode(model, guide, False), full_precision(), trial(model, guide, device), _NoDropout():
+    with _comparable(model, guide, device):
         for count in (c for c in PROBES if c < num_data):
             try:
                 check_structure(*trace_pair(model, guide, _first(args, count, device)), count)
@@ -289,21 +295,19 @@ def _depends_on_the_rest(model: Program, guide: Program, args: Args) -> bool:
         for name, site in sites.items()
     }
 
-    def differs(program: Program, whole: Trace) -> bool:
-        before, alone = RandomState(rest[0].device), _alone(program, rest, latents)
+    try:
+        before, alone = RandomState(rest[0].device), _alone(model, rest, latents)
         if not before.holds():
             return False  # random beside its sites: there is nothing to compare
+        # The model alone: a guide's draws are weighed by its density, whatever that depends on.
         for name, site in sample_sites(alone).items():
-            beside = plates.by_datum(whole.nodes[name]["unscaled_log_prob"], 0, num_data)[0, half:]
+            beside = plates.by_datum(traces[0].nodes[name]["unscaled_log_prob"], 0, num_data)[0, half:]
             found = plates.by_datum(site["unscaled_log_prob"], 0, num_data - half)[0]
             if not torch.allclose(beside, found, rtol=1e-3, atol=1e-3, equal_nan=True):
                 return True
-        return False
-
-    try:
-        return differs(model, traces[0])  # a guide's draws are weighed by its density, whatever that depends on
     except Exception:  # of a program that wants all data, which shows elsewhere
         return False
+    return False
 
 
 @torch.no_grad()

@@ -16,9 +16,9 @@ from torch import Tensor
 from pyro_vae.core.checks import check_positive_int
 from pyro_vae.inference.programs.call import Args, Data, Program, as_args, short_errors
 from pyro_vae.inference.programs.joint import numbers_in, particles_of
-from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError, Site
-from pyro_vae.inference.programs.structure import check_structure, sample_sites
-from pyro_vae.inference.programs.summed import SUMMED
+from pyro_vae.inference.programs.plates import Plates, SeveralPlatesError
+from pyro_vae.inference.programs.sites import SUMMED, Site, sample_sites
+from pyro_vae.inference.programs.structure import check_structure
 from pyro_vae.inference.programs.trial import check_store
 from pyro_vae.inference.programs.vectorize import find_plates, particles_beside, trace_pair
 

@@ -16,9 +16,9 @@ from pyro_vae.core.checks import check_int
 from pyro_vae.inference.compile.compile import compile_programs, layout
 from pyro_vae.inference.programs.again import RandomState, Replay, run_again
 from pyro_vae.inference.programs.call import Args, Program, unvalidated
-from pyro_vae.inference.programs.plates import Plates, event_dim, plates_at
+from pyro_vae.inference.programs.plates import Plates, plates_at
 from pyro_vae.inference.programs.proposals import check_proposal
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.sites import event_dim, sample_sites
 from pyro_vae.inference.programs.summed import run_model
 from pyro_vae.inference.programs.vectorize import Prior, scored
 from pyro_vae.inference.programs.weights import weight_terms

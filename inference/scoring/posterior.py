@@ -19,8 +19,8 @@ from pyro_vae.inference.programs.loop import (
     split_data_with_bar,
     whole_if_tied,
 )
-from pyro_vae.inference.programs.plates import Plates, event_dim
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.plates import Plates
+from pyro_vae.inference.programs.sites import event_dim, sample_sites
 from pyro_vae.inference.programs.vectorize import find_plates, particles_beside
 from pyro_vae.inference.programs.weights import refuse_summed
 

@@ -24,7 +24,7 @@ from pyro_vae.inference.guides.amortized import AmortizedGuide
 from pyro_vae.inference.objectives.rescoring import Rescorer, unaltered
 from pyro_vae.inference.programs.call import Args, Program
 from pyro_vae.inference.programs.plates import Plates
-from pyro_vae.inference.programs.structure import is_delta, map_from_reals, support_of
+from pyro_vae.inference.programs.sites import is_delta, map_from_reals, support_of
 from pyro_vae.inference.programs.weights import weight_terms
 
 LEARNING_RATE = 0.05

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from pyro_vae.inference.annealing.path import Annealing
 from pyro_vae.inference.annealing.unconstrained import Unconstrained
 from pyro_vae.inference.programs.call import Args, Program, fork_rng, rows
 from pyro_vae.inference.programs.loop import MOST_PARTICLES, data_at_once, split_particles
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.sites import sample_sites
 from pyro_vae.inference.programs.vectorize import find_plates, is_divisible, runs_on_fewer
 from pyro_vae.inference.scoring.base import Programs
 from pyro_vae.inference.scoring.bridge import Bridge, even_schedule, pilot_run
@@ -213,6 +214,22 @@ class AdaptedRung(ProposalRung):
         return found
 
 
+def _pilot_paths(run: Callable[[int], Tensor], longest: int | None) -> tuple[Tensor, Tensor]:
+    """Return log weights of pilot chains, and how many temperatures each datum's path is to have.
+
+    Where ``longest`` is given, pilots whose weights rest on a few chains are run again on paths four times as long.
+
+    Args:
+        run: log weights, shape (K, B), of pilot chains on paths of so many temperatures.
+        longest: temperatures of a path at most.
+    """
+    temperatures, log_w = PILOT_TEMPERATURES, run(PILOT_TEMPERATURES)
+    while longest and 8 * temperatures <= longest and is_saturated(log_w):
+        temperatures = 4 * temperatures
+        log_w = run(temperatures)
+    return log_w, path_lengths(log_w, temperatures, longest or LONGEST).cpu()
+
+
 class AnnealedRung(ProposalRung):
     """Chains annealed from there, from proposals that are moved once more to where pilot chains end."""
 
@@ -234,11 +251,7 @@ class AnnealedRung(ProposalRung):
         """Return the summary of pilot draws for these data, in ascending order."""
         start = replace(self.before.adapted.at(self.before.places(index)), df=DEGREES_OF_FREEDOM)
         self.index, self.mixture = index, start
-        temperatures, log_w = PILOT_TEMPERATURES, self._run_pilots(index, PILOT_TEMPERATURES)
-        while self.longest and 8 * temperatures <= self.longest and is_saturated(log_w):
-            temperatures = 4 * temperatures
-            log_w = self._run_pilots(index, temperatures)
-        self.lengths = path_lengths(log_w, temperatures, self.longest or LONGEST).cpu()
+        log_w, self.lengths = _pilot_paths(partial(self._run_pilots, index), self.longest)
         return summary_of(log_w)
 
     def _run_pilots(self, index: Tensor, temperatures: int) -> Tensor:
@@ -288,11 +301,7 @@ class FromGuideRung(Rung):
     def pilot(self, index: Tensor) -> WeightSummary:
         """Return the summary of pilot draws for these data, in ascending order."""
         self.index = index
-        temperatures, log_w = PILOT_TEMPERATURES, self._run_pilots(index, PILOT_TEMPERATURES)
-        while self.longest and 8 * temperatures <= self.longest and is_saturated(log_w):
-            temperatures = 4 * temperatures
-            log_w = self._run_pilots(index, temperatures)
-        self.lengths = path_lengths(log_w, temperatures, self.longest or LONGEST).cpu()
+        log_w, self.lengths = _pilot_paths(partial(self._run_pilots, index), self.longest)
         return summary_of(log_w)
 
     def _run_pilots(self, index: Tensor, temperatures: int) -> Tensor:

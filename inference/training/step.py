@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 
 from pyro_vae.inference.objectives.base import Objective
 from pyro_vae.inference.programs.call import Args, Program, modules_of_both
-from pyro_vae.inference.programs.plates import Site, plates_of, size_at
+from pyro_vae.inference.programs.plates import plates_of, size_at
 from pyro_vae.inference.programs.proposals import check_latents
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.sites import Site, sample_sites
 from pyro_vae.inference.programs.trial import check_store, trial
 from pyro_vae.inference.programs.weights import KLWeight
 
@@ -178,7 +178,6 @@ def _sites_of_few(model: Program, guide: Program, batch: Args) -> tuple[dict[str
 
     On fewer data than a minibatch the full size of a plate stands out.
     """
-    sites: dict[str, Site] = {}
     for count in (max(1, len(batch[0]) // 2), len(batch[0])):
         few = tuple(arg[:count] for arg in batch)
         try:
@@ -187,7 +186,7 @@ def _sites_of_few(model: Program, guide: Program, batch: Args) -> tuple[dict[str
         except Exception:  # on fewer data than programs were made for
             continue
         return sample_sites(poutine.util.prune_subsample_sites(trace)), count
-    return sites, len(batch[0])
+    return {}, len(batch[0])
 
 
 def _shared_latent(sites: dict[str, Site], num_data: int) -> str | None:

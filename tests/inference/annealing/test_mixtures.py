@@ -11,7 +11,7 @@ import torch
 from torch.distributions import constraints
 
 from pyro_vae.inference import AmortizedGuide, evidence, guides, methods
-from pyro_vae.inference.programs.structure import map_from_reals
+from pyro_vae.inference.programs.sites import map_from_reals
 from pyro_vae.models import VAE, likelihoods, mlp, priors
 
 QUIET = {"progress": False, "device": "cpu"}

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import assorted_programs, chain_guide, chain_model, counting_programs, make_pair
+from programs import assorted_programs, chain_guide, chain_model, counting_programs, make_pair, normal_model
 from torch.distributions import kl_divergence
 from truth import BernoulliMixture, Diagonal, GammaPoisson, LinearGaussian
 
@@ -130,23 +130,18 @@ def test_kl_of_several_sites_and_inner_plates():
 
 
 def test_auxiliary_sites_make_one_group_and_have_no_surgery():
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
     def guide(x):
         with pyro.plate("data", len(x)):
             u = pyro.sample("u", dist.Normal(torch.zeros_like(x), 1.0), infer={"is_auxiliary": True})
             pyro.sample("z", dist.Delta(2 * u, log_density=-math.log(2.0)))
 
     x = torch.randn(300, dtype=torch.float64)
-    kl = kl_per_dimension(model, guide, x, **quiet)
+    kl = kl_per_dimension(normal_model, guide, x, **quiet)
     assert kl.whole == ("z",)
     exact = kl_divergence(dist.Normal(0.0, 2.0), dist.Normal(0.0, 1.0)).item()
     assert abs(kl.total - exact) < 5 * kl.mc_error.item() < 0.3
     with pytest.raises(ValueError, match="latent sites alone"):
-        elbo_surgery(model, guide, x, **quiet)
+        elbo_surgery(normal_model, guide, x, **quiet)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import Coin, nested_guide, nested_model
+from programs import Coin, nested_guide, nested_model, normal_model
 from pyro import poutine
 from torch.distributions import kl_divergence
 
@@ -180,14 +180,9 @@ def test_a_discrete_and_a_continuous_site_together():
     "diagnostic", [diagnostics.kl_per_dimension, diagnostics.rate_distortion, diagnostics.elbo_surgery]
 )
 def test_a_point_mass_has_no_kl(diagnostic):
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Delta(x / 2))
 
     with pytest.raises(ValueError, match="Guide site 'z' is a point mass, which has no density, so that its KL is"):
-        diagnostic(model, guide, torch.randn(5), progress=False, device="cpu")
+        diagnostic(normal_model, guide, torch.randn(5), progress=False, device="cpu")

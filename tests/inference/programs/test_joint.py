@@ -13,7 +13,7 @@ from pyro_vae.inference.programs.joint import as_one_datum, particles_of
 from pyro_vae.inference.programs.latents import latent_values
 from pyro_vae.inference.programs.particles import Particles
 from pyro_vae.inference.programs.plates import ONE_DATUM
-from pyro_vae.inference.programs.structure import sample_sites
+from pyro_vae.inference.programs.sites import sample_sites
 from pyro_vae.inference.programs.vectorize import Prior, find_plates
 from pyro_vae.inference.programs.weights import weight_terms
 

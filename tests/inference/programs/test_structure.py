@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import decoded
+from programs import decoded, normal_model
 
 from pyro_vae.inference import log_weights
 from pyro_vae.inference.objectives import IWAE
@@ -178,12 +178,6 @@ def test_scored_terms_of_a_guide_are_refused_and_work_when_hidden(guide, site):
         torch.testing.assert_close(log_w, log_weights(model, _wide_guide, x, 2))
 
 
-def _model_of_one(x):
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-
 def _through(number):
     """A guide that makes one latent number of so many auxiliary ones, at the exact posterior for one."""
 
@@ -200,8 +194,8 @@ def test_auxiliary_sites_of_another_dimension_are_refused():
     x = torch.randn(4, dtype=torch.float64)
     for num_particles in (1, 3):
         with pytest.raises(ValueError, match=r"auxiliary sites \['a'\] have \d+ numbers in all .* keeps the dimension"):
-            log_weights(_model_of_one, _through(2), x, num_particles)
-    log_w = log_weights(_model_of_one, _through(1), x, 3)  # a shift: the density carries over
+            log_weights(normal_model, _through(2), x, num_particles)
+    log_w = log_weights(normal_model, _through(1), x, 3)  # a shift: the density carries over
     torch.testing.assert_close(log_w, dist.Normal(0.0, 2**0.5).log_prob(x).expand(3, -1), atol=1e-6, rtol=0)
 
 

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import normal_model
 from pyro import infer
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
@@ -17,12 +18,6 @@ N = 12
 X = torch.randn(N, generator=torch.Generator().manual_seed(0))
 EXACT = dist.Normal(0.0, 2**0.5).log_prob(X)
 quiet = dict(progress=False, device="cpu")
-
-
-def _model(x):
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
 def _of_each(x):
@@ -83,18 +78,18 @@ def test_evaluations_leave_store_modules_and_generator_alone(entry, guide):
 def test_parameters_that_data_make_are_made_of_all_of_them():
     for guide, expected in ((_of_each, 0.5 * X), (_of_all, X.mean())):
         for train in (
-            lambda guide: log_weights(_model, guide, X, 3),
-            lambda guide: fit(_model, guide, X, batch_size=N, epochs=1, optimizer=_still, **quiet),
-            lambda guide: objectives.IWAE(3).loss(_model, guide, X),
-            lambda guide: infer.SVI(_model, guide, pyro.optim.SGD({"lr": 0.0}), objectives.IWAE(2)).step(X),
+            lambda guide: log_weights(normal_model, guide, X, 3),
+            lambda guide: fit(normal_model, guide, X, batch_size=N, epochs=1, optimizer=_still, **quiet),
+            lambda guide: objectives.IWAE(3).loss(normal_model, guide, X),
+            lambda guide: infer.SVI(normal_model, guide, pyro.optim.SGD({"lr": 0.0}), objectives.IWAE(2)).step(X),
         ):
             pyro.clear_param_store()
             train(guide)
             ((_, value),) = pyro.get_param_store().items()
             torch.testing.assert_close(value.detach(), expected)
-        infer.SVI(_model, guide, pyro.optim.SGD({"lr": 0.0}), infer.Trace_ELBO()).step(X)
+        infer.SVI(normal_model, guide, pyro.optim.SGD({"lr": 0.0}), infer.Trace_ELBO()).step(X)
         pyro.clear_param_store()
-        ev = evidence(_model, guide, X, 4000, method="iw", chunk_size=600, **quiet)  # chunks of two data
+        ev = evidence(normal_model, guide, X, 4000, method="iw", chunk_size=600, **quiet)  # chunks of two data
         assert ((ev.log_px - EXACT).abs() < 5 * ev.std_error + 1e-5).all()
     assert ev.std_error.max() < 0.2
 
@@ -108,20 +103,20 @@ def test_programs_tied_to_their_data_are_trained_together_and_scored_together(ki
     """Parameters of each datum: they come near the posterior of their own, x_n / 2, and the weights near log p(x_n)."""
     pyro.clear_param_store()
     torch.manual_seed(0)
-    guide = kind(_model)
+    guide = kind(normal_model)
     adam = lambda parameters: torch.optim.Adam(parameters, lr=0.02)  # noqa: E731
-    fit(_model, guide, X, batch_size=N, epochs=500, optimizer=adam, **quiet)
+    fit(normal_model, guide, X, batch_size=N, epochs=500, optimizer=adam, **quiet)
     if kind is AutoDiagonalNormal:  # one latent vector for all data: no density of each
         with pytest.raises(ValueError, match=r"Expected .* inside the data plate"):
-            evidence(_model, guide, X, 50, method="iw", **quiet)
+            evidence(normal_model, guide, X, 50, method="iw", **quiet)
         return
     assert ((guide.median()["z"] - X / 2).abs() < 0.4).all()  # Adam's noise is 0.1; the mean of all is 0.9 away
-    ev = evidence(_model, guide, X, 500, method="iw", chunk_size=600, **quiet)
+    ev = evidence(normal_model, guide, X, 500, method="iw", chunk_size=600, **quiet)
     assert ((ev.log_px - EXACT).abs() < 5 * ev.std_error + 1e-4).all()
     assert ev.std_error.max() < 0.05
     pyro.clear_param_store()
     with pytest.raises(ValueError, match=r"would be of other data in each minibatch: pass batch_size=12"):
-        fit(_model, AutoNormal(_model), X, batch_size=4, epochs=1, **quiet)
+        fit(normal_model, AutoNormal(normal_model), X, batch_size=4, epochs=1, **quiet)
 
 
 class _Shifted(PyroModule):
@@ -162,10 +157,10 @@ def test_modules_with_parameters_of_one_name_are_kept_apart_or_refused():
 
 def test_autoguides_of_two_models_are_kept_apart():
     pyro.clear_param_store()
-    first, second = AutoNormal(_model), AutoNormal(_model)
+    first, second = AutoNormal(normal_model), AutoNormal(normal_model)
     first(X)
     with pyro.get_param_store().scope():
         second(X)
-    for guide in (second, AutoNormal(_model)):
+    for guide in (second, AutoNormal(normal_model)):
         with pytest.raises(ValueError, match=r"Parameter 'AutoNormal.locs.z' in Pyro's store is not that of this"):
-            log_weights(_model, guide, X)
+            log_weights(normal_model, guide, X)

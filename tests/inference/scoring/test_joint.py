@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from programs import normal_model
 from pyro import poutine
 from pyro.infer import autoguide
 from torch.distributions import constraints
@@ -335,13 +336,8 @@ def test_compare_gives_the_log_bayes_factor():
 def test_joint_and_per_datum_estimates_are_not_compared():
     x = torch.ones(1, dtype=F64)
 
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    whole = joint(model, None, x, 100, method="iw")
-    single = evidence(model, None, x, 100, method="iw", progress=False)
+    whole = joint(normal_model, None, x, 100, method="iw")
+    single = evidence(normal_model, None, x, 100, method="iw", progress=False)
     assert whole.mean == pytest.approx(single.mean, abs=0.3)
     with pytest.raises(ValueError, match=r"same quantity .* one log p\(x_1, \.\.\., x_N\)"):
         compare({"whole": whole, "single": single})
